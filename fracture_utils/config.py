@@ -1,0 +1,207 @@
+"""Every setting, once: frozen, validated, from keywords, FRACTURE_* variables or a file."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
+
+from fracture_utils.errors import InputError
+
+PREFIX = "FRACTURE_"
+BACKBONES = ("DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception")
+CLASS_NAMES = ("normal", "fractured")
+"""In the order of their labels: normal is 0, fractured is 1, everywhere."""
+SPLITS = ("train", "validation", "test")
+
+PHANTOMS = {"fine_tune_epochs": 2, "patience": 2}
+"""Defaults where the run uses phantoms: a demonstration of minutes on two cores."""
+QUICK = {
+    "phantom_pictures": 96,
+    "phantom_size": 128,
+    "image_size": 96,
+    "batch_size": 16,
+    "views": 1,
+    "head_epochs": 10,
+    "fine_tune_epochs": 1,
+    "resamples": 200,
+}
+"""Defaults of a quick run (FRACTURE_QUICK=1): every step, nothing to learn from its numbers."""
+
+
+class Config(BaseSettings):
+    """The settings of a run. `Config(quick=True)`, `FRACTURE_QUICK=1` and a TOML file named by
+    FRACTURE_CONFIG say the same, in this order of precedence; a keyword of None counts as
+    not given. Raises InputError with one sentence where a setting is wrong.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(Path("data"), description="folder with train/ and test/ pictures")
+    results_dir: Path = Field(Path("results"), description="folder for tables, figures and report")
+    models_dir: Path = Field(Path("models"), description="folder for the trained networks")
+    weights_dir: Path | None = Field(None, description="folder with ImageNet weights")
+    source: Literal["auto", "pictures", "phantoms"] = Field(
+        "auto", description="pictures of data_dir, or synthetic phantoms; auto: phantoms if none"
+    )
+    quick: bool = Field(False, description="shrink everything to see that it runs")
+    seed: int = Field(0, ge=0, lt=2**31, description="the one seed of the run")
+
+    phantom_pictures: int = Field(720, ge=48, le=100_000, description="number of phantoms")
+    phantom_size: int = Field(256, ge=64, le=2048, description="side of a phantom in pixels")
+
+    audit_policy: Literal["report", "drop", "stop"] = Field(
+        "report", description="what to do with copies and conflicting labels"
+    )
+    aspect: Literal["pad", "squash"] = Field("pad", description="how a picture becomes square")
+    validation_share: float = Field(0.2, gt=0, lt=0.5, description="share of train, by group")
+    horizontal_flip: bool = Field(True, description="augmentation: mirror left and right")
+    vertical_flip: bool = Field(False, description="augmentation: upside down")
+    rotation: float = Field(10.0, ge=0, le=180, description="augmentation: largest angle, degrees")
+    zoom: float = Field(0.1, ge=0, lt=0.5, description="augmentation: largest share of the side")
+    shift: float = Field(0.05, ge=0, lt=0.5, description="augmentation: largest share of the side")
+    brightness: float = Field(0.1, ge=0, lt=1, description="augmentation: largest share of white")
+    contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest change of contrast")
+
+    backbones: Annotated[tuple[str, ...], NoDecode] = Field(
+        BACKBONES, description="networks to train, separated by commas"
+    )
+    initialisation: Literal["imagenet", "random"] = Field("imagenet", description="first weights")
+    image_size: int | None = Field(
+        None, ge=32, le=2048, description="side of the network's input; None: its native size"
+    )
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16", "graph_bfloat16"] = (
+        Field("auto", description="arithmetic; auto: what this hardware does fastest")
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="pictures per step")
+    views: int = Field(
+        2, ge=1, le=20, description="cached feature vectors per training picture; 1: as it is"
+    )
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout before the logit")
+    head_epochs: int = Field(60, ge=1, description="most epochs of the head on frozen features")
+    head_learning_rate: float = Field(3e-3, gt=0, lt=1, description="learning rate of the head")
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay (AdamW)")
+    fine_tune_epochs: int = Field(6, ge=0, description="most epochs of fine-tuning; 0: frozen only")
+    fine_tune_learning_rate: float = Field(1e-4, gt=0, lt=1, description="its peak learning rate")
+    fine_tune_depth: Literal["top", "all"] = Field(
+        "top", description="what is fine-tuned: the last block, or every layer"
+    )
+    patience: int = Field(3, ge=1, description="epochs without a better validation AUC")
+
+    resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
+    threshold_rule: Literal["youden", "sensitivity"] = Field(
+        "youden", description="how the threshold is chosen on validation"
+    )
+    target_sensitivity: float = Field(0.95, gt=0, le=1, description="for the rule sensitivity")
+
+    def __init__(self, **keywords: Any) -> None:
+        _refuse_unknown_variables()
+        try:
+            super().__init__(**{name: v for name, v in keywords.items() if v is not None})
+        except ValidationError as error:
+            raise InputError(_sentence(error.errors()[0])) from None
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **_):
+        """Keywords before environment before file; nothing else is read."""
+        path = os.environ.get(f"{PREFIX}CONFIG")
+        if path and not Path(path).is_file():
+            raise InputError(f"{PREFIX}CONFIG names {path}, which is no file; correct or unset it.")
+        file = [TomlConfigSettingsSource(settings_cls, Path(path))] if path else []
+        return init_settings, env_settings, *file
+
+    @model_validator(mode="before")
+    @classmethod
+    def _layer_defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
+        source = given.get("source", "auto")
+        if source == "auto":
+            source = _find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
+        defaults = (PHANTOMS if source == "phantoms" else {}) | (
+            QUICK if _is_true(given.get("quick")) else {}
+        )
+        return defaults | given | {"source": source}
+
+    @field_validator("backbones", mode="before")
+    @classmethod
+    def _split_and_check_backbones(cls, value: Any) -> tuple[str, ...]:
+        names = [n.strip() for n in value.split(",")] if isinstance(value, str) else list(value)
+        for name in names:
+            if name not in BACKBONES:
+                raise ValueError(
+                    f"{name!r} is no known backbone; choose from {', '.join(BACKBONES)}"
+                )
+        if not names or len(set(names)) < len(names):
+            raise ValueError("name each backbone once, and at least one")
+        return tuple(names)
+
+    @property
+    def pictures_dir(self) -> Path:
+        """The folder that holds train/ and test/: the user's pictures, or the phantoms."""
+        return self.data_dir / "phantoms" if self.source == "phantoms" else self.data_dir
+
+    @property
+    def cache_dir(self) -> Path:
+        """What can be computed again: pixel store, features, checkpoints, logs."""
+        return self.results_dir / "cache"
+
+    @property
+    def figures_dir(self) -> Path:
+        """The folder of the PNG figures."""
+        return self.results_dir / "figures"
+
+    def table(self) -> pd.DataFrame:
+        """One row a setting, with the columns setting, value and meaning."""
+        fields = type(self).model_fields.items()
+        rows = [(name, str(getattr(self, name)), field.description) for name, field in fields]
+        return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
+
+
+def _find_source(data_dir: Path, named: bool) -> str:
+    if named and not data_dir.is_dir():
+        raise InputError(
+            f"The data folder {data_dir} does not exist. Correct {PREFIX}DATA_DIR, or unset it to "
+            "use data/ (and phantoms where data/ has no pictures)."
+        )
+    for split in ("train", "test"):
+        for _, folders, names in os.walk(data_dir / split):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            if any(not name.startswith(".") for name in names):
+                return "pictures"
+    if named and data_dir.resolve() != Path("data").resolve():
+        raise InputError(
+            f"The data folder {data_dir} has no pictures. Put them into "
+            "train/fractured, train/normal, test/fractured and test/normal below it, or set "
+            f"{PREFIX}SOURCE=phantoms to make synthetic ones there."
+        )
+    return "phantoms"
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in {"1", "true", "t", "yes", "y", "on"}
+
+
+def _refuse_unknown_variables() -> None:
+    known = {PREFIX + name.upper() for name in Config.model_fields} | {f"{PREFIX}CONFIG"}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
+            raise InputError(f"The environment variable {name} is no setting; {hint}")
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Config.model_fields, n=1)
+        return f"There is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    problem = error["msg"].removeprefix("Value error, ")
+    meaning = Config.model_fields[name].description if name in Config.model_fields else ""
+    return (
+        f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}: {problem}. "
+        f"It means: {meaning}."
+    )

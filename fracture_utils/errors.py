@@ -1,0 +1,13 @@
+"""The one exception that is written for the person at the keyboard."""
+
+
+class InputError(Exception):
+    """Something a person can mend: a file, a folder, a setting.
+
+    The message is one or two sentences that name the file or setting and the next
+    action. In a notebook it is shown without a traceback (IPython asks the exception
+    class for `_render_traceback_`); headless, the exit code is still non-zero.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
