@@ -1,0 +1,213 @@
+"""Pictures that are copies of one another, however they were re-encoded, resized or turned.
+
+Works on small thumbnails, so that memory and time do not grow with the number of pixels:
+nearest neighbours of a coarse descriptor are the candidates, and a candidate counts only if
+the two thumbnails, laid over one another by the best affine map near the identity, agree in
+their details. Similar radiographs (two patients, two views) agree coarsely but not in detail.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage, sparse
+
+SIDE = 64
+"""Side of a thumbnail in pixels."""
+COARSE = 16
+"""Side of the descriptor that finds candidates."""
+NEIGHBOURS = 6
+"""Candidates of each picture, as it is and mirrored."""
+LEAST_LIKENESS = 0.6
+"""Cosine of two descriptors below which a candidate is not looked at."""
+LEAST_SHAPE = 0.85
+"""Correlation of two blurred thumbnails after a first alignment, below which they are dropped."""
+LEAST_AGREEMENT = 0.92
+"""Correlation of the details above which two thumbnails show the same exposure. Of 3,658
+radiographs of FracAtlas, pairs above it are double exposures or copies when looked at."""
+DETAIL = 2.0
+"""Structures wider than this (standard deviation, thumbnail pixels) are no evidence: all hands
+are alike."""
+MARGIN = 6
+"""Pixels of a thumbnail's rim that are not compared: turned and cropped copies differ there."""
+CHUNK = 1024
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The picture (height, width) squashed to uint8 (SIDE, SIDE)."""
+    small = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(small)
+
+
+def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
+    """Near duplicates among thumbnails (n, SIDE, SIDE), each pair once.
+
+    Columns: first, second (positions, first < second), mirrored, agreement (correlation of
+    the details after alignment, at least LEAST_AGREEMENT). Sorted by first and second.
+    """
+    normalised = _normalised(thumbnails)
+    jobs = []
+    for mirrored in (False, True):
+        candidates = _candidates(normalised, mirrored)
+        for start in range(0, candidates.shape[1], CHUNK):
+            jobs.append((mirrored, *candidates[:, start : start + CHUNK]))
+
+    def check(job: tuple[bool, np.ndarray, np.ndarray]) -> pd.DataFrame:
+        mirrored, first, second = job
+        one = normalised[first].astype(np.float32)
+        agreement = _agreement(one, _flipped(normalised[second], mirrored))
+        table = {"first": first, "second": second, "mirrored": mirrored, "agreement": agreement}
+        return pd.DataFrame(table)[agreement >= LEAST_AGREEMENT]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(check, jobs))
+    if not found:
+        return pd.DataFrame(columns=["first", "second", "mirrored", "agreement"])
+    best = pd.concat(found).sort_values("agreement", ascending=False, kind="stable")
+    best = best.drop_duplicates(["first", "second"])
+    return best.sort_values(["first", "second"], ignore_index=True)
+
+
+def clusters(table: pd.DataFrame, count: int) -> np.ndarray:
+    """The cluster number of each of `count` pictures: those linked by pairs share one."""
+    links = (np.ones(len(table)), (table["first"].astype(int), table["second"].astype(int)))
+    graph = sparse.coo_matrix(links, shape=(count, count))
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
+
+
+def _flipped(images: np.ndarray, mirrored: bool) -> np.ndarray:
+    return (images[..., ::-1] if mirrored else images).astype(np.float32)
+
+
+def _normalised(thumbnails: np.ndarray) -> np.ndarray:
+    """Local contrast, mean 0 and variance about 1, as float16; exposure and window drop out."""
+    result = np.empty(thumbnails.shape, np.float16)
+    for start in range(0, len(thumbnails), CHUNK):
+        values = thumbnails[start : start + CHUNK].astype(np.float32)
+        values -= ndimage.gaussian_filter(values, (0, 6, 6))
+        spread = np.sqrt(ndimage.gaussian_filter(values**2, (0, 8, 8))) + 3
+        result[start : start + CHUNK] = values / spread
+    return result
+
+
+def _descriptors(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
+    step = SIDE // COARSE
+    result = np.empty((len(normalised), COARSE * COARSE), np.float32)
+    for start in range(0, len(normalised), CHUNK):
+        images = _flipped(normalised[start : start + CHUNK], mirrored)
+        blurred = ndimage.gaussian_filter(images, (0, 2, 2))[
+            :, step // 2 :: step, step // 2 :: step
+        ]
+        result[start : start + CHUNK] = blurred.reshape(len(images), -1)
+    norm = np.linalg.norm(result, axis=1, keepdims=True)
+    return np.divide(result, norm, out=np.zeros_like(result), where=norm > 1e-3)
+
+
+def _candidates(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Positions (2, m) of pictures whose descriptors are near neighbours, each pair once."""
+    base, queries = _descriptors(normalised, False), _descriptors(normalised, mirrored)
+    found = []
+    for start in range(0, len(queries), CHUNK):
+        likeness = queries[start : start + CHUNK] @ base.T
+        rows = np.arange(len(likeness))
+        likeness[rows, start + rows] = -1  # a picture is no candidate of its own
+        count = min(NEIGHBOURS, likeness.shape[1])
+        best = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
+        near = np.take_along_axis(likeness, best, 1) >= LEAST_LIKENESS
+        found.append(
+            np.stack([np.broadcast_to(start + rows[:, None], best.shape)[near], best[near]])
+        )
+    both = np.sort(np.concatenate(found, axis=1), axis=0)
+    return np.unique(both, axis=1)
+
+
+def _agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Correlation (n,) of the details of two stacks (n, SIDE, SIDE) after the best alignment."""
+    result = np.zeros(len(first), np.float32)
+    warp, shape = _align(first, second, np.tile(np.eye(2, 3), (len(first), 1, 1)), 2.0, 4, 10)
+    near = np.flatnonzero((shape >= LEAST_SHAPE) & _is_mild(warp))
+    first, second, warp = first[near], second[near], warp[near]
+    for blur, stride, steps in ((1.0, 2, 6), (0.7, 1, 4)):
+        warp, _ = _align(first, second, warp, blur, stride, steps)
+    moved, inside = _sample(second, warp, 1)
+    rim = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    agreement = _correlation(_details(first)[rim], _details(moved)[rim], inside[rim])
+    result[near] = np.where(_is_mild(warp), agreement, 0)
+    return result
+
+
+def _details(images: np.ndarray) -> np.ndarray:
+    fine = images - ndimage.gaussian_filter(images, (0, DETAIL, DETAIL))
+    return ndimage.gaussian_filter(fine, (0, 0.6, 0.6))
+
+
+def _grid(stride: int) -> np.ndarray:
+    axis = np.linspace(-1, 1, SIDE, dtype=np.float32)[::stride]
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    return np.stack([x, y, np.ones_like(x)])
+
+
+def _sample(images: np.ndarray, warp: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear samples of (n, SIDE, SIDE) under affine maps (n, 2, 3), and which lie inside."""
+    x, y = np.moveaxis(np.einsum("nij,jhw->nihw", warp, _grid(stride)), 1, 0)
+    x, y = (x + 1) * (SIDE - 1) / 2, (y + 1) * (SIDE - 1) / 2
+    inside = (x >= 0) & (x <= SIDE - 1) & (y >= 0) & (y <= SIDE - 1)
+    left = np.clip(x, 0, SIDE - 1.001).astype(np.int32)
+    top = np.clip(y, 0, SIDE - 1.001).astype(np.int32)
+    right_share, lower_share = np.clip(x - left, 0, 1), np.clip(y - top, 0, 1)
+    flat = images.reshape(len(images), -1)
+    place = (top * SIDE + left).reshape(len(images), -1)
+
+    def at(offset: int) -> np.ndarray:
+        return np.take_along_axis(flat, place + offset, 1).reshape(x.shape)
+
+    upper = at(0) * (1 - right_share) + at(1) * right_share
+    lower = at(SIDE) * (1 - right_share) + at(SIDE + 1) * right_share
+    return upper * (1 - lower_share) + lower * lower_share, inside
+
+
+def _align(
+    first: np.ndarray, second: np.ndarray, warp: np.ndarray, blur: float, stride: int, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Affine maps (n, 2, 3) that carry `second` onto `first`, blurred and every `stride`-th
+    pixel, starting from `warp`, and the correlation (n,) reached: the inverse compositional
+    algorithm of Baker and Matthews, Lucas-Kanade 20 years on, 2004.
+    """
+    first = ndimage.gaussian_filter(first, (0, blur, blur))
+    second = ndimage.gaussian_filter(second, (0, blur, blur))
+    down, across = np.gradient(first, 2 / (SIDE - 1), axis=(1, 2))
+    target, down, across = (a[:, ::stride, ::stride] for a in (first, down, across))
+    grid = _grid(stride)
+    slopes = [slope * axis for slope in (across, down) for axis in grid]
+    steepest = np.stack(slopes, axis=1).reshape(len(first), 6, -1)
+    hessian = steepest @ steepest.transpose(0, 2, 1)
+    damping = 2e-3 * np.trace(hessian, axis1=1, axis2=2) + 1e-3
+    hessian += damping[:, None, None] * np.eye(6, dtype=np.float32)
+    for _ in range(steps):
+        moved, inside = _sample(second, warp, stride)
+        error = ((moved - target) * inside).reshape(len(first), -1, 1)
+        step = np.linalg.solve(hessian, steepest @ error)
+        warp = _compose(warp, np.clip(step, -0.1, 0.1).reshape(-1, 2, 3))
+    return warp, _correlation(target, *_sample(second, warp, stride))
+
+
+def _compose(warp: np.ndarray, step: np.ndarray) -> np.ndarray:
+    last = np.broadcast_to(np.array([0, 0, 1], np.float32), (len(warp), 1, 3))
+    change = np.concatenate([np.eye(2, 3) + step, last], 1)
+    return (np.concatenate([warp, last], 1) @ np.linalg.inv(change))[:, :2].astype(np.float32)
+
+
+def _is_mild(warp: np.ndarray) -> np.ndarray:
+    """Whether the maps (n, 2, 3) stay within what copying does: 10 % scale, 6°, 10 % shift."""
+    linear, shift = warp[..., :2] - np.eye(2), warp[..., 2]
+    return (np.abs(linear).max((1, 2)) < 0.16) & (np.abs(shift).max(1) < 0.2)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    weight = inside / np.maximum(inside.sum((1, 2), keepdims=True), 1)
+    first = first - (first * weight).sum((1, 2), keepdims=True)
+    second = second - (second * weight).sum((1, 2), keepdims=True)
+    power = (first**2 * weight).sum((1, 2)) * (second**2 * weight).sum((1, 2))
+    return (first * second * weight).sum((1, 2)) / np.sqrt(power + 1e-6)

@@ -1,0 +1,167 @@
+"""Every file below train/ and test/: read, or left out with its reason.
+
+Taken once and kept, so that a second run reads only what is new or changed. Beside the facts of
+each picture it keeps a thumbnail: all that the search for duplicates needs.
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fracture_utils import files
+from fracture_utils.config import CLASS_NAMES, Config
+from fracture_utils.data import duplicates, reader
+
+FACTS = {
+    **dict.fromkeys(["path", "split", "label", "reason", "stamp"], ""),
+    **dict.fromkeys(["width", "height", "bit_depth", "file_bytes"], 0),
+    **dict.fromkeys(["mode", "format", "sha256", "patient"], ""),
+    **dict.fromkeys(["jpeg_quality", "mean", "border", "grey_fill"], np.nan),
+}
+"""The columns of `files`, and what stands there for a file that cannot be read."""
+CACHE_VERSION = "1"
+"""Change it when the reader, the thumbnails or the facts change."""
+
+
+class Inventory(NamedTuple):
+    """`files`: a row for every file below train/ and test/, sorted by path, with the columns of
+    FACTS: reason says why a file is left out (empty: it is a picture), mean and border are
+    grey levels, grey_fill is the share of the height that is one mid-grey block at the bottom.
+    `thumbnails`: uint8 (files, duplicates.SIDE, duplicates.SIDE), zero where unreadable.
+    """
+
+    files: pd.DataFrame
+    thumbnails: np.ndarray
+
+
+def take(config: Config) -> Inventory:
+    """Read every file once. What a picture gave is kept in `cache_dir/inventory.npz` and taken
+    from there as long as its size and time stay the same.
+    """
+    root, cache = config.pictures_dir, config.cache_dir / "inventory.npz"
+    before = _load_cache(cache)
+
+    def look(item: tuple[str, Path, str]) -> tuple[dict[str, Any], np.ndarray]:
+        split, path, reason = item
+        inside = path.relative_to(root)
+        name = inside.as_posix().encode("utf-8", "backslashreplace").decode()
+        row = FACTS | {"path": name, "split": split, "reason": reason or _refusal(inside, name)}
+        row["label"] = inside.parts[1] if len(inside.parts) > 2 else ""
+        return _examine(path, row, before)
+
+    items = [(split, *item) for split in ("train", "test") for item in _walk(root / split)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looked = list(pool.map(look, items))
+    looked.sort(key=lambda pair: pair[0]["path"])
+    found = pd.DataFrame([row for row, _ in looked], columns=list(FACTS))
+    thumbnails = np.array([small for _, small in looked], np.uint8)
+    result = Inventory(found, thumbnails.reshape(-1, duplicates.SIDE, duplicates.SIDE))
+    if list(found["stamp"]) != [row["stamp"] for row, _ in before.values()]:
+        _save_cache(cache, result)
+    return result
+
+
+def _walk(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[tuple[Path, str]]:
+    """Every file below `folder`, and every folder that cannot be entered, with its reason."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        yield folder, "it is a link to a folder above it"
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield folder, f"the folder cannot be read ({error.strerror})"
+        return
+    for entry in entries:
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link that leads to itself
+            is_folder = False
+        if is_folder:
+            yield from _walk(Path(entry.path), seen | {real})
+        else:
+            yield Path(entry.path), ""
+
+
+def _refusal(path: Path, name: str) -> str:
+    """Why the file at `path` (below the data folder) is no candidate; empty if it is one."""
+    if name != path.as_posix():
+        return "its name is no valid text"
+    if any(part.startswith(".") for part in path.parts):
+        return "it is hidden, a leftover of the system or of a tool"
+    if len(path.parts) < 3 or path.parts[1] not in CLASS_NAMES:
+        return "it lies in neither fractured/ nor normal/"
+    if path.suffix and path.suffix.lower() not in reader.SUFFIXES:
+        return f"its ending {path.suffix} is none of {', '.join(reader.SUFFIXES)}"
+    return ""
+
+
+def _examine(
+    path: Path, row: dict[str, Any], before: dict[str, tuple[dict[str, Any], np.ndarray]]
+) -> tuple[dict[str, Any], np.ndarray]:
+    nothing = np.zeros((duplicates.SIDE, duplicates.SIDE), np.uint8)
+    if row["reason"]:
+        return row, nothing
+    try:
+        status = path.stat()
+        row["stamp"] = f"{status.st_size} {status.st_mtime_ns}"
+        kept = before.get(row["path"])
+        if kept and kept[0]["stamp"] == row["stamp"] and not kept[0]["reason"]:
+            return kept
+        pixels, facts = reader.load(path)
+    except reader.ReadError as error:
+        return row | {"reason": error.reason}, nothing
+    except OSError as error:
+        return row | {"reason": f"the system refuses it ({error.strerror})"}, nothing
+    return row | facts | _grey_levels(pixels), duplicates.thumbnail(pixels)
+
+
+def _grey_levels(pixels: np.ndarray) -> dict[str, float]:
+    """mean; border, the median of the outermost 2 %; grey_fill. A JPEG cut short and closed
+    again decodes without complaint, its lost part one block of mid-grey (about 128).
+    """
+    depth = max(1, min(pixels.shape) // 50)
+    rim = [pixels[:depth], pixels[-depth:], pixels[:, :depth], pixels[:, -depth:]]
+    lowest, highest = pixels.min(1).astype(int), pixels.max(1).astype(int)
+    grey = (highest - lowest <= 4) & (lowest >= 100) & (highest <= 156)
+    fill = len(grey) if grey.all() else int(np.argmin(grey[::-1]))
+    return {
+        "mean": round(float(pixels.mean()), 2),
+        "border": float(np.median(np.concatenate([part.ravel() for part in rim]))),
+        "grey_fill": round(fill / len(grey), 3),
+    }
+
+
+def _load_cache(path: Path) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["version"]) != CACHE_VERSION:
+                return {}
+            text = kept["files"].tobytes().decode()
+            rows = pd.read_csv(
+                io.StringIO(text),
+                dtype={"stamp": str},
+                keep_default_na=False,
+                na_values={"jpeg_quality": "", "mean": "", "border": "", "grey_fill": ""},
+            )
+            return {
+                row["path"]: (row, small)
+                for row, small in zip(rows.to_dict("records"), kept["thumbnails"], strict=True)
+            }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}  # no cache, or one that cannot be trusted: read the files again
+
+
+def _save_cache(path: Path, result: Inventory) -> None:
+    text = np.frombuffer(result.files.to_csv(index=False).encode(), np.uint8)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, version=CACHE_VERSION, files=text, thumbnails=result.thumbnails)
