@@ -1,0 +1,150 @@
+"""Temperature, threshold and ensembles: chosen on validation rows, then applied to every row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.metrics import ENSEMBLE, FRACTURED, NORMAL, REFERENCES, SELECTED
+
+TEMPERATURES = (0.05, 20.0)
+"""Bounds of the temperature; where validation separates perfectly, none is best."""
+
+
+def fit(
+    predictions: pd.DataFrame, rule: str = "youden", target_sensitivity: float = 0.95
+) -> pd.DataFrame:
+    """The operating points: model, temperature, threshold, rule, n, positives; a row a model.
+
+    Only validation rows are looked at. The temperature calibrates the logits; the threshold is a
+    calibrated probability of validation, and decides for fractured from there on: with rule
+    "youden" the one with the largest sensitivity + specificity, with rule "sensitivity" the
+    largest one that finds `target_sensitivity` of the fractures. Without validation rows of both
+    classes the temperature is 1 and the threshold 0.5, and the column rule says so.
+    """
+    validation = predictions[predictions["split"] == "validation"]
+    rows = []
+    for model in predictions["model"].unique():
+        seen = validation[validation["model"] == model]
+        labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
+        row = {"model": model, "temperature": 1.0, "threshold": 0.5}
+        if 0 < labels.sum() < len(labels):
+            logits = seen["logit"].to_numpy(dtype=float)
+            row["temperature"] = temperature(labels, logits)
+            calibrated = special.expit(logits / row["temperature"])
+            row["threshold"] = _threshold(labels, calibrated, rule, target_sensitivity)
+            row["rule"] = rule if rule == "youden" else f"sensitivity {target_sensitivity:g}"
+        else:
+            row["rule"] = "default: no validation pictures of both classes"
+        rows.append(row | {"n": len(labels), "positives": int(labels.sum())})
+    return pd.DataFrame(rows)
+
+
+def apply(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
+    """The predictions with the calibrated probability, sigmoid(logit / temperature), and the
+    column decision: "fractured" where it reaches the threshold of its model. The logit stays.
+    """
+    points = operating_points.set_index("model").loc[predictions["model"]]
+    logits = predictions["logit"].to_numpy(dtype=float)
+    probability = special.expit(logits / points["temperature"].to_numpy())
+    reached = probability >= points["threshold"].to_numpy()
+    return predictions.assign(
+        probability=probability, decision=np.where(reached, FRACTURED, NORMAL)
+    )
+
+
+def temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The divisor of the logits (n,) with the smallest negative log-likelihood (Guo et al. 2017).
+
+    The targets are Platt's (1999), (positives + 1) / (positives + 2) and 1 / (negatives + 2), so
+    that few or perfectly separated pictures do not make a network boundlessly sure of itself.
+    """
+    positives = labels.sum()
+    targets = np.where(
+        labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
+    )
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, scaled) - targets * scaled))
+
+    found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str, target: float) -> float:
+    """The highest of the best thresholds; each is one of the probabilities, never infinite."""
+    thresholds = np.unique(probabilities)[::-1]
+    weights = np.ones((len(labels), 1))
+    found, alarms = (part[:, 0] for part in metrics.curve(labels, probabilities, weights))
+    sensitivity, false_alarms = found / found[-1], alarms / alarms[-1]
+    if rule == "youden":
+        return float(thresholds[np.argmax(np.round(sensitivity - false_alarms, 12))])
+    return float(thresholds[np.argmax(sensitivity >= target - 1e-12)])
+
+
+def ensembles(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> pd.DataFrame:
+    """The predictions with rows of the models "Ensemble" and "Selected ensemble" appended.
+
+    Their logit is the mean of the calibrated logits: of all `networks` (None: every model but the
+    references) and of those that `select` picks on validation. Fit and apply treat them like any
+    network. Two networks have no smaller ensemble, one network has none.
+    """
+    networks = _members(predictions, networks)
+    parts = [predictions]
+    if len(networks) > 1:
+        parts.append(_mean(predictions, networks, ENSEMBLE))
+    if len(networks) > 2:
+        parts.append(_mean(predictions, select(predictions, networks), SELECTED))
+    return pd.concat(parts, ignore_index=True)
+
+
+def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> list[str]:
+    """Members of the "Selected ensemble", by greedy forward selection (Caruana et al. 2004).
+
+    Starts from the network with the best validation AUC and adds the one that raises the AUC of
+    the mean calibrated logit most, at least one, until none raises it. Equal AUCs are decided by
+    the smaller validation log loss, then by the order of the networks. Without validation rows
+    of both classes there is nothing to choose by, and all networks are members.
+    """
+    networks = _members(predictions, networks)
+    validation = predictions[predictions["split"] == "validation"]
+    if validation["label"].nunique() < 2:
+        return networks
+    seen = metrics.answers(validation[validation["model"].isin(networks)], "validation")
+    logits = {
+        model: seen.logits[:, index] / temperature(seen.labels, seen.logits[:, index])
+        for index, model in enumerate(seen.models)
+    }
+
+    def merit(members: list[str]) -> tuple[float, float]:
+        mean = np.mean([logits[model] for model in members], axis=0)
+        loss = np.mean(np.logaddexp(0, mean) - seen.labels * mean)
+        weights = np.ones((len(mean), 1))
+        auc = metrics.area(*metrics.curve(seen.labels, mean, weights))[0]
+        return round(float(auc), 9), -float(loss)
+
+    members: list[str] = []
+    while len(members) < len(networks):
+        trials = [[*members, model] for model in networks if model not in members]
+        best = max(trials, key=merit)
+        if len(members) >= 2 and merit(best)[0] <= merit(members)[0]:
+            break
+        members = best
+    return sorted(members, key=networks.index)
+
+
+def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[str]:
+    known = predictions["model"].unique() if networks is None else networks
+    return [model for model in known if model not in REFERENCES]
+
+
+def _mean(predictions: pd.DataFrame, members: list[str], name: str) -> pd.DataFrame:
+    rows = predictions[predictions["model"].isin(members)]
+    points = fit(rows).set_index("model")["temperature"]
+    logits = rows["logit"] / rows["model"].map(points).astype(float)
+    mean = logits.groupby([rows["split"], rows["path"]]).transform("mean")
+    rows = rows.assign(model=name, logit=mean, probability=special.expit(mean))
+    return rows.drop_duplicates(["split", "path"])

@@ -1,0 +1,137 @@
+"""Which model is better, tested in pairs on the same pictures; how often each one wins."""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.metrics import ENSEMBLES, Answers, delong
+
+COLUMNS = (
+    "model_a",
+    "model_b",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p_delong",
+    "p_mcnemar",
+    "p_delong_holm",
+    "p_mcnemar_holm",
+)
+
+
+def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Every pair of models but the references, on the test rows: see COLUMNS.
+
+    model_a is the one with the higher AUC; difference is AUC a - AUC b, its interval a paired
+    bootstrap's over groups. p_delong is DeLong's test (clustered by group, see metrics.delong),
+    p_mcnemar McNemar's exact test of the decisions, which counts pictures as independent. Both
+    are adjusted by Holm's method over all rows. NaN where a test is not defined.
+    """
+    seen = metrics.contenders(predictions)
+    auc, covariance = delong(seen.labels, seen.logits, seen.groups)
+    ranking = np.argsort(-auc, kind="stable")
+    draws = _bootstrap(seen, resamples, seed)
+    rows = []
+    for a, b in itertools.combinations(ranking, 2):
+        low, high = np.nan, np.nan
+        if len(np.unique(seen.groups)) > 1:
+            low, high = np.percentile(draws[:, a] - draws[:, b], [2.5, 97.5])
+        variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
+        p_delong = _p_delong(auc[a] - auc[b], variance)
+        p_mcnemar = _p_mcnemar(seen.labels, seen.decisions[:, a], seen.decisions[:, b])
+        names = seen.models[a], seen.models[b]
+        rows.append((*names, auc[a] - auc[b], low, high, p_delong, p_mcnemar))
+    table = pd.DataFrame(rows, columns=list(COLUMNS[:7]))
+    return table.assign(
+        p_delong_holm=_holm(table["p_delong"]), p_mcnemar_holm=_holm(table["p_mcnemar"])
+    )
+
+
+def rank_stability(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Columns model and wins: the share of bootstrap resamples in which the network has the
+    highest test AUC (a shared first place is divided), highest share first.
+    """
+    seen = _networks(predictions)
+    draws = _bootstrap(seen, resamples, seed)
+    first = draws >= draws.max(axis=1, keepdims=True) - 1e-12
+    wins = (first / np.maximum(first.sum(axis=1, keepdims=True), 1)).mean(axis=0)
+    wins = wins if np.isfinite(draws).all() else np.full(len(wins), np.nan)
+    table = pd.DataFrame({"model": seen.models, "wins": wins})
+    return table.sort_values("wins", ascending=False, kind="stable", ignore_index=True)
+
+
+class Power(NamedTuple):
+    """How many test pictures it takes to separate the first two networks."""
+
+    model_a: str
+    model_b: str
+    difference: float
+    pictures: int
+    needed: float
+    """Infinite where the two do not differ, NaN where their variance is not defined."""
+
+
+def power(predictions: pd.DataFrame, power: float = 0.8, level: float = 0.05) -> Power | None:
+    """Test pictures needed to find the difference between the two highest AUCs significant.
+
+    Takes the observed difference for the true one, and the observed variance of the paired
+    difference (which holds the correlation of the two) as shrinking with the number of pictures,
+    at the same share of fractures. None where there are no two models to compare.
+    """
+    seen = _networks(predictions)
+    auc, covariance = delong(seen.labels, seen.logits, seen.groups)
+    if len(auc) < 2 or np.isnan(auc).any():
+        return None
+    a, b = np.argsort(-auc, kind="stable")[:2]
+    variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
+    quantiles = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    difference = float(auc[a] - auc[b])
+    pictures = len(seen.labels)
+    needed = np.inf
+    if difference > 1e-12:
+        needed = np.ceil(pictures * variance * (quantiles / difference) ** 2)
+    return Power(seen.models[a], seen.models[b], difference, pictures, float(needed))
+
+
+def _networks(predictions: pd.DataFrame) -> Answers:
+    """The contenders without the ensembles that are made of them, if that leaves any."""
+    single = predictions[~predictions["model"].isin(ENSEMBLES)]
+    return metrics.contenders(single if len(single) else predictions)
+
+
+def _bootstrap(seen: Answers, resamples: int, seed: int) -> np.ndarray:
+    """AUC of each model in each resample, (resamples, models); the resamples of metrics.scores."""
+    return np.concatenate([
+        np.stack([
+            metrics.area(*metrics.curve(seen.labels, logits, weights)) for logits in seen.logits.T
+        ], axis=1)
+        for weights in metrics.resample(seen.labels, seen.groups, resamples, seed)
+    ])  # fmt: skip
+
+
+def _p_delong(difference: float, variance: float) -> float:
+    if np.isnan(variance):
+        return np.nan
+    if variance <= 1e-15:
+        return 1.0 if abs(difference) < 1e-12 else np.nan
+    return float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
+
+
+def _p_mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
+    a, b = first == labels, second == labels
+    table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
+    return float(mcnemar(table, exact=True).pvalue)
+
+
+def _holm(p: pd.Series) -> np.ndarray:
+    adjusted = np.full(len(p), np.nan)
+    tested = p.notna().to_numpy()
+    if tested.any():
+        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+    return adjusted

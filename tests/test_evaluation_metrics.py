@@ -1,0 +1,365 @@
+"""Scores against scikit-learn, intervals against simulation, DeLong against published examples."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+from sklearn import metrics as reference
+
+from fracture_utils.errors import InputError
+from fracture_utils.evaluation import calibration, metrics
+
+FEW = settings(max_examples=40, deadline=None)
+COARSE = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
+"""Few different scores, so that ties are the rule."""
+PAIRS = st.lists(st.tuples(st.integers(0, 1), COARSE), min_size=1, max_size=40)
+
+
+def table(labels, logits, groups=None, split="test", model="A"):
+    count = len(labels)
+    logits = np.asarray(logits, dtype=float)
+    return pd.DataFrame(
+        {
+            "path": [f"{split}/{i:04d}.png" for i in range(count)],
+            "group": [str(g) for g in (range(count) if groups is None else groups)],
+            "label": np.where(np.asarray(labels) == 1, "fractured", "normal"),
+            "split": split,
+            "model": model,
+            "logit": logits,
+            "probability": special.expit(logits),
+            "decision": np.where(logits >= 0, "fractured", "normal"),
+        }
+    )
+
+
+def score(labels, logits, groups=None, resamples=100):
+    return metrics.scores(table(labels, logits, groups), resamples=resamples).iloc[0]
+
+
+def brute_force_auc(labels, scores):
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    return np.mean((positive[:, None] > negative) + 0.5 * (positive[:, None] == negative))
+
+
+@FEW
+@given(PAIRS)
+def test_every_metric_is_that_of_scikit_learn(pairs):
+    labels, logits = (np.array(part) for part in zip(*pairs, strict=True))
+    row = score(labels, logits)
+    called, probability = (logits >= 0).astype(int), special.expit(logits)
+    expected = {
+        "f1": reference.f1_score(labels, called, zero_division=np.nan),
+        "accuracy": reference.accuracy_score(labels, called),
+        "brier": np.mean((probability - labels) ** 2),
+        "log_loss": reference.log_loss(labels, probability, labels=[0, 1]),
+        "sensitivity": reference.recall_score(labels, called, zero_division=np.nan),
+        "specificity": reference.recall_score(1 - labels, 1 - called, zero_division=np.nan),
+        "ppv": reference.precision_score(labels, called, zero_division=np.nan),
+        "npv": reference.precision_score(1 - labels, 1 - called, zero_division=np.nan),
+    }
+    if 0 < labels.sum() < len(labels):
+        fpr, tpr, _ = reference.roc_curve(labels, logits, drop_intermediate=False)
+        expected |= {
+            "auc": reference.roc_auc_score(labels, logits),
+            "average_precision": reference.average_precision_score(labels, logits),
+            "balanced_accuracy": reference.balanced_accuracy_score(labels, called),
+            "kappa": reference.cohen_kappa_score(labels, called),
+            "sensitivity_at_90_specificity": tpr[fpr <= 0.1 + 1e-12].max(),
+            "specificity_at_95_sensitivity": 1 - fpr[tpr >= 0.95 - 1e-12].min(),
+        }
+    else:
+        expected |= dict.fromkeys(("auc", "average_precision", "balanced_accuracy"), np.nan)
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+
+
+@FEW
+@given(PAIRS)
+def test_intervals_hold_their_estimate(pairs):
+    row = score(*zip(*pairs, strict=True), resamples=200)
+    for name in metrics.METRICS:
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        if not np.isnan([low, high]).any():
+            assert low <= high
+            if name in ("auc", "sensitivity", "expected_calibration_error"):
+                assert low - 1e-9 <= row[name] <= high + 1e-9
+
+
+@FEW
+@given(PAIRS, st.integers(0, 5))
+def test_weighted_auc_is_the_auc_of_repeated_pictures(pairs, seed):
+    labels, logits = (np.array(part) for part in zip(*pairs, strict=True))
+    weights = np.random.default_rng(seed).integers(0, 4, size=(len(labels), 3))
+    areas = metrics.area(*metrics.curve(labels, logits, weights.astype(float)))
+    for column, found in zip(weights.T, areas, strict=True):
+        y, s = np.repeat(labels, column), np.repeat(logits, column)
+        if 0 < y.sum() < len(y):
+            assert found == pytest.approx(reference.roc_auc_score(y, s))
+        else:
+            assert np.isnan(found)
+
+
+def test_expected_calibration_error_by_hand():
+    labels = np.array([0, 1, 1, 1])
+    probabilities = np.array([0.12, 0.18, 0.95, 1.0])
+    by_hand = (2 * abs(0.5 - 0.15) + 2 * abs(1 - 0.975)) / 4
+    assert metrics.calibration_error(labels, probabilities) == pytest.approx(by_hand)
+
+
+def test_equal_scores_are_worth_a_coin_toss():
+    row = score([0, 1, 0, 1, 1, 0], [0.3] * 6)
+    assert (row["auc"], row["auc_low"], row["auc_high"]) == (0.5, 0.5, 0.5)
+
+
+def test_one_group_has_no_interval_for_its_auc():
+    row = score([0, 1, 0, 1], [0, 1, 2, 3], groups=[7] * 4)
+    assert row["auc"] == 0.75
+    assert np.isnan([row["auc_low"], row["auc_high"], row["auc_delong_low"]]).all()
+
+
+def test_no_miss_in_a_few_fractures_is_no_certainty():
+    row = score([1] * 12 + [0] * 12, [1.0] * 12 + [-1.0] * 12)
+    assert row["sensitivity"] == row["sensitivity_high"] == 1
+    assert row["sensitivity_low"] == pytest.approx(0.025 ** (1 / 12))
+
+
+def test_columns_come_in_the_order_of_the_contract():
+    predictions = pd.concat([table([0, 1, 1], [0, 1, 2]), table([0, 1, 1], [1, 0, 2], model="B")])
+    found = metrics.scores(predictions, {"A": "imagenet"}, resamples=100)
+    assert list(found)[:7] == [
+        "model", "initialisation", "n", "positives", "auc", "auc_low", "auc_high",
+    ]  # fmt: skip
+    assert list(found["model"]) == ["A", "B", "Majority class"]
+    assert list(found["initialisation"]) == ["imagenet", "not stated", "none"]
+
+
+def test_ensembles_and_variants_follow_their_networks():
+    known = {"A": "imagenet", "B": "random"}
+    assert metrics._initialisation("A + mirror", known) == "imagenet"
+    assert metrics._initialisation("Ensemble", known) == "imagenet + random"
+
+
+def test_the_majority_class_is_known_before_the_test():
+    validation = table([0, 0, 0, 1], [0, 1, 2, 3], split="validation")
+    row = metrics.scores(pd.concat([validation, table([1, 1, 0], [1, 1, 0])]), resamples=100).iloc[
+        1
+    ]
+    assert (row["sensitivity"], row["specificity"], row["auc"]) == (0, 1, 0.5)
+    assert row["brier"] == pytest.approx(np.mean([0.75**2, 0.75**2, 0.25**2]))
+
+
+def test_resamples_are_of_whole_groups_and_hold_both_classes():
+    labels = np.array([1, 0, 0, 0, 0, 0, 0, 0])
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    weights = np.hstack(list(metrics.resample(labels, groups, 500, seed=1)))
+    assert weights.shape == (8, 500)
+    assert (weights[::2] == weights[1::2]).all()
+    assert (weights[0] == 1).all()
+    assert (weights.sum(axis=0) == 8).all()
+    assert weights[2:].std() > 0
+
+
+def test_the_same_seed_gives_the_same_table():
+    predictions = table([0, 1, 0, 1, 1], [0, 1, 2, 3, 4])
+    first, again, other = (metrics.scores(predictions, seed=s, resamples=200) for s in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+
+
+def coverage(pictures, per_group, simulations, resamples):
+    """Share of simulated test sets whose interval holds the true AUC of a binormal model."""
+    generator = np.random.default_rng(20)
+    groups = np.arange(pictures) // per_group
+    labels = (np.arange(groups.max() + 1) % 2)[groups]
+    truth = stats.norm.cdf(1.2 / np.sqrt(2))
+    held = 0
+    for seed in range(simulations):
+        shared = generator.normal(size=groups.max() + 1)[groups] * np.sqrt(
+            0.5 if per_group > 1 else 0
+        )
+        own = generator.normal(size=pictures) * np.sqrt(0.5 if per_group > 1 else 1)
+        scores = 1.2 * labels + shared + own
+        draws = np.concatenate(
+            [
+                metrics.area(*metrics.curve(labels, scores, weights))
+                for weights in metrics.resample(labels, groups, resamples, seed)
+            ]
+        )
+        low, high = np.percentile(draws, [2.5, 97.5])
+        held += low <= truth <= high
+    return held / simulations
+
+
+@pytest.mark.parametrize("per_group", [1, 2])
+def test_95_of_100_intervals_hold_the_truth(per_group):
+    assert 0.93 <= coverage(200, per_group, simulations=600, resamples=300) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_group", [1, 3])
+def test_95_of_100_intervals_hold_the_truth_in_many_simulations(per_group):
+    assert 0.93 <= coverage(360, per_group, simulations=2000, resamples=500) <= 0.97
+
+
+def published_ratings():
+    """Hanley and McNeil (1982), table I: 109 computed tomographies rated from 1 to 5."""
+    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
+    labels = np.repeat([0, 1], [58, 51])
+    return labels, np.concatenate([np.repeat(range(5), normal), np.repeat(range(5), abnormal)])
+
+
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0
+1.6 5.6 5 1  3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1
+4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1
+3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1
+3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1
+3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1
+3.6 6.6 5 1
+"""
+"""Albumin, total protein, K-G score and outcome of the 43 complete records of DeLong (1988)."""
+
+
+def test_delong_on_the_ratings_of_hanley_and_mcneil():
+    labels, ratings = published_ratings()
+    auc, covariance = metrics.delong(labels, ratings[:, None])
+    row = score(labels, ratings)
+    assert auc[0] == pytest.approx(0.8932, abs=5e-5)
+    assert np.sqrt(covariance[0, 0]) == pytest.approx(0.0307, abs=5e-5)
+    assert row["auc_delong_low"] == pytest.approx(0.83295, abs=1e-5)
+    assert row["auc_delong_high"] == pytest.approx(0.95339, abs=1e-5)
+
+
+def test_delong_on_the_example_of_its_paper():
+    values = np.array(OVARIAN.split(), dtype=float).reshape(-1, 4)
+    auc, covariance = metrics.delong(values[:, 3].astype(int), values[:, :3] * [1, 1, -1])
+    assert auc == pytest.approx([0.7366, 0.6478, 0.7258], abs=5e-5)
+    assert np.sqrt(np.diag(covariance)) == pytest.approx([0.0927, 0.1000, 0.1028], abs=6e-5)
+    contrast = np.array([[1, 0, -1], [0, 1, -1]])
+    difference = contrast @ auc
+    chi2 = difference @ np.linalg.solve(contrast @ covariance @ contrast.T, difference)
+    assert chi2 == pytest.approx(2.5340, abs=5e-5)
+
+
+@FEW
+@given(st.lists(st.tuples(st.integers(0, 1), COARSE, COARSE), min_size=4, max_size=30))
+def test_delong_is_the_brute_force_statistic_with_ties(rows):
+    values = np.array(rows)
+    labels, scores = values[:, 0].astype(int), values[:, 1:]
+    auc, covariance = metrics.delong(labels, scores)
+    m, n = labels.sum(), (labels == 0).sum()
+    if min(m, n) < 2:
+        assert np.isnan(covariance).all()
+        return
+    wins = [
+        (s[labels == 1][:, None] > s[labels == 0])
+        + 0.5 * (s[labels == 1][:, None] == s[labels == 0])
+        for s in scores.T
+    ]
+    expected = np.cov([w.mean(1) for w in wins]) / m + np.cov([w.mean(0) for w in wins]) / n
+    assert auc == pytest.approx([brute_force_auc(labels, s) for s in scores.T])
+    assert covariance == pytest.approx(expected, abs=1e-12)
+
+
+def test_copies_in_a_group_add_no_certainty():
+    labels, ratings = published_ratings()
+    groups = np.arange(len(labels))
+    once = metrics.delong(labels, ratings[:, None], groups)[1]
+    thrice = metrics.delong(*(np.tile(v, (3, *[1] * (v.ndim - 1))).reshape(-1, *v.shape[1:])
+                              for v in (labels, ratings[:, None], groups)))[1]  # fmt: skip
+    assert thrice == pytest.approx(once)
+
+
+def test_subgroups_of_one_class_have_no_auc_and_no_warning():
+    predictions = table([0, 1, 0, 0, 1, 1], [0, 1, 2, -1, 1, 0.5]).assign(
+        view=["a", "a", "a", "b", "c", "c"], hardware=[False, True, True, False, False, False]
+    )
+    found = metrics.subgroups(predictions, resamples=100).set_index("value")
+    assert list(found["column"]) == ["view"] * 3 + ["hardware"] * 2
+    assert found.loc["a", "auc"] == 0.5
+    assert np.isnan(found.loc[["b", "c"], "auc"]).all()
+    assert list(found.loc["c", ["n", "positives"]]) == [2, 2]
+    assert metrics.subgroups(predictions, columns=[]).empty
+
+
+def test_a_study_is_the_mean_of_its_views():
+    predictions = table([0, 0, 1, 1, 0], [-2, 0, 1, 3, 9]).assign(
+        patient=["p", "p", "q", "q", "q"], study=["1", "1", "1", "1", None]
+    )
+    studies = metrics.per_study(predictions).set_index("path")
+    assert list(studies.index) == ["p/1", "q/1", "test/0004.png"]
+    assert list(studies["logit"]) == [-1, 2, 9]
+    assert list(studies["label"]) == ["normal", "fractured", "normal"]
+    points = calibration.fit(metrics.per_study(predictions))
+    applied = calibration.apply(metrics.per_study(predictions), points)
+    assert metrics.scores(applied, resamples=100)["n"].iloc[0] == 3
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_four_columns_suffice(tmp_path):
+    path = write(tmp_path / "p.csv", "path,label,model,probability\n01,1,A,0.9\n02,Normal,A,0\n")
+    found = metrics.read(path)
+    assert list(found["path"]) == ["01", "02"]
+    assert list(found["label"]) == ["fractured", "normal"]
+    assert list(found["split"]) == ["test", "test"]
+    assert list(found["group"]) == ["01", "02"]
+    assert np.isfinite(found["logit"]).all()
+    assert list(special.expit(found["logit"])) == pytest.approx([0.9, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "cannot be read"),
+        ("path,label,model\n1,1,A\n", "no column probability"),
+        ("path,label,model,probability\n", "no rows"),
+        ("path,label,model,probability\na,1,A,0.5\nb,1,A,high\n", "row 3: the probability 'high'"),
+        ("path,label,model,probability\na,1,A,1.2\n", "row 2: the probability '1.2' is no number"),
+        ("path,label,model,probability\na,1,A,inf\n", "is no number from 0 to 1"),
+        ("path,label,model,probability\na,1,A,\n", "probability 'nan' is empty"),
+        ("path,label,model,probability\na,broken,A,0.5\n", "'broken' is neither"),
+        ("path,label,model,probability,split\na,1,A,0.5,dev\n", "'dev' is none of train"),
+        ("path,label,model,probability,logit\na,1,A,0.5,x\n", "'x' is no finite number"),
+        ("path,label,model,probability\na,1,A,0.5\na,1,A,0.6\n", "more than one prediction for a"),
+        ("path,label,model,probability\na,1,A,0.5\na,0,B,0.6\n", "a has two labels"),
+        ("path,label,model,probability\na,1,A,.5\nb,0,A,.5\na,1,B,.6\n", "B has no prediction"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path, text, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        metrics.read(write(tmp_path / "p.csv", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_one_sentence(tmp_path):
+    (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x81")
+    for name in ("none.csv", "b.csv", "."):
+        with pytest.raises(InputError, match="cannot be read"):
+            metrics.read(tmp_path / name)
+
+
+def test_import_is_light():
+    """Without Keras and TensorFlow, and in less than two seconds of processor time."""
+    code = (
+        "import sys, time\n"
+        "import fracture_utils.evaluation.conclusion, fracture_utils.evaluation.plots\n"
+        "heavy = {'keras', 'tensorflow', 'jax', 'torch', 'fracture_utils.data', 'seaborn', "
+        "'fracture_utils.models', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "print(time.process_time())\n"
+    )
+    root = Path(metrics.__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert float(run.stdout) < 2
