@@ -59,14 +59,19 @@ class Chart(Figure):
     """
 
     caption = ""
+    place = 0
     saved = b""
 
     def png(self) -> bytes:
-        """The figure as the bytes of a PNG file that carries the caption."""
+        """The figure as the bytes of a PNG file that carries caption and place in the album."""
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            self.savefig(buffer, dpi=RESOLUTION, metadata={"Description": self.caption})
+            self.savefig(
+                buffer,
+                dpi=RESOLUTION,
+                metadata={"Description": self.caption, "Place": str(self.place)},
+            )
         return buffer.getvalue()
 
     def _ipython_display_(self) -> None:
@@ -97,7 +102,7 @@ class Album:
             color="#555555",
             va="bottom",
         )
-        figure.caption = caption
+        figure.caption, figure.place = caption, len(self.captions)
         self.captions[name] = caption
         with files.replacing(self.folder / f"{name}.png") as temporary:
             figure.saved = figure.png()
@@ -220,7 +225,7 @@ def confusion_matrices(predictions: pd.DataFrame) -> Chart:
     import seaborn
 
     seen = metrics.contenders(predictions)
-    chart, axes = _chart(*_grid(len(seen.models), 2.5))
+    chart, axes = _panels(len(seen.models), 2.5)
     for place, (ax, model) in enumerate(zip(axes.flat, seen.models, strict=False)):
         table = np.array(
             [
@@ -243,7 +248,6 @@ def confusion_matrices(predictions: pd.DataFrame) -> Chart:
         )  # fmt: skip
         ax.set_title(_short(model))
         ax.tick_params(length=0)
-    _blank(axes, len(seen.models))
     for ax in axes[:, 0]:
         ax.set_ylabel("truth")
     for ax in axes[-1]:
@@ -401,7 +405,7 @@ def sample_predictions(pictures: Sequence[np.ndarray], rows: pd.DataFrame) -> Ch
         (FRACTURED, FRACTURED): "found", (FRACTURED, NORMAL): "missed",
         (NORMAL, FRACTURED): "false alarm", (NORMAL, NORMAL): "cleared",
     }  # fmt: skip
-    chart, axes = _chart(*_grid(len(pictures), 2.4))
+    chart, axes = _panels(len(pictures), 2.4)
     for ax, picture, row in zip(axes.flat, pictures, rows.to_dict("records"), strict=False):
         _xray(ax, picture)
         right = row["label"] == row["decision"]
@@ -410,18 +414,16 @@ def sample_predictions(pictures: Sequence[np.ndarray], rows: pd.DataFrame) -> Ch
             f"{row['label']}: {outcome}\nprobability {row['probability']:.2f}",
             size=9, color="#222222" if right else "#B2182B", weight="normal" if right else "bold",
         )  # fmt: skip
-    _blank(axes, len(pictures))
     return chart
 
 
 @_styled
 def augmentation(picture: np.ndarray, views: Sequence[np.ndarray]) -> Chart:
     """One X-ray, uint8 (height, width), and what training sees of it."""
-    chart, axes = _chart(*_grid(len(views) + 1, 2.2))
+    chart, axes = _panels(len(views) + 1, 2.2)
     for place, (ax, view) in enumerate(zip(axes.flat, [picture, *views], strict=False)):
         _xray(ax, view)
         ax.set_title(f"view {place}" if place else "as it is", size=9)
-    _blank(axes, len(views) + 1)
     return chart
 
 
@@ -461,14 +463,13 @@ def _chart(
     return chart, chart.subplots(rows, columns, **keywords)
 
 
-def _grid(count: int, height: float) -> tuple[float, int, int]:
-    rows = -(-max(count, 1) // 4)
-    return height * rows + 0.3, rows, max(2, min(count, 4))
-
-
-def _blank(axes: np.ndarray, used: int) -> None:
-    for ax in axes.flat[used:]:
+def _panels(count: int, height: float) -> tuple[Chart, np.ndarray]:
+    """Up to four panels a row, each `height` inches; the unused ones are blank."""
+    rows, columns = -(-max(count, 1) // 4), max(2, min(count, 4))
+    chart, axes = _chart(height * rows + 0.3, rows, columns, squeeze=False)
+    for ax in axes.flat[count:]:
         ax.set_axis_off()
+    return chart, axes
 
 
 def _xray(ax: Axes, picture: np.ndarray) -> None:

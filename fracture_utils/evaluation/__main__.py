@@ -1,0 +1,87 @@
+"""Scores, comparisons, figures and conclusion of anybody's predictions.csv, without a network."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from fracture_utils import files
+from fracture_utils.config import Config
+from fracture_utils.errors import InputError
+from fracture_utils.evaluation import (
+    calibration,
+    comparison,
+    conclusion,
+    metrics,
+    plots,
+    report,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code is 2 where the file or a setting is wrong."""
+    parser = argparse.ArgumentParser(prog="fracture_utils.evaluation", description=__doc__)
+    parser.add_argument(
+        "predictions",
+        type=Path,
+        help="CSV with the columns path, label (fractured/normal or 1/0), model and probability; "
+        "split, group, logit and subgroup columns are used where they are there",
+    )
+    parser.add_argument("--output", type=Path, help="folder to write into (default: results)")
+    given = parser.parse_args(arguments)
+    try:
+        # Naming the source keeps the settings from looking for pictures, which nobody needs here.
+        config = Config(source="pictures", results_dir=given.output)
+        sentences = evaluate(given.predictions, config)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write("\n".join([*sentences, f"Written to {config.results_dir}."]) + "\n")
+    return 0
+
+
+def evaluate(path: Path, config: Config) -> list[str]:
+    """Write all that follows from the predictions in `path`; returns the conclusion."""
+    folder = config.results_dir
+    sampling = {"resamples": config.resamples, "seed": config.seed}
+    source, initialisation = report.provenance(path.parent)
+    raw = metrics.read(path)
+    points = calibration.fit(raw, config.threshold_rule, config.target_sensitivity)
+    predictions = calibration.apply(raw, points)
+    scores = metrics.scores(predictions, initialisation, **sampling)
+    comparisons = comparison.pairs(predictions, **sampling)
+    subgroups = metrics.subgroups(predictions, **sampling)
+    sentences = conclusion.sentences(
+        scores,
+        comparisons,
+        points,
+        comparison.rank_stability(predictions, **sampling),
+        comparison.power(predictions),
+        source,
+    )
+    files.write_table(folder / "scores.csv", scores)
+    files.write_table(folder / "comparisons.csv", comparisons)
+    files.write_json(folder / "operating_points.json", points.to_dict("records"))
+    files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
+    album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
+    album.add("ranking", plots.ranking(scores), "AUC of each model with its 95 % interval")
+    if len(comparisons):
+        album.add("pairwise", plots.pairwise(comparisons), "Which models cannot be told apart")
+    album.add("roc", plots.roc(predictions, scores), "Receiver operating characteristic curves")
+    album.add(
+        "precision_recall", plots.precision_recall(predictions, scores), "Precision and recall"
+    )
+    album.add(
+        "confusion_matrices", plots.confusion_matrices(predictions), "What each model decides"
+    )
+    album.add(
+        "reliability", plots.reliability(predictions), "Probabilities said, and what became of them"
+    )
+    if len(subgroups):
+        files.write_table(folder / "subgroups.csv", subgroups)
+        album.add("subgroups", plots.subgroups(subgroups), "AUC and sensitivity by subgroup")
+    report.write(folder)
+    return sentences
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Temperature, threshold and ensembles come from validation rows, and from nowhere else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from fracture_utils.evaluation import calibration, comparison, metrics
+
+NETWORKS = ("A", "B", "C", "D")
+COARSE = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+
+
+def predictions(seed=0, count=120, networks=NETWORKS, noise=(1.0, 1.2, 1.5, 3.0)):
+    generator = np.random.default_rng(seed)
+    tables = []
+    for split in ("validation", "test"):
+        labels = (np.arange(count) % 3 == 0).astype(int)
+        for name, spread in zip(networks, noise, strict=False):
+            logits = 2.0 * labels - 1 + spread * generator.normal(size=count)
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "path": [f"{split}/{i:03d}.png" for i in range(count)],
+                        "group": [f"{split}{i // 2}" for i in range(count)],
+                        "label": np.where(labels == 1, "fractured", "normal"),
+                        "split": split,
+                        "model": name,
+                        "logit": logits,
+                        "probability": special.expit(logits),
+                    }
+                )
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.parametrize("planted", [0.3, 1.0, 4.0])
+def test_a_planted_temperature_is_recovered(planted):
+    generator = np.random.default_rng(1)
+    honest = generator.normal(scale=2, size=20_000)
+    labels = (generator.random(len(honest)) < special.expit(honest)).astype(int)
+    assert calibration.temperature(labels, honest * planted) == pytest.approx(planted, rel=0.05)
+
+
+def test_perfect_separation_leaves_the_temperature_finite():
+    labels = np.repeat([0, 1], 10)
+    found = calibration.temperature(labels, np.where(labels == 1, 1.0, -1.0))
+    assert special.expit(1 / found) == pytest.approx(11 / 12, abs=1e-3)  # Platt's target
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), COARSE), min_size=2, max_size=30),
+    st.sampled_from([0.5, 0.9, 0.95, 1.0]),
+)
+def test_thresholds_are_those_of_the_roc_curve(pairs, target):
+    labels, logits = (np.array(part) for part in zip(*pairs, strict=True))
+    if not 0 < labels.sum() < len(labels):
+        return
+    probabilities = special.expit(logits)
+    fpr, tpr, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
+    youden = calibration._threshold(labels, probabilities, "youden", target)
+    called = probabilities >= youden
+    gain = called[labels == 1].mean() - called[labels == 0].mean()
+    assert np.isfinite(youden)
+    assert gain == pytest.approx((tpr - fpr)[1:].max())
+    sensitive = calibration._threshold(labels, probabilities, "sensitivity", target)
+    assert sensitive == thresholds[1:][tpr[1:] >= target - 1e-12].max()
+
+
+def test_applying_is_what_the_operating_point_says():
+    table = predictions()
+    points = calibration.fit(table, rule="sensitivity", target_sensitivity=0.9)
+    applied = calibration.apply(table, points)
+    validation = applied[(applied["split"] == "validation") & (applied["label"] == "fractured")]
+    found = (validation["decision"] == "fractured").groupby(validation["model"]).mean()
+    assert (found >= 0.9).all()
+    assert set(points["rule"]) == {"sensitivity 0.9"}
+    assert list(points) == ["model", "temperature", "threshold", "rule", "n", "positives"]
+    pd.testing.assert_frame_equal(calibration.apply(applied, points), applied)
+    row, point = applied.iloc[5], points.set_index("model").loc["A"]
+    assert row["probability"] == special.expit(row["logit"] / point["temperature"])
+
+
+@pytest.mark.parametrize("label", ["fractured", "normal", None])
+def test_without_both_classes_in_validation_the_defaults_hold_and_say_so(label):
+    table = predictions()
+    table = table[(table["split"] == "test") | (table["label"] == label)]
+    table = calibration.ensembles(table)
+    points = calibration.fit(table)
+    assert set(points["model"]) == {*NETWORKS, "Ensemble", "Selected ensemble"}
+    assert (points["temperature"] == 1).all()
+    assert (points["threshold"] == 0.5).all()
+    assert points["rule"].str.startswith("default").all()
+
+
+def test_changing_test_labels_changes_no_threshold_temperature_or_choice():
+    table = predictions()
+    turned = table.copy()
+    test = turned["split"] == "test"
+    turned.loc[test, "label"] = np.where(
+        turned.loc[test, "label"] == "normal", "fractured", "normal"
+    )
+    outcomes = []
+    for rows in (table, turned):
+        with_ensembles = calibration.ensembles(rows)
+        points = calibration.fit(with_ensembles)
+        applied = calibration.apply(with_ensembles, points)
+        columns = ["path", "model", "logit", "probability", "decision"]
+        outcomes.append((points, applied[columns], calibration.select(rows)))
+    pd.testing.assert_frame_equal(outcomes[0][0], outcomes[1][0])
+    pd.testing.assert_frame_equal(outcomes[0][1], outcomes[1][1])
+    assert outcomes[0][2] == outcomes[1][2]
+    scored = [
+        metrics.scores(calibration.apply(calibration.ensembles(rows), points), resamples=100)
+        for rows in (table, turned)
+    ]
+    assert scored[0]["auc"][0] == pytest.approx(1 - scored[1]["auc"][0])  # only the scores turn
+
+
+def test_the_ensemble_is_the_mean_of_calibrated_logits():
+    table = predictions()
+    points = calibration.fit(table).set_index("model")["temperature"]
+    rows = calibration.ensembles(table)
+    path = "test/007.png"
+    at = rows[rows["path"] == path].set_index("model")["logit"]
+    assert at["Ensemble"] == pytest.approx(np.mean([at[m] / points[m] for m in NETWORKS]))
+    chosen = calibration.select(table)
+    assert at["Selected ensemble"] == pytest.approx(np.mean([at[m] / points[m] for m in chosen]))
+    assert len(rows) == len(table) * 6 // 4
+    assert not rows.duplicated(["path", "model", "split"]).any()
+
+
+def test_the_selection_starts_with_the_best_and_leaves_out_noise():
+    table = predictions(count=600, noise=(1.0, 1.0, 1.0, 40.0))
+    validation = table[table["split"] == "validation"]
+    aucs = {
+        name: roc_auc_score(rows["label"] == "fractured", rows["logit"])
+        for name, rows in validation.groupby("model")
+    }
+    chosen = calibration.select(table)
+    assert max(aucs, key=aucs.get) in chosen
+    assert "D" not in chosen
+    assert len(chosen) >= 2
+    assert calibration.select(table) == chosen
+
+
+def test_few_networks_and_references_make_no_ensemble():
+    assert set(calibration.ensembles(predictions(networks=("A",)))["model"]) == {"A"}
+    two = calibration.ensembles(predictions(networks=("A", "Metadata only", "B")))
+    assert set(two["model"]) == {"A", "B", "Metadata only", "Ensemble"}
+    some = calibration.ensembles(predictions(), networks=["A", "B"])
+    assert set(some["model"]) == {*NETWORKS, "Ensemble"}
+
+
+def test_ensembles_take_part_in_everything_after():
+    table = calibration.ensembles(predictions())
+    table = calibration.apply(table, calibration.fit(table))
+    known = dict.fromkeys(NETWORKS, "imagenet")
+    assert "Ensemble" in set(metrics.scores(table, known, resamples=100)["model"])
+    assert len(comparison.pairs(table, resamples=100)) == 15
+    assert set(comparison.rank_stability(table, resamples=100)["model"]) == set(NETWORKS)

@@ -1,0 +1,155 @@
+"""Paired tests against brute force and statsmodels; power against simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import special, stats
+from statsmodels.stats.multitest import multipletests
+
+from fracture_utils.evaluation import comparison
+
+
+def table(scores, labels, groups=None):
+    """Predictions of models {name: logits} on pictures of the split test."""
+    count = len(labels)
+    groups = range(count) if groups is None else groups
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "path": [f"{i:04d}.png" for i in range(count)],
+                    "group": [str(g) for g in groups],
+                    "label": np.where(np.asarray(labels) == 1, "fractured", "normal"),
+                    "split": "test",
+                    "model": name,
+                    "logit": logits,
+                    "probability": special.expit(logits),
+                    "decision": np.where(np.asarray(logits) >= 0, "fractured", "normal"),
+                }
+            )
+            for name, logits in scores.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def binormal(count, separations, seed=0, correlation=0.5):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    shared = generator.normal(size=count) * np.sqrt(correlation)
+    own = generator.normal(size=(len(separations), count)) * np.sqrt(1 - correlation)
+    return labels, {
+        f"model {i}": d * (labels - 0.5) + shared + noise
+        for i, (d, noise) in enumerate(zip(separations, own, strict=True))
+    }
+
+
+def test_every_pair_once_with_the_columns_of_the_contract():
+    labels, scores = binormal(200, [2, 1.5, 1, 1.9])
+    found = comparison.pairs(table(scores, labels), resamples=200)
+    assert list(found) == list(comparison.COLUMNS)
+    assert len(found) == 6
+    assert not found[["model_a", "model_b"]].apply(frozenset, axis=1).duplicated().any()
+    assert (found["difference"] >= 0).all()
+    assert found["difference"].between(found["difference_low"], found["difference_high"]).all()
+
+
+def test_p_values_are_those_of_the_references():
+    labels, scores = binormal(120, [1.5, 1.2, 0.9], seed=3)
+    found = comparison.pairs(table(scores, labels), resamples=100)
+    for test in ("p_delong", "p_mcnemar"):
+        assert list(found[f"{test}_holm"]) == pytest.approx(
+            multipletests(found[test], method="holm")[1]
+        )
+        ordered = np.sort(found[test]) * [3, 2, 1]
+        assert np.sort(found[f"{test}_holm"]) == pytest.approx(
+            np.minimum(np.maximum.accumulate(ordered), 1)
+        )
+    for row in found.itertuples():
+        a, b = ((scores[m] >= 0) == (labels == 1) for m in (row.model_a, row.model_b))
+        only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+        expected = stats.binomtest(only_a, only_a + only_b).pvalue
+        assert row.p_mcnemar == pytest.approx(expected)
+
+
+def test_delong_agrees_with_a_large_paired_bootstrap():
+    labels, scores = binormal(400, [1.5, 1.2], seed=5)
+    row = comparison.pairs(table(scores, labels), resamples=3000).iloc[0]
+    half = stats.norm.ppf(0.975)
+    error = (row["difference_high"] - row["difference_low"]) / (2 * half)
+    p = 2 * stats.norm.sf(row["difference"] / error)
+    assert row["p_delong"] == pytest.approx(p, rel=0.25, abs=0.005)
+
+
+def test_the_same_scores_are_never_told_apart():
+    labels, scores = binormal(40, [1])
+    twins = {"A": scores["model 0"], "B": scores["model 0"]}
+    row = comparison.pairs(table(twins, labels), resamples=100).iloc[0]
+    assert tuple(row[2:]) == (0, 0, 0, 1, 1, 1, 1)
+    stability = comparison.rank_stability(table(twins, labels), resamples=100)
+    assert list(stability["wins"]) == [0.5, 0.5]
+    assert np.isinf(comparison.power(table(twins, labels)).needed)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0], [0, 1, 1]])
+def test_too_little_for_a_test_is_nan_without_a_warning(labels):
+    models = {"A": [0.0, 1.0, 2.0], "B": [2.0, 1.0, 0.0], "C": [1.0, 1.0, 1.0]}
+    found = comparison.pairs(table(models, labels), resamples=100)
+    assert found["p_delong"].isna().all()
+    assert found["p_delong_holm"].isna().all()
+    assert found["p_mcnemar"].notna().all()
+    power = comparison.power(table(models, labels))
+    assert power is None or np.isnan(power.needed)
+
+
+def test_one_model_has_no_pair():
+    labels, scores = binormal(20, [1])
+    alone = table(scores, labels)
+    assert comparison.pairs(alone, resamples=100).empty
+    assert list(comparison.pairs(alone, resamples=100)) == list(comparison.COLUMNS)
+    assert comparison.power(alone) is None
+    assert list(comparison.rank_stability(alone, resamples=100)["wins"]) == [1]
+
+
+def test_one_group_has_no_interval():
+    labels, scores = binormal(20, [1, 2])
+    row = comparison.pairs(table(scores, labels, groups=[0] * 20), resamples=100).iloc[0]
+    assert np.isnan([row["difference_low"], row["p_delong"]]).all()
+
+
+def test_references_are_not_compared():
+    labels, scores = binormal(40, [1, 2])
+    scores["Metadata only"] = scores["model 0"]
+    assert len(comparison.pairs(table(scores, labels), resamples=100)) == 1
+
+
+def test_shares_of_wins_add_up_and_favour_the_better():
+    labels, scores = binormal(200, [3, 1, 0.5])
+    found = comparison.rank_stability(table(scores, labels), resamples=300)
+    assert found["wins"].sum() == pytest.approx(1)
+    assert found["model"].iloc[0] == "model 0"
+    assert found["wins"].iloc[0] > 0.95
+
+
+def test_the_pictures_that_power_names_give_that_power():
+    labels, scores = binormal(20_000, [1.5, 1.2], seed=7)
+    needed = comparison.power(table(scores, labels)).needed
+    assert comparison.power(table(scores, labels)).model_a == "model 0"
+    significant = 0
+    for seed in range(200):
+        y, s = binormal(int(needed), [1.5, 1.2], seed=100 + seed)
+        auc, covariance = comparison.delong(y, np.stack(list(s.values()), axis=1))
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        significant += comparison._p_delong(auc[0] - auc[1], variance) < 0.05
+    assert 0.7 < significant / 200 < 0.9
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_delong_is_wrong_in_5_of_100_where_nothing_differs(correlation):
+    wrong = 0
+    for seed in range(600):
+        y, s = binormal(120, [1.2, 1.2], seed=seed, correlation=correlation)
+        auc, covariance = comparison.delong(y, np.stack(list(s.values()), axis=1))
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        wrong += comparison._p_delong(auc[0] - auc[1], variance) < 0.05
+    assert 0.03 < wrong / 600 < 0.07
