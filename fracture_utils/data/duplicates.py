@@ -6,24 +6,30 @@ the two thumbnails, laid over one another by the best affine map near the identi
 their details. Similar radiographs (two patients, two views) agree coarsely but not in detail.
 """
 
+import contextlib
+import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import ndimage, sparse
 
+from fracture_utils import files
+
 SIDE = 64
 """Side of a thumbnail in pixels."""
 COARSE = 16
 """Side of the descriptor that finds candidates."""
-NEIGHBOURS = 6
+NEIGHBOURS = 5
 """Candidates of each picture, as it is and mirrored."""
-LEAST_LIKENESS = 0.6
+LEAST_LIKENESS = 0.65
 """Cosine of two descriptors below which a candidate is not looked at."""
-LEAST_SHAPE = 0.85
-"""Correlation of two blurred thumbnails after a first alignment, below which they are dropped."""
+LEAST_SHAPE = 0.86
+"""Correlation of two blurred thumbnails below which their alignment is given up."""
 LEAST_AGREEMENT = 0.92
 """Correlation of the details above which two thumbnails show the same exposure. Of 3,658
 radiographs of FracAtlas, pairs above it are double exposures or copies when looked at."""
@@ -32,7 +38,11 @@ DETAIL = 2.0
 are alike."""
 MARGIN = 6
 """Pixels of a thumbnail's rim that are not compared: turned and cropped copies differ there."""
-CHUNK = 1024
+CHUNK = 512
+VERSION = "1"
+"""Change it when other pairs would be found."""
+CACHE = "duplicates.json"
+COLUMNS = ["first", "second", "mirrored", "agreement"]
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
@@ -41,13 +51,31 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     return np.asarray(small)
 
 
+def find(thumbnails: np.ndarray, cache: Path) -> pd.DataFrame:
+    """`pairs` of thumbnails (n, SIDE, SIDE), kept in the JSON file `cache` until they change."""
+    key = hashlib.sha256(VERSION.encode() + np.ascontiguousarray(thumbnails).tobytes()).hexdigest()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(cache.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return pd.DataFrame(kept["pairs"], columns=COLUMNS)
+    found = pairs(thumbnails)
+    files.write_json(cache, {"key": key, "pairs": found.to_dict("records")})
+    return found
+
+
 def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     """Near duplicates among thumbnails (n, SIDE, SIDE), each pair once.
 
     Columns: first, second (positions, first < second), mirrored, agreement (correlation of
-    the details after alignment, at least LEAST_AGREEMENT). Sorted by first and second.
+    the details after alignment, at least LEAST_AGREEMENT). Equal thumbnails are each paired
+    with the first of them only. Sorted by first and second.
     """
-    normalised = _normalised(thumbnails)
+    seen: dict[bytes, int] = {}
+    origin = np.array([seen.setdefault(small.tobytes(), n) for n, small in enumerate(thumbnails)])
+    same = np.flatnonzero(origin != np.arange(len(origin)))
+    equal = pd.DataFrame({"first": origin[same], "second": same, "mirrored": False, "agreement": 1})
+    distinct = np.array(list(seen.values()), int)
+    normalised = _normalised(thumbnails[distinct])
     jobs = []
     for mirrored in (False, True):
         candidates = _candidates(normalised, mirrored)
@@ -58,16 +86,31 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
         mirrored, first, second = job
         one = normalised[first].astype(np.float32)
         agreement = _agreement(one, _flipped(normalised[second], mirrored))
-        table = {"first": first, "second": second, "mirrored": mirrored, "agreement": agreement}
-        return pd.DataFrame(table)[agreement >= LEAST_AGREEMENT]
+        columns = (distinct[first], distinct[second], mirrored, agreement.round(4))
+        table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+        return table[agreement >= LEAST_AGREEMENT]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(check, jobs))
+        found = [table for table in [equal, *pool.map(check, jobs)] if len(table)]
     if not found:
-        return pd.DataFrame(columns=["first", "second", "mirrored", "agreement"])
+        return pd.DataFrame(columns=COLUMNS)
     best = pd.concat(found).sort_values("agreement", ascending=False, kind="stable")
     best = best.drop_duplicates(["first", "second"])
     return best.sort_values(["first", "second"], ignore_index=True)
+
+
+def polarity(thumbnails: np.ndarray) -> np.ndarray:
+    """By how much (n,) each picture is more like its nearest neighbour than its negative is:
+    below 0 it is probably inverted, because most pictures of a set are not.
+    """
+    described = _descriptors(_normalised(thumbnails), False)
+    result = np.empty(len(described), np.float32)
+    for start in range(0, len(described), CHUNK):
+        likeness = described[start : start + CHUNK] @ described.T
+        rows = np.arange(len(likeness))
+        likeness[rows, start + rows] = 0
+        result[start : start + CHUNK] = likeness.max(1) + likeness.min(1)
+    return result
 
 
 def clusters(table: pd.DataFrame, count: int) -> np.ndarray:
@@ -97,10 +140,9 @@ def _descriptors(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
     result = np.empty((len(normalised), COARSE * COARSE), np.float32)
     for start in range(0, len(normalised), CHUNK):
         images = _flipped(normalised[start : start + CHUNK], mirrored)
-        blurred = ndimage.gaussian_filter(images, (0, 2, 2))[
-            :, step // 2 :: step, step // 2 :: step
-        ]
-        result[start : start + CHUNK] = blurred.reshape(len(images), -1)
+        blurred = ndimage.gaussian_filter(images, (0, 2, 2))
+        points = blurred[:, step // 2 :: step, step // 2 :: step]
+        result[start : start + CHUNK] = points.reshape(len(images), -1)
     norm = np.linalg.norm(result, axis=1, keepdims=True)
     return np.divide(result, norm, out=np.zeros_like(result), where=norm > 1e-3)
 
@@ -116,25 +158,23 @@ def _candidates(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
         count = min(NEIGHBOURS, likeness.shape[1])
         best = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
         near = np.take_along_axis(likeness, best, 1) >= LEAST_LIKENESS
-        found.append(
-            np.stack([np.broadcast_to(start + rows[:, None], best.shape)[near], best[near]])
-        )
-    both = np.sort(np.concatenate(found, axis=1), axis=0)
+        found.append(np.stack([start + np.nonzero(near)[0], best[near]]))
+    both = np.sort(np.concatenate([np.zeros((2, 0), int), *found], axis=1), axis=0)
     return np.unique(both, axis=1)
 
 
 def _agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Correlation (n,) of the details of two stacks (n, SIDE, SIDE) after the best alignment."""
     result = np.zeros(len(first), np.float32)
-    warp, shape = _align(first, second, np.tile(np.eye(2, 3), (len(first), 1, 1)), 2.0, 4, 10)
-    near = np.flatnonzero((shape >= LEAST_SHAPE) & _is_mild(warp))
-    first, second, warp = first[near], second[near], warp[near]
-    for blur, stride, steps in ((1.0, 2, 6), (0.7, 1, 4)):
-        warp, _ = _align(first, second, warp, blur, stride, steps)
+    near, warp = np.arange(len(first)), np.tile(np.eye(2, 3), (len(first), 1, 1))
+    for blur, stride, steps in ((2.0, 4, 10), (1.0, 2, 6), (0.7, 1, 4)):
+        warp, shape = _align(first, second, warp, blur, stride, steps)
+        kept = (shape >= LEAST_SHAPE) & _is_mild(warp)
+        near, first, second, warp = near[kept], first[kept], second[kept], warp[kept]
     moved, inside = _sample(second, warp, 1)
     rim = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
     agreement = _correlation(_details(first)[rim], _details(moved)[rim], inside[rim])
-    result[near] = np.where(_is_mild(warp), agreement, 0)
+    result[near] = agreement
     return result
 
 

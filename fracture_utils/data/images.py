@@ -43,7 +43,9 @@ def table(config: Config) -> pd.DataFrame:
     merged = pictures[["path"]].merge(known[extra], how="left", on="path").fillna("")
     if "patient" not in merged and (pictures["patient"] != "").any():
         merged["patient"] = pictures["patient"]
-    groups = _groups(pictures.assign(**merged), thumbnails[readable])
+    groups = _groups(
+        pictures.assign(**merged), thumbnails[readable], config.cache_dir / duplicates.CACHE
+    )
     splits = _split_off_validation(pictures.assign(group=groups), config)
     pictures = pictures.assign(group=groups, split=splits)
     return pictures[COLUMNS].merge(merged.drop(columns="group", errors="ignore"), on="path")
@@ -126,7 +128,7 @@ def _check_agreement(config: Config, pictures: pd.DataFrame, known: pd.DataFrame
             )
 
 
-def _groups(pictures: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
+def _groups(pictures: pd.DataFrame, thumbnails: np.ndarray, cache: Path) -> pd.Series:
     """The group of each picture: the sidecar's group, patient or study; else the patient in its
     path; else the name of the original it was made from; else the first of its near duplicates.
     """
@@ -140,7 +142,7 @@ def _groups(pictures: pd.DataFrame, thumbnails: np.ndarray) -> pd.Series:
     copies = originals.isin(originals[stems != stems.map(lambda stem: COPY.sub("", stem))])
     groups = groups.mask((groups == "") & copies, originals)
     if (alone := groups == "").any():
-        linked = duplicates.clusters(duplicates.pairs(thumbnails), len(thumbnails))
+        linked = duplicates.clusters(duplicates.find(thumbnails, cache), len(thumbnails))
         first = (pictures["path"].where(alone, groups)).groupby(linked)
         known = groups.mask(alone).groupby(linked).transform("first")
         groups = groups.where(~alone, known.fillna(first.transform("first")))

@@ -1,0 +1,304 @@
+"""What may be trusted: everything in the data that would make a result look better than it is.
+
+    findings = audit.run(table, config)
+    table = audit.apply(table, findings, config.audit_policy)
+
+The findings table has the columns severity ("red": the test figures would be wrong; "amber":
+look at it before you believe them; "info"), check, path, other (the second picture of a pair,
+or empty), what and advice; red before amber before info. Nothing is deleted or moved.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.tree import DecisionTreeClassifier
+
+from fracture_utils.config import Config
+from fracture_utils.data import duplicates, images, inventory
+from fracture_utils.errors import InputError
+
+COLUMNS = ["severity", "check", "path", "other", "what", "advice"]
+SEVERITIES = ("red", "amber", "info")
+POLICIES = ("report", "drop", "stop")
+SMALLEST_SIDE = 64
+LARGEST_ASPECT = 4.0
+LEAST_SHARE = 0.2
+"""Of the rarer class; below it accuracy says little."""
+INVERTED = -0.05
+"""`duplicates.polarity` below which a picture seems inverted. On FracAtlas 0.3 % of the upright
+pictures lie below, on phantoms 2 %; of inverted ones more than nine in ten."""
+ENOUGH = 60
+"""Pictures that a comparison of each with its neighbours needs."""
+GREY_FILL = 0.04
+METADATA = (
+    "width", "height", "aspect", "file_bytes", "bit_depth", "jpeg_quality", "border", "mean",
+)  # fmt: skip
+WARN_ABOVE = 0.6
+"""AUC of the shortcut probe that is worth a warning, if its interval leaves out 0.5."""
+FOLDS, RESAMPLES = 5, 500
+PROBE = "Metadata only"
+
+
+def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The findings about the pictures of the images table and the files around them."""
+    taken = inventory.take(config)
+    facts = table[["path", "label", "split", "group"]].merge(
+        taken.files.drop(columns=["label", "split"]), on="path"
+    )
+    places = pd.Index(taken.files["path"]).get_indexer(table["path"])
+    thumbnails = taken.thumbnails[places]
+    findings = [
+        *_unreadable(taken.files),
+        *_copies(facts, thumbnails, config),
+        *_shared_groups(table),
+        *_odd_pictures(facts, thumbnails),
+        *_balance(table),
+        *_sidecars(table, taken.files, config),
+        *_shortcut(table, config),
+    ]
+    found = pd.DataFrame(findings, columns=COLUMNS)
+    rank = found["severity"].map(SEVERITIES.index)
+    order = found.assign(rank=rank).sort_values(["rank", "check", "path", "other"]).index
+    return found.loc[order].reset_index(drop=True)
+
+
+def apply(table: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFrame:
+    """The images table as `policy` wants it: "report" leaves it alone, "drop" leaves out what
+    `surplus` lists, "stop" raises InputError where a finding is red.
+    """
+    red = findings[findings["severity"] == "red"]
+    if policy == "stop" and len(red):
+        first = red.iloc[0]
+        raise InputError(
+            f"The audit found {len(red)} faults that would make the results wrong, the first: "
+            f"{first['path']} {first['other']} ({first['check']}): {first['what']}. Mend them "
+            "(audit.csv lists all), or set FRACTURE_AUDIT_POLICY=drop to leave them out."
+        )
+    if policy != "drop":
+        return table
+    kept = table[~table["path"].isin(surplus(table, findings)["path"])].reset_index(drop=True)
+    for split, label in table[["split", "label"]].drop_duplicates().itertuples(index=False):
+        if not ((kept["split"] == split) & (kept["label"] == label)).any():
+            raise InputError(
+                f"Without copies and conflicts no {label} picture is left in {split}. Add other "
+                "pictures there, or set FRACTURE_AUDIT_POLICY=report to see what happens."
+            )
+    return kept
+
+
+def surplus(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
+    """What the policy "drop" leaves out: path and why. Pictures with conflicting labels go,
+    groups that are also in test go from train and validation, and of each set of copies all
+    but one, which is in test if any is.
+    """
+    pairs = findings[findings["other"] != ""]
+    conflicts = pairs[pairs["check"] == "conflicting labels"]
+    why = dict.fromkeys([*conflicts["path"], *conflicts["other"]], "conflicting labels")
+    tested = set(table.loc[table["split"] == "test", "group"])
+    leaked = table["group"].isin(tested) & (table["split"] != "test")
+    why = dict.fromkeys(table.loc[leaked, "path"], "its group is in test") | why
+    place = {path: position for position, path in enumerate(table["path"])}
+    copies = pairs[pairs["check"].isin(["exact copy", "near duplicate"])]
+    links = pd.DataFrame({"first": copies["path"].map(place), "second": copies["other"].map(place)})
+    cluster = duplicates.clusters(links.dropna(), len(table))
+    left = table.assign(cluster=cluster, rank=table["split"].ne("test"))
+    left = left[~left["path"].isin(why)].sort_values(["rank", "path"])
+    why |= dict.fromkeys(left.loc[left["cluster"].duplicated(), "path"], "a copy of another")
+    return pd.DataFrame(sorted(why.items()), columns=["path", "why"])
+
+
+def probe(table: pd.DataFrame, config: Config) -> tuple[dict[str, Any], pd.DataFrame]:
+    """How well the metadata alone tell the class, without a look at the bones.
+
+    Returns a row with auc, auc_low, auc_high (95 %, bootstrap over groups), feature (the one
+    that alone does best) and feature_auc, cross-validated by group over all pictures; and a
+    predictions table (path, group, label, split, model, logit, probability) for validation and
+    test from a probe fitted on train alone, so that it can stand beside the networks.
+    After Badgeley et al., npj Digital Medicine 2 (2019) 31.
+    """
+    known = inventory.take(config).files.assign(aspect=lambda t: t["width"] / t["height"].clip(1))
+    facts = table[["path"]].merge(known, on="path")[list(METADATA)].fillna(-1).to_numpy(float)
+    truth = (table["label"] == "fractured").to_numpy()
+    groups = table["group"].to_numpy()
+    forest = RandomForestClassifier(60, min_samples_leaf=10, random_state=config.seed)
+    probability = _cross_validated(forest, facts, truth, groups, config.seed)
+    stump = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=10, random_state=config.seed)
+    alone = {}
+    for name, column in zip(METADATA, facts.T, strict=True):
+        guess = _cross_validated(stump, column[:, None], truth, groups, config.seed)
+        alone[name] = roc_auc_score(truth, guess)
+    feature = max(alone, key=alone.__getitem__)
+    low, high = _interval(truth, probability, groups, config.seed)
+    row = {"auc": roc_auc_score(truth, probability), "auc_low": low, "auc_high": high}
+    row |= {"feature": feature, "feature_auc": alone[feature]}
+    train = (table["split"] == "train").to_numpy()
+    forest.fit(facts[train], truth[train])
+    predicted = forest.predict_proba(facts[~train])[:, 1].clip(1e-6, 1 - 1e-6)
+    predictions = table.loc[~train, ["path", "group", "label", "split"]].assign(
+        model=PROBE, logit=np.log(predicted / (1 - predicted)), probability=predicted
+    )
+    return row, predictions.reset_index(drop=True)
+
+
+def _cross_validated(
+    learner: Any, facts: np.ndarray, truth: np.ndarray, groups: np.ndarray, seed: int
+) -> np.ndarray:
+    """Probability (n,) of each picture by a learner that has seen none of its group."""
+    result = np.full(len(truth), truth.mean())
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for seen, unseen in folds.split(facts, truth, groups):
+        learner.fit(facts[seen], truth[seen])
+        result[unseen] = learner.predict_proba(facts[unseen])[:, 1]
+    return result
+
+
+def _interval(
+    truth: np.ndarray, probability: np.ndarray, groups: np.ndarray, seed: int
+) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    names, group = np.unique(groups, return_inverse=True)
+    share, drawn = np.full(len(names), 1 / len(names)), []
+    for _ in range(RESAMPLES):
+        weight = generator.multinomial(len(names), share)[group]
+        if weight[truth].any() and weight[~truth].any():
+            drawn.append(roc_auc_score(truth, probability, sample_weight=weight))
+    return tuple(np.percentile(drawn, [2.5, 97.5])) if drawn else (0.0, 1.0)
+
+
+def _finding(severity: str, check: str, path: str, what: str, advice: str, other: str = "") -> dict:
+    return dict(zip(COLUMNS, (severity, check, path, other, what, advice), strict=True))
+
+
+def _unreadable(found: pd.DataFrame) -> list[dict]:
+    advice = "mend it or take it away; the run goes on without it"
+    return [
+        _finding("info" if "hidden" in reason else "amber", "left out", path, reason, advice)
+        for path, reason in found.loc[found["reason"] != "", ["path", "reason"]].itertuples(
+            index=False
+        )
+    ]
+
+
+def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list[dict]:
+    exact = facts.groupby("sha256")["path"].transform("first")
+    origin = pd.Index(facts["path"]).get_indexer(exact)
+    same = np.flatnonzero(origin != np.arange(len(facts)))
+    equal = pd.DataFrame({"first": origin[same], "second": same, "mirrored": False})
+    near = duplicates.find(thumbnails, config.cache_dir / duplicates.CACHE)
+    digest = facts["sha256"].to_numpy()
+    near = near[digest[near["first"].astype(int)] != digest[near["second"].astype(int)]]
+    both = pd.concat(
+        [equal.assign(check="exact copy", agreement=1.0), near.assign(check="near duplicate")]
+    )
+    rows = facts[["path", "label", "split"]].to_dict("records")
+    return [
+        _judged(rows[int(pair.first)], rows[int(pair.second)], pair.check,
+                f"{pair.check}{', mirrored' if pair.mirrored else ''}"
+                f" (agreement {pair.agreement:.3f})")
+        for pair in both.itertuples()
+    ]  # fmt: skip
+
+
+def _judged(one: dict, other: dict, check: str, what: str) -> dict:
+    if one["label"] != other["label"]:
+        severity, check, what = "red", "conflicting labels", f"{what}, but one is fractured"
+        advice = "look at both and correct the wrong label"
+    elif (one["split"] == "test") != (other["split"] == "test"):
+        severity, what = "red", f"{what} in {one['split']} and {other['split']}"
+        advice = "keep one of them: what was learnt by heart counts as found"
+    else:
+        severity, advice = "amber", "keep one of them: it counts twice"
+    return _finding(severity, check, one["path"], what, advice, other["path"])
+
+
+def _shared_groups(table: pd.DataFrame) -> list[dict]:
+    """One finding for each group in two splits. (Clusters of near duplicates, which bear the
+    path of their first picture, are judged pair by pair.)
+    """
+    findings = []
+    both = table.assign(place=np.where(table["split"] == "test", "test", "train"))
+    both = both[~both["group"].isin(table["path"])]
+    several = both.groupby("group")["place"].transform("nunique") > 1
+    for group, rows in both[several].groupby("group"):
+        first = rows.groupby("place")["path"].first()
+        counts = rows["place"].value_counts()
+        what = f"{group} has {counts['train']} pictures in train and {counts['test']} in test"
+        advice = "put all pictures of a patient into one of the two folders"
+        findings.append(
+            _finding("red", "group in two splits", first["train"], what, advice, first["test"])
+        )
+    if len(table) > 1 and table["group"].isin(table["path"]).mean() > 0.5:
+        what = "most pictures bear no patient: groups are clusters of near duplicates"
+        advice = "add a column patient to images.csv; other views may lie in train and test"
+        findings.append(_finding("amber", "no patients", "", what, advice))
+    return findings
+
+
+def _odd_pictures(facts: pd.DataFrame, thumbnails: np.ndarray) -> list[dict]:
+    blank = thumbnails.reshape(len(thumbnails), -1).std(1) < 2
+    polarity = (
+        duplicates.polarity(thumbnails) if len(thumbnails) >= ENOUGH else np.zeros(len(facts))
+    )
+    sides = facts[["width", "height"]]
+    usual = facts["bit_depth"].mode().iloc[0]
+    odd = {
+        "grey fill": (facts["grey_fill"] >= GREY_FILL, "its lower part is one grey block, as of a "
+                      "file cut short", "fetch the original again"),
+        "blank": (blank, "it shows nothing", "take it away"),
+        "inverted": ((polarity < INVERTED) & ~blank, "bones seem dark on bright air",
+                     "look at it; invert it if so"),
+        "odd size": ((sides.min(axis=1) < SMALLEST_SIDE)
+                     | (sides.max(axis=1) > LARGEST_ASPECT * sides.min(axis=1)),
+                     "it is very small or very long", "look at it; was it cut or scaled?"),
+        "bit depth": (facts["bit_depth"] != usual, f"its bit depth is not {usual}, as most have",
+                      "see whether one class comes from another source"),
+    }  # fmt: skip
+    return [
+        _finding("amber" if check != "bit depth" else "info", check, path, what, advice)
+        for check, (where, what, advice) in odd.items()
+        for path in facts.loc[np.asarray(where), "path"]
+    ]
+
+
+def _balance(table: pd.DataFrame) -> list[dict]:
+    fractured = (table["label"] == "fractured").groupby(table["split"]).mean()
+    share = (table["label"] == "fractured").mean()
+    what = ", ".join(f"{split} {value:.1%}" for split, value in fractured.items()) + " fractured"
+    rare = min(share, 1 - share) < LEAST_SHARE
+    advice = "judge by AUC and average precision, not by accuracy" if rare else ""
+    return [_finding("amber" if rare else "info", "class balance", "", what, advice)]
+
+
+def _sidecars(table: pd.DataFrame, found: pd.DataFrame, config: Config) -> list[dict]:
+    findings = []
+    unknown = set(images.sidecar(config)["path"]) | set(images.boxes(config)["path"])
+    for path in sorted(unknown - set(found["path"])):
+        what = "images.csv or boxes.csv names it, but there is no such file"
+        findings.append(_finding("info", "sidecar", path, what, "correct the table"))
+    marked = images.boxes(config).merge(table, on="path")
+    wrong = (marked["xmin"] >= marked["xmax"]) | (marked["ymin"] >= marked["ymax"])
+    wrong |= (marked[["xmin", "ymin"]].min(axis=1) < -1) | (marked["label"] == "normal")
+    wrong |= (marked["xmax"] > marked["width"] + 1) | (marked["ymax"] > marked["height"] + 1)
+    for path in marked.loc[wrong, "path"].unique():
+        what = "its box is empty, lies outside the picture, or the picture is normal"
+        findings.append(_finding("amber", "box", path, what, "correct boxes.csv"))
+    return findings
+
+
+def _shortcut(table: pd.DataFrame, config: Config) -> list[dict]:
+    if table.groupby("label")["group"].nunique().min() < FOLDS:
+        what = f"the shortcut probe needs {FOLDS} groups of each class"
+        return [_finding("info", "shortcut", "", what, "")]
+    row, _ = probe(table, config)
+    warn = row["auc"] > WARN_ABOVE and row["auc_low"] > 0.5
+    what = (
+        f"size, depth, quality, border and brightness alone reach AUC {row['auc']:.2f} "
+        f"({row['auc_low']:.2f} to {row['auc_high']:.2f}); most telling: {row['feature']}, alone "
+        f"{row['feature_auc']:.2f}"
+    )
+    advice = f"a network may learn this instead of fractures: compare it with the row {PROBE}"
+    return [_finding("amber" if warn else "info", "shortcut", "", what, advice if warn else "")]
