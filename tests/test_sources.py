@@ -1,0 +1,356 @@
+import hashlib
+import http.server
+import io
+import json
+import stat
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fracture_utils import download
+from fracture_utils.config import Config
+from fracture_utils.data import images, sources
+from fracture_utils.errors import InputError
+
+
+def save(path, seed, mode=np.uint8):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (12, 12)).astype(np.uint8)
+    picture = np.asarray(Image.fromarray(noise).resize((40, 50)))
+    Image.fromarray(picture.astype(mode) * (257 if mode is np.uint16 else 1)).save(path)
+    return path
+
+
+def mura(root="MURA-v1.1"):
+    for number in range(24):
+        upstream, part = ("train", "valid")[number % 4 == 3], ("WRIST", "ELBOW")[number % 3 == 0]
+        finding = ("negative", "positive")[number % 2 if number % 4 != 3 else number % 8 == 7]
+        for image in (1, 2):
+            study = f"{root}/{upstream}/XR_{part}/patient{number:05d}/study1_{finding}"
+            save(f"{study}/image{image}.png", 10 * number + image)
+    Path(root, "train/XR_WRIST/patient00001/study1_positive/._image1.png").write_bytes(b"x")
+    Path(root, "train_image_paths.csv").write_text("x\n")
+    return Path(root)
+
+
+def fracatlas(root="FracAtlas"):
+    rows, marks, names = [], [], []
+    for number in [*range(40), *range(3300, 3312)]:
+        fractured = number % 2
+        name = f"IMG{number:07d}.jpg"
+        save(f"{root}/images/{('Non_fractured', 'Fractured')[fractured]}/{name}", number)
+        rows.append(
+            (name, 1, 0, number % 5 == 0, 0, 0, fractured, 0, fractured, fractured, 1, 1, 0)
+        )
+        if fractured:
+            names.append({"id": number, "file_name": name})
+            marks.append({"image_id": number, "bbox": [3, 4, 10, 20]})
+    columns = [
+        "image_id",
+        "hand",
+        "leg",
+        "hip",
+        "shoulder",
+        "mixed",
+        "hardware",
+        "multiscan",
+        "fractured",
+        "fracture_count",
+        "frontal",
+        "lateral",
+        "oblique",
+    ]
+    pd.DataFrame(rows, columns=columns).astype(str).replace({"True": "1", "False": "0"}).to_csv(
+        f"{root}/dataset.csv", index=False
+    )
+    coco = Path(root, "Annotations/COCO JSON/COCO_fracture_masks.json")
+    coco.parent.mkdir(parents=True)
+    coco.write_text(json.dumps({"images": names, "annotations": marks}))
+    return Path(root)
+
+
+def grazpedwri(root="graz"):
+    rows = []
+    for patient in range(40):
+        for view in (1, 2):
+            stem = f"{patient:04d}_0504{view}_WRI-L{view}_M010"
+            save(f"{root}/images_part1/{stem}.png", 10 * patient + view, np.uint16)
+            visible = "1.0" if patient % 2 else ""
+            rows.append((stem, patient, 1, view, "L", visible, "1" if patient == 3 else "", ""))
+            mark = Path(root, f"folder_structure/pascalvoc/{stem}.xml")
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(
+                "<annotation>"
+                + "".join(
+                    f"<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax>"
+                    "<ymax>8.5</ymax></bndbox></object>"
+                    for name in ("text", "fracture")
+                )
+                + "</annotation>"
+            )
+    columns = [
+        "filestem",
+        "patient_id",
+        "study_number",
+        "projection",
+        "laterality",
+        "fracture_visible",
+        "metal",
+        "cast",
+    ]
+    pd.DataFrame(rows, columns=columns).to_csv(f"{root}/dataset.csv", index=False)
+    return Path(root)
+
+
+def kaggle(root="kaggle"):
+    for number in range(40):
+        upstream = ("train", "val", "test")[number % 4 % 3]
+        label = ("not fractured", "fractured")[number // 4 % 2]
+        save(f"{root}/Bone/{upstream}/{label}/{number}-rotated1_jpg.rf.{number:032x}.jpg", number)
+    return Path(root)
+
+
+def config(folder):
+    return Config(data_dir=folder, source="pictures", results_dir="results")
+
+
+def check(folder, table):
+    """What was brought is read by the table of images without a complaint, boxes included."""
+    read = images.table(config(folder))
+    assert sorted(read["path"]) == sorted(table["path"])
+    assert set(images.boxes(config(folder))["path"]) <= set(read["path"])
+    assert (Path(folder) / "ATTRIBUTION.txt").read_text().strip()
+    return read
+
+
+def test_mura():
+    table = sources.bring("mura", mura(), "data")
+    read = check("data", table)
+    assert len(table) == 48
+    assert set(read["body_part"]) == {"wrist", "elbow"}
+    assert read["group"].str.fullmatch(r"patient\d{5}").all()
+    assert set(read.loc[read["label"] == "fractured", "finding"]) == {"abnormal"}
+    assert sources.positive("data") == "abnormal"
+    assert sources.positive("elsewhere") == "fractured"
+    assert read["study"].nunique() == 24
+
+
+def test_fracatlas():
+    table = sources.bring("fracatlas", fracatlas(), "data")
+    read = check("data", table).set_index("path")
+    assert (read["split"] == "test").sum() == 12
+    assert read.loc["train/fractured/IMG0000005.jpg", "body_part"] == "hand+hip"
+    assert read.loc["train/normal/IMG0000002.jpg", "view"] == "frontal+lateral"
+    boxes = images.boxes(config("data"))
+    assert len(boxes) == 26
+    assert boxes.iloc[0, 1:].tolist() == [3, 4, 13, 24]
+
+
+def test_grazpedwri_from_zips_in_a_folder():
+    root = grazpedwri()
+    with zipfile.ZipFile(root / "images_part1.zip", "w") as archive:
+        for path in (root / "images_part1").iterdir():
+            archive.write(path, path.relative_to(root))
+            path.unlink()
+    table = sources.bring("grazpedwri", root, "data")
+    read = check("data", table)
+    assert len(read) == 80
+    assert set(read["bit_depth"]) == {16}
+    assert read.groupby("patient")["split"].nunique().max() == 1
+    assert set(read["view"]) == {"frontal", "lateral"}
+    assert set(read.loc[read["hardware"] == "1", "patient"]) == {"3"}
+    boxes = images.boxes(config("data"))
+    assert len(boxes) == 40
+    assert boxes["ymax"].tolist()[0] == 8.5
+
+
+def test_kaggle_folders():
+    table = sources.bring("folders", kaggle(), "data")
+    read = check("data", table)
+    assert len(read) == 40
+    assert read["path"].str.contains("train/normal/val/").any()
+    assert (table["label"] == "fractured").sum() == 20
+    assert sources.positive("data") == "fractured"
+
+
+def test_pictures_are_linked_or_copied_and_the_source_stays():
+    root = mura()
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    table = sources.bring("mura", root, "linked")
+    first = table["path"].iloc[0]
+    assert Path("linked", first).stat().st_nlink == 2
+    sources.bring("mura", root, "copied", copy=True)
+    assert Path("copied", first).stat().st_nlink == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_second_call_continues(monkeypatch):
+    root = mura()
+    table = sources.bring("mura", root, "data", copy=True)
+    Path("data", table["path"].iloc[5]).unlink()
+    placed = []
+    real = sources.shutil.copyfile
+    monkeypatch.setattr(sources.shutil, "copyfile", lambda *a: placed.append(a) or real(*a))
+    heard = []
+    sources.bring("mura", root, "data", True, lambda *given: heard.append(given))
+    assert len(placed) == 1
+    assert heard[-1] == (48, 48)
+
+
+def test_what_lies_in_the_destination_is_not_mixed():
+    Path("data/train/normal").mkdir(parents=True)
+    Path("data/train/normal/.gitkeep").touch()
+    Path("data/phantoms").mkdir()
+    Path("data/phantoms/a.png").touch()
+    sources.bring("mura", mura(), "data")
+    with pytest.raises(InputError, match="holds something else"):
+        sources.bring("folders", kaggle(), "data")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_archives_are_unpacked_once(kind):
+    root = fracatlas()
+    if kind == "zip":
+        with zipfile.ZipFile("a.zip", "w") as archive:
+            for path in root.rglob("*"):
+                archive.write(path)
+            archive.writestr("__MACOSX/._dataset.csv", "x")
+    else:
+        with tarfile.open("a.tar.gz", "w:gz") as archive:
+            archive.add(root)
+    table = sources.bring("fracatlas", f"a.{kind}", "data")
+    assert len(table) == 52
+    assert len(sources.bring("fracatlas", f"a.{kind}", "data")) == 52
+
+
+def evil_zip(fault):
+    info = zipfile.ZipInfo({"dots": "../evil.png", "absolute": "/tmp/evil.png",
+                            "drive": "C:/evil.png"}.get(fault, "evil.png"))  # fmt: skip
+    if fault == "link":
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile("evil.zip", "w") as archive:
+        archive.writestr("good.png", "x")
+        archive.writestr(info, "/etc/passwd")
+    if fault == "huge":
+        data = bytearray(Path("evil.zip").read_bytes())
+        place = data.rfind(b"PK\x01\x02")
+        data[place + 24 : place + 28] = (4 * 2**30 - 2).to_bytes(4, "little")
+        Path("evil.zip").write_bytes(data)
+    return "evil.zip"
+
+
+def evil_tar(fault):
+    member = tarfile.TarInfo({"dots": "a/../../evil.png", "absolute": "/tmp/evil.png",
+                              "drive": "C:\\evil.png"}.get(fault, "evil.png"))  # fmt: skip
+    if fault == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open("evil.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("good.png"))
+        if fault == "huge":
+            member.size = 10 * 2**30
+            archive.fileobj.write(member.tobuf())
+        else:
+            archive.addfile(member, io.BytesIO(b""))
+    return "evil.tar"
+
+
+@pytest.mark.parametrize("make", [evil_zip, evil_tar])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("dots", "leads out"), ("absolute", "leads out"), ("drive", "leads out"),
+     ("link", "is a link"), ("huge", "absurdly large")],
+)  # fmt: skip
+def test_hostile_archives_are_refused_before_anything_is_written(make, fault, reason):
+    with pytest.raises(InputError, match=reason):
+        sources.bring("folders", make(fault), "data")
+    assert not Path("data").exists()
+    assert not Path("evil.png").exists()
+    assert not Path("/tmp/evil.png").exists()
+
+
+def test_damaged_archives_are_one_sentence():
+    kaggle()
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for path in Path("kaggle").rglob("*.jpg"):
+            archive.write(path)
+    whole = Path("a.zip").read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[200:260] = bytes(60)
+    for content in (bytes(spoilt), whole[:-1000], b"", b"no archive"):
+        Path("b.zip").write_bytes(content)
+        with pytest.raises(InputError, match=r"b\.zip"):
+            sources.bring("folders", "b.zip", "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("mura", "no pictures laid out"), ("fracatlas", "one dataset.csv"), ("nonsense", "no source")],
+)
+def test_a_wrong_source_is_one_sentence(name, sentence):
+    Path("empty").mkdir()
+    with pytest.raises(InputError, match=sentence):
+        sources.bring(name, "empty", "data")
+    with pytest.raises(InputError):
+        sources.bring("mura", "absent", "data")
+    assert not Path("data/images.csv").exists()
+
+
+def test_the_download_is_resumed_and_checked(monkeypatch):
+    root = fracatlas()
+    with zipfile.ZipFile("FracAtlas.zip", "w") as packed:
+        for path in root.rglob("*"):
+            packed.write(path)
+    archive = Path("FracAtlas.zip").read_bytes()
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Range")))
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            body = archive[start:]
+            if self.path == "/record":
+                entry = {"name": "FracAtlas.zip", "download_url": f"{address}/file",
+                         "computed_md5": hashlib.md5(archive).hexdigest()}  # fmt: skip
+                body = json.dumps({"files": [entry]}).encode()
+            elif len(asked) == 2:
+                body = bytes(len(archive))  # wrong bytes first
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(archive) - 1}/{len(archive)}"
+                )
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if len(asked) == 3 else body)  # then a break
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(sources, "FRACATLAS", f"{address}/record")
+        assert len(sources.bring("fracatlas", "download", "data")) == 52
+        server.shutdown()
+    ranges = [start for path, start in asked if path == "/file"]
+    assert ranges == [None, None, f"bytes={len(archive) // 2}-"]
+
+
+def test_the_command_line(capsys):
+    mura()
+    assert sources.main(["mura", "MURA-v1.1", "data", "--copy"]) == 0
+    said = capsys.readouterr().out
+    assert "48 of 48 pictures" in said
+    assert "Licence: Stanford" in said
+    assert sources.main(["mura", "absent", "other"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        sources.main(["nonsense", "a", "b"])
