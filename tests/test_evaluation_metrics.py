@@ -198,7 +198,7 @@ def coverage(pictures, per_group, simulations, resamples):
 
 @pytest.mark.parametrize("per_group", [1, 2])
 def test_95_of_100_intervals_hold_the_truth(per_group):
-    assert 0.93 <= coverage(200, per_group, simulations=600, resamples=300) <= 0.97
+    assert 0.93 <= coverage(200, per_group, simulations=400, resamples=300) <= 0.97
 
 
 @pytest.mark.slow

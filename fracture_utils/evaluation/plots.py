@@ -33,7 +33,8 @@ STYLE_OF = {
     "Metadata only": ("#AAAAAA", "x"),
 }
 """Colour (Okabe and Ito's palette, safe for colour-blind readers) and marker, everywhere."""
-UNKNOWN = (("#0072B2", "h"), ("#D55E00", "<"), ("#009E73", ">"), ("#CC79A7", "p"), ("#E69F00", "d"))
+UNKNOWN_COLOURS = tuple(colour for colour, _ in tuple(STYLE_OF.values())[:6])
+UNKNOWN_MARKERS = "h<>pd8"
 CLASS_COLOURS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
 SEVERITY_COLOURS = {"red": "#B2182B", "amber": "#E69F00", "info": "#9DB4C8"}
 WIDTH = 8.0
@@ -91,7 +92,7 @@ class Album:
 
     def add(self, name: str, figure: Chart, caption: str) -> Chart:
         """Stamp the figure, write it to `<folder>/<name>.png`, and return it to be shown."""
-        lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 17))
+        lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 15))
         height = (0.16 * len(lines) + 0.12) / figure.get_figheight() if lines else 0
         figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
         figure.text(
@@ -121,8 +122,11 @@ def style(model: str, models: Sequence[str]) -> dict[str, str]:
     if base:
         return {"color": base[0], "marker": base[1], "markerfacecolor": "white"}
     unknown = sorted(name for name in set(models) if name not in STYLE_OF)
-    colour, marker = UNKNOWN[unknown.index(model) % len(UNKNOWN)]
-    return {"color": colour, "marker": marker}
+    place = unknown.index(model)
+    return {
+        "color": UNKNOWN_COLOURS[place % 6],
+        "marker": UNKNOWN_MARKERS[(place + place // 6) % 6],
+    }
 
 
 @_styled
@@ -140,7 +144,7 @@ def class_distribution(images: pd.DataFrame) -> Chart:
         )  # fmt: skip
         ax.bar_label(bars, fmt="{:,.0f}", padding=2)
     shares = counts[FRACTURED] / counts.sum(axis=1)
-    ticks = [f"{split}\n{share:.0%} fractured" for split, share in shares.items()]
+    ticks = [f"{split}\n{100 * share:.0f} % fractured" for split, share in shares.items()]
     ax.set_xticks(range(len(counts)), ticks)
     ax.set(ylabel="pictures", title=f"{len(images):,} pictures by split and class")
     ax.margins(y=0.12)
@@ -177,7 +181,7 @@ def history(history: pd.DataFrame) -> Chart:
 @_styled
 def roc(predictions: pd.DataFrame, scores: pd.DataFrame) -> Chart:
     """Sensitivity against false alarms on the test rows, the chosen thresholds marked."""
-    chart, ax = _chart(4.9)
+    chart, ax = _chart(max(4.9, 0.4 * predictions["model"].nunique() + 1.5))
     ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, linestyle="--")
     for curve in _curves(predictions):
         _line(
@@ -202,7 +206,7 @@ def roc(predictions: pd.DataFrame, scores: pd.DataFrame) -> Chart:
 @_styled
 def precision_recall(predictions: pd.DataFrame, scores: pd.DataFrame) -> Chart:
     """Positive predictive value against sensitivity on the test rows."""
-    chart, ax = _chart(4.9)
+    chart, ax = _chart(max(4.9, 0.4 * predictions["model"].nunique() + 1.5))
     prevalence = scores["positives"].iloc[0] / scores["n"].iloc[0]
     ax.axhline(prevalence, color="#BBBBBB", linewidth=1, linestyle="--")
     for curve in _curves(predictions):
@@ -222,28 +226,18 @@ def precision_recall(predictions: pd.DataFrame, scores: pd.DataFrame) -> Chart:
 @_styled
 def confusion_matrices(predictions: pd.DataFrame) -> Chart:
     """What became of the fractured and the normal test pictures, a panel a model."""
-    import seaborn
+    import seaborn  # slow to import, and needed only here
 
     seen = metrics.contenders(predictions)
     chart, axes = _panels(len(seen.models), 2.5)
     for place, (ax, model) in enumerate(zip(axes.flat, seen.models, strict=False)):
-        table = np.array(
-            [
-                [
-                    np.sum((seen.labels == truth) & (seen.decisions[:, place] == say))
-                    for say in (1, 0)
-                ]
-                for truth in (1, 0)
-            ]
-        )
+        cells = 2 * (1 - seen.labels) + (1 - seen.decisions[:, place])
+        table = np.bincount(cells, minlength=4).reshape(2, 2)
         share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-        texts = [
-            [f"{n:,}\n{s:.0%}" for n, s in zip(*row, strict=True)]
-            for row in zip(table, share, strict=True)
-        ]
+        texts = [f"{n:,}\n{100 * s:.0f} %" for n, s in zip(table.flat, share.flat, strict=True)]
         seaborn.heatmap(
-            share, ax=ax, annot=np.array(texts), fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False,
-            square=True, linewidths=2, xticklabels=[FRACTURED, NORMAL],
+            share, ax=ax, annot=np.reshape(texts, (2, 2)), fmt="", cmap="Blues", vmin=0, vmax=1,
+            cbar=False, square=True, linewidths=2, xticklabels=[FRACTURED, NORMAL],
             yticklabels=[FRACTURED, NORMAL] if place % axes.shape[1] == 0 else [],
         )  # fmt: skip
         ax.set_title(_short(model))
@@ -296,16 +290,16 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
         apart = row.p_delong_holm < 0.05
         colour = "#2C6DA4" if apart else "#E3E6EA"
         ax.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=colour, lw=0))
-        p = "p ?" if np.isnan(row.p_delong_holm) else _p(row.p_delong_holm)
+        text = f"{row.difference:+.3f}\n{_p(row.p_delong_holm)}"
         ax.text(
-            x, y, f"{row.difference:+.3f}\n{p}", ha="center", va="center",
-            size=min(9, 75 / max(k, 1)), color="white" if apart else "#222222",
+            x, y, text if k <= 10 else f"{row.difference:+.2f}", ha="center", va="center",
+            size=min(9, 98 / k), color="white" if apart else "#222222",
         )  # fmt: skip
     ax.set(xlim=(-0.5, max(k - 1.5, 0.5)), ylim=(k - 0.5, 0.5))
-    ax.set_xticks(range(max(k - 1, 0)), [textwrap.fill(_short(m), 12) for m in models[:-1]])
+    names = [_short(m) if k > 8 else textwrap.fill(_short(m), 12) for m in models[:-1]]
+    ax.set_xticks(range(max(k - 1, 0)), names, rotation=90 if k > 8 else 0)
     ax.set_yticks(range(1, k), [_short(m) for m in models[1:]])
     ax.tick_params(length=0)
-    ax.tick_params(axis="x", labelsize=min(9, 72 / max(k, 1)))
     ax.spines[:].set_visible(False)
     tied = int((~(comparisons["p_delong_holm"] < 0.05)).sum())
     ax.set_title(
@@ -319,31 +313,30 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
 def reliability(predictions: pd.DataFrame) -> Chart:
     """Share of fractures against the probability said, before and after temperature scaling."""
     seen = metrics.contenders(predictions)
-    chart, axes = _chart(5.2, 1, 2, sharey=True)
-    after = seen.probabilities
-    before = special.expit(seen.logits)
-    for ax, probabilities, title in zip(
-        axes.flat, (before, after), ("before temperature scaling", "after"), strict=True
-    ):
+    stages = {"before temperature scaling": special.expit(seen.logits), "after": seen.probabilities}
+    chart, axes = _chart(max(3.6, 0.4 * len(seen.models) + 1.3), 1, 2, sharey=True)
+    errors = np.zeros((len(seen.models), 2))
+    for column, (title, probabilities) in enumerate(stages.items()):
+        ax = axes[column]
         ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, linestyle="--")
         for place, model in enumerate(seen.models):
-            bins = np.minimum((probabilities[:, place] * 10).astype(int), 9)
-            table = pd.DataFrame({"said": probabilities[:, place], "truth": seen.labels}).groupby(
-                bins
-            )
-            points = table.mean()[table.size() >= 5]
-            error = metrics.calibration_error(seen.labels, probabilities[:, place])
+            said = probabilities[:, place]
+            table = pd.DataFrame({"said": said, "truth": seen.labels})
+            bins = table.groupby(np.minimum((said * 10).astype(int), 9))
+            points = bins.mean()[bins.size() >= 5]
+            errors[place, column] = metrics.calibration_error(seen.labels, said)
             ax.plot(
                 points["said"], points["truth"], linewidth=1.2, markersize=5,
-                label=f"{_short(model)} {error:.3f}", **style(model, seen.models),
+                label=f"{_short(model, 18)}\n{errors[place, 0]:.3f} → {errors[place, 1]:.3f}",
+                **style(model, seen.models),
             )  # fmt: skip
-        ax.set(title=title, xlabel="probability said", aspect="equal")
+        ax.set(title=title, xlabel="probability said", aspect="equal", anchor="N")
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        ax.legend(
-            frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2,
-            columnspacing=1, title="expected calibration error",
-        )  # fmt: skip
-    axes.flat[0].set_ylabel("share that is fractured")
+    axes[1].legend(
+        frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.04),
+        title="calibration error\nbefore and after",
+    )  # fmt: skip
+    axes[0].set_ylabel("share that is fractured")
     return chart
 
 
@@ -452,7 +445,7 @@ def audit(findings: pd.DataFrame) -> Chart:
         title="What the data audit found" if len(counts) else "The data audit found nothing",
     )
     if order:
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02))
     return chart
 
 
@@ -486,6 +479,8 @@ def _short(text: str, longest: int = 24) -> str:
 
 
 def _p(value: float) -> str:
+    if np.isnan(value):
+        return "no test"
     return "p < 0.001" if value < 0.001 else f"p {value:.3f}"
 
 

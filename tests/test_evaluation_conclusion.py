@@ -1,0 +1,161 @@
+"""The sentences change when the numbers do, and read well in every case."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fracture_utils.evaluation import comparison, conclusion, metrics
+from fracture_utils.evaluation.comparison import Power
+
+NAMES = ("A", "B", "C")
+
+
+def scores(aucs, n=500, positives=100, start="imagenet", **changes):
+    rows = [
+        {"model": name, "initialisation": start, "n": n, "positives": positives}
+        | dict.fromkeys(metrics.METRICS, 0.8)
+        | {f"{m}_low": 0.7 for m in metrics.METRICS}
+        | {f"{m}_high": 0.9 for m in metrics.METRICS}
+        | {"auc": auc, "auc_low": auc - 0.05, "auc_high": auc + 0.03}
+        | {"expected_calibration_error": 0.03}
+        | changes
+        for name, auc in aucs.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def pairs(p):
+    rows = [(a, b, 0.01, 0, 0.02, v, v, v, v) for (a, b), v in p.items()]
+    return pd.DataFrame(rows, columns=list(comparison.COLUMNS))
+
+
+def points(rule="youden", threshold=0.31):
+    rows = [(name, 1.5, threshold, rule, 100, 30) for name in (*NAMES, "Ensemble")]
+    columns = ["model", "temperature", "threshold", "rule", "n", "positives"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+AUCS = {"B": 0.85, "A": 0.9, "C": 0.7}
+TIED = pairs({("A", "B"): 0.4, ("A", "C"): 0.2, ("B", "C"): 0.5})
+LEAD = pairs({("A", "B"): 0.4, ("A", "C"): 0.001, ("B", "C"): 0.5})
+WON = pairs({("A", "B"): 0.01, ("A", "C"): 0.001, ("B", "C"): 0.5})
+
+
+def text(*arguments, **keywords):
+    said = conclusion.sentences(*arguments, **keywords)
+    for sentence in said:
+        assert sentence[0].isupper()
+        assert sentence.endswith(".")
+        assert not set("\n_") & set(sentence)
+        assert "nan" not in sentence
+        assert "  " not in sentence
+    assert said[-1] == conclusion.EDUCATION
+    return " ".join(said)
+
+
+def test_the_best_and_its_rivals():
+    said = text(scores(AUCS), LEAD)
+    assert "A ranks best of 3 networks, with an AUC of 0.900 (95 % interval 0.850 to 0.930)" in said
+    assert "does not tell it from B; it is ahead of C." in said
+    assert "cannot say which network is best" in text(scores(AUCS), TIED)
+    assert "Its lead over every other network holds" in text(scores(AUCS), WON)
+
+
+def test_two_networks():
+    two = {"A": 0.9, "B": 0.8}
+    assert "Its lead over B holds" in text(scores(two), pairs({("A", "B"): 0.01}))
+    assert "tells it from B: this test set" in text(scores(two), pairs({("A", "B"): 0.4}))
+    assert "tells it from B: this test set" in text(scores(two), pairs({("A", "B"): np.nan}))
+
+
+def test_a_shared_first_place():
+    assert "A and B share the first place" in text(scores({"A": 0.9, "B": 0.9, "C": 0.5}), TIED)
+
+
+def test_one_network():
+    said = text(scores({"A": 0.9}), pairs({}))
+    assert "A, the only network, reaches" in said
+    assert "tell" not in said
+
+
+@pytest.mark.parametrize(("positives", "name"), [(0, "normal"), (20, "fractured")])
+def test_one_class(positives, name):
+    table = scores(AUCS, n=20, positives=positives, auc=np.nan, auc_low=np.nan, auc_high=np.nan)
+    said = text(table, TIED, points(), power=None)
+    assert f"All 20 test pictures are {name}" in said
+    assert ("misses" in said) == (name == "fractured")
+    assert ("false alarm" in said) == (name == "normal")
+
+
+def test_what_is_missed_at_which_threshold():
+    said = text(scores(AUCS), TIED, points())
+    assert "At its threshold of 0.31 (chosen on validation), A misses 20 of 100 fractures" in said
+    assert "(20 %, 95 % interval 10 to 30 %)" in said
+    assert "a false alarm on 80 of 400 normal pictures" in said
+    none = scores(AUCS, sensitivity=1.0, sensitivity_low=0.96, sensitivity_high=1.0)
+    assert "misses none of 100 fractures (0 %, 95 % interval 0 to 4 %)" in text(none, TIED)
+
+
+def test_whether_probabilities_may_be_believed():
+    assert "(temperature 1.50), its probabilities are on average 3.0" in text(
+        scores(AUCS), TIED, points()
+    )
+    assert "may be read as such" in text(scores(AUCS), TIED, points())
+    wrong = scores(AUCS, expected_calibration_error=0.2)
+    assert "should not be taken at their word" in text(wrong, TIED, points())
+    assert "nothing was calibrated" in text(scores(AUCS), TIED, points("default: none"))
+
+
+def test_how_sure():
+    stability = pd.DataFrame({"model": ["A", "B", "C"], "wins": [0.62, 0.38, 0.0]})
+    said = text(scores(AUCS), TIED, stability=stability)
+    assert "In 62 % of the resampled test sets A comes first, in 38 % B does." in said
+    sure = pd.DataFrame({"model": ["A", "B"], "wins": [0.997, 0.003]})
+    assert "In more than 99 % of the resampled test sets A comes first." in text(
+        scores(AUCS), WON, stability=sure
+    )
+
+
+@pytest.mark.parametrize(
+    ("needed", "sentence"),
+    [
+        (2345.0, "about 2,300 test pictures to show it with 80 % power; there are 500."),
+        (68.0, "about 68 test pictures suffice"),
+        (np.inf, "no number of pictures would separate them"),
+    ],
+)
+def test_power(needed, sentence):
+    assert sentence in text(scores(AUCS), TIED, power=Power("A", "B", 0.05, 500, needed))
+    assert "power" not in text(scores(AUCS), TIED, power=Power("A", "B", 0.05, 500, np.nan))
+
+
+def test_ensembles_are_told_about_after_the_networks():
+    four = pairs({("A", "B"): 0.4, ("A", "C"): 0.4, ("Ensemble", "A"): 0.01})
+    said = text(scores(AUCS | {"Ensemble": 0.95}), four)
+    assert "A ranks best of 3 networks" in said
+    assert "The ensemble reaches 0.950" in said
+    assert "significantly above A." in said
+
+
+def test_warnings_where_they_are_due():
+    plain = text(scores(AUCS), TIED)
+    for word in ("phantoms", "random weights", "Metadata", "interval is wide"):
+        assert word not in plain
+    assert "synthetic phantoms" in text(scores(AUCS), TIED, source="phantoms")
+    assert "All networks started from random weights" in text(scores(AUCS, start="random"), TIED)
+    assert "only 8 fractured test pictures" in text(scores(AUCS, n=100, positives=8), TIED)
+    assert "a single normal test picture" in text(scores(AUCS, n=9, positives=8), TIED)
+    probe = scores(AUCS | {"Metadata only": 0.75})
+    assert "Metadata alone (no pixels) reach an AUC of 0.750" in text(probe, TIED)
+
+
+def test_the_note_names_pictures_and_initialisation():
+    note = conclusion.note("phantoms", {"A": "imagenet", "B": "random", "C": "imagenet"})
+    assert note == (
+        "Synthetic phantoms, not radiographs · random initialisation: B · "
+        "ImageNet weights: A, C · research and education only"
+    )
+    assert conclusion.note("pictures", {"A": "released", "B": "released"}) == (
+        "released weights: all networks · research and education only"
+    )
+    assert conclusion.note() == "research and education only"

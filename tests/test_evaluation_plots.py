@@ -1,0 +1,243 @@
+"""Every figure with tiny, large and odd tables; no text lies on another or leaves the picture."""
+
+import io
+import itertools
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+from scipy import special
+
+from fracture_utils.config import BACKBONES
+from fracture_utils.evaluation import calibration, comparison, metrics, plots
+
+NOTE = (
+    "Synthetic phantoms, not radiographs · ImageNet weights: DenseNet121, ResNet50, VGG16, "
+    "MobileNet · random initialisation: InceptionV3, Xception · research and education only"
+)
+CASES = {
+    "six": (BACKBONES, 120, 0.3),
+    "one": (("MobileNet",), 8, 0.5),
+    "one class": (("A", "B"), 6, 0.0),
+    "odd names": (
+        ("my_$\\frac{ResNet}$_with_a_very_long_name_2024-11-23", "模型", "<b>&"),
+        60,
+        0.4,
+    ),
+    "twelve": (tuple(f"network number {i}" for i in range(12)), 60, 0.4),
+}
+
+
+def predictions(networks, count, share):
+    generator = np.random.default_rng(3)
+    tables = []
+    for split, name in itertools.product(("validation", "test"), networks):
+        labels = (np.arange(count) < round(share * count)).astype(int)
+        logits = 1.5 * labels - 0.7 + generator.normal(size=count)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "path": [f"{split}/{i:03d}.png" for i in range(count)],
+                    "group": [f"{split}{i // 2}" for i in range(count)],
+                    "label": np.where(labels == 1, "fractured", "normal"),
+                    "split": split,
+                    "model": name,
+                    "logit": logits,
+                    "probability": special.expit(logits),
+                    "body_part": np.array(["hand", "an unusually long name of a body part"])[
+                        np.arange(count) % 2
+                    ],
+                }
+            )
+        )
+    return calibration.ensembles(pd.concat(tables, ignore_index=True))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(c, marks=pytest.mark.slow) if c == "twelve" else c for c in CASES],
+)
+def tables(request):
+    raw = predictions(*CASES[request.param])
+    seen = calibration.apply(raw, calibration.fit(raw))
+    known = dict.fromkeys(CASES[request.param][0], "random")
+    return {
+        "predictions": seen,
+        "scores": metrics.scores(seen, known, resamples=100),
+        "comparisons": comparison.pairs(seen, resamples=100),
+        "subgroups": metrics.subgroups(seen, ["body_part"], resamples=100),
+    }
+
+
+def history(networks, epochs):
+    generator = np.random.default_rng(0)
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "model": name,
+                    "stage": ["head"] * epochs + ["fine_tune"] * (epochs // 3),
+                    **{
+                        column: generator.random(epochs + epochs // 3)
+                        for column in ("loss", "auc", "val_loss", "val_auc")
+                    },
+                }
+            )
+            for name in networks
+        ]
+    )
+
+
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+    """Add a figure to an album and compare the boxes of all texts that are really drawn."""
+    monkeypatch.setattr(plots, "RESOLUTION", 100)
+    album = plots.Album(tmp_path, NOTE)
+    boxes = {}
+    original = Text.draw
+
+    def draw(text, renderer, *arguments, **keywords):
+        original(text, renderer, *arguments, **keywords)
+        if text.get_visible() and text.get_text().strip():
+            boxes[text] = text.get_window_extent(renderer)
+
+    def add_and_compare(name, chart):
+        boxes.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Text, "draw", draw)
+            album.add(name, chart, name)
+        width, height = chart.get_size_inches() * plots.RESOLUTION
+        for text, box in boxes.items():
+            inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
+            assert inside, f"{name}: {text} leaves the figure"
+        for (a, first), (b, second) in itertools.combinations(boxes.items(), 2):
+            across = min(first.x1, second.x1) - max(first.x0, second.x0)
+            up = min(first.y1, second.y1) - max(first.y0, second.y0)
+            assert across < 1.5 or up < 1.5, f"{name}: {a} lies on {b}"
+
+    return add_and_compare
+
+
+def picture(*size):
+    return np.random.default_rng(0).integers(0, 255, size=size, dtype=np.uint8)
+
+
+def test_figures_of_predictions(tables, add):
+    seen, scores, pairs = tables["predictions"], tables["scores"], tables["comparisons"]
+    costs = pd.DataFrame({"model": scores["model"].unique()})
+    costs["parameters"] = np.linspace(3, 140, len(costs))
+    costs["seconds_per_picture"] = np.linspace(0.004, 2, len(costs))
+    rows = seen[seen["split"] == "test"].iloc[:5]
+    for name, chart in {
+        "roc": plots.roc(seen, scores),
+        "precision_recall": plots.precision_recall(seen, scores),
+        "confusion_matrices": plots.confusion_matrices(seen),
+        "ranking": plots.ranking(scores),
+        "pairwise": plots.pairwise(pairs),
+        "reliability": plots.reliability(seen),
+        "subgroups": plots.subgroups(tables["subgroups"]),
+        "cost": plots.accuracy_against_cost(scores, costs),
+        "samples": plots.sample_predictions([picture(30, 40), *[picture(50, 20)] * 4], rows),
+    }.items():
+        add(name, chart)
+
+
+@pytest.mark.parametrize(("networks", "epochs"), [(BACKBONES, 40), (("VGG16",), 1)])
+def test_history(networks, epochs, add):
+    add("history", plots.history(history(networks, epochs)))
+
+
+@pytest.mark.parametrize("count", [1, 40_000])
+def test_figures_of_data(count, add):
+    images = pd.DataFrame({"split": ["train", "test"] * count, "label": ["normal"] * 2 * count})
+    checks = ["identical_pictures", "truncated_jpeg", "a_check_with_a_name_that_goes_on_and_on"]
+    findings = pd.DataFrame(
+        [(s, c) for s in ("info", "red", "amber") for c in checks] * min(count, 50),
+        columns=["severity", "check"],
+    )
+    for name, chart in {
+        "classes": plots.class_distribution(images),
+        "audit": plots.audit(findings),
+        "nothing": plots.audit(findings[:0]),
+        "views": plots.augmentation(picture(9, 9), [picture(9, 9)] * min(count, 7)),
+    }.items():
+        add(name, chart)
+
+
+def test_the_audit_shows_red_before_amber():
+    findings = pd.DataFrame(
+        {"severity": ["info"] * 3 + ["amber"] * 9 + ["red"], "check": [*"iii", *"aaaaaaaaa", "r"]}
+    )
+    ax = plots.audit(findings).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["r", "a", "i"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+def test_a_network_looks_the_same_everywhere_and_no_two_look_alike():
+    looks = [tuple(plots.style(name, BACKBONES).values()) for name in BACKBONES]
+    assert len(set(looks)) == len(BACKBONES)
+    for name, look in zip(BACKBONES, looks, strict=True):
+        assert tuple(plots.style(name, [name]).values()) == look
+        assert plots.style(f"{name} + mirror", [])["color"] == look[0]
+    assert plots.style("a", ["a", "b"]) != plots.style("b", ["b", "a"])
+
+
+def test_the_album_stamps_writes_and_remembers(tmp_path):
+    album = plots.Album(tmp_path / "new" / "figures", NOTE)
+    chart = plots.audit(pd.DataFrame(columns=["severity", "check"]))
+    assert album.add("audit", chart, "What the audit found, größer") is chart
+    assert "Synthetic phantoms" in "".join(text.get_text() for text in chart.texts)
+    assert album.captions == {"audit": "What the audit found, größer"}
+    assert [p.name for p in (tmp_path / "new" / "figures").iterdir()] == ["audit.png"]
+    with Image.open(tmp_path / "new" / "figures" / "audit.png") as image:
+        assert image.width == 1600
+        assert image.text["Description"] == "What the audit found, größer"
+
+
+def test_jupyter_shows_a_figure_once_with_its_caption(tmp_path, capsys):
+    """As the last expression of a cell, whether or not pyplot's inline backend is on."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    shell = InteractiveShell.instance()
+    try:
+        for backend in ("agg", "module://matplotlib_inline.backend_inline"):
+            matplotlib.use(backend)
+            with capture_output() as shown:
+                shell.run_cell(
+                    "import pandas as pd\n"
+                    "from fracture_utils.evaluation import plots\n"
+                    "album = plots.Album('figures', 'a note')\n"
+                    "nothing = pd.DataFrame(columns=['severity', 'check'])\n"
+                    "album.add('audit', plots.audit(nothing), 'A caption')"
+                )
+            assert len(shown.outputs) == 1
+            output = shown.outputs[0]
+            assert output.data["image/png"]
+            assert output.metadata["image/png"] == {"width": 800, "alt": "A caption"}
+            assert "pyplot" not in shown.stderr
+    finally:
+        matplotlib.use("agg")
+        InteractiveShell.clear_instance()
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+
+
+def test_no_figure_is_left_with_pyplot():
+    import matplotlib.pyplot as plt
+
+    seen = predictions(("A", "B"), 20, 0.5)
+    plots.confusion_matrices(calibration.apply(seen, calibration.fit(seen)))
+    assert plt.get_fignums() == []
+
+
+def test_a_figure_is_the_same_bytes_again():
+    findings = pd.DataFrame({"severity": ["red"], "check": ["x"]})
+    first, second = plots.audit(findings).png(), plots.audit(findings).png()
+    assert first == second
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.format == "PNG"

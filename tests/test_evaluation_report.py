@@ -1,0 +1,202 @@
+"""The page from a results folder, and the command line on anybody's predictions."""
+
+import io
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fracture_utils.evaluation import __main__ as command
+from fracture_utils.evaluation import comparison, metrics, plots, report
+
+HOSTILE = "<script>alert('x')</script>&\"><img src=http://evil/x>"
+
+
+class Page(HTMLParser):
+    """Tags, attributes and section titles of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.titles, self._in_title = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes.append(dict(attributes))
+        self._in_title = tag == "h2"
+
+    def handle_data(self, data):
+        if self._in_title:
+            self.titles.append(data)
+        self._in_title = False
+
+
+def write_predictions(path, networks=("A", "B"), split=None, count=40):
+    said = [(i * 7 % 40) / 80 + i % 2 / 3 for i in range(count)]
+    rows = [(f"{i}.png", i % 2, name, said[i]) for name in networks for i in range(count)]
+    table = pd.DataFrame(rows, columns=["path", "label", "model", "probability"])
+    if split:
+        table["split"] = [split[i % len(split)] for i in range(len(table))]
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Few resamples, and a dot with the caption in place of each figure."""
+
+    def dot(chart):
+        known, buffer = PngInfo(), io.BytesIO()
+        known.add_text("Description", chart.caption)
+        Image.new("L", (1, 1)).save(buffer, "PNG", pnginfo=known)
+        return buffer.getvalue()
+
+    monkeypatch.setenv("FRACTURE_RESAMPLES", "100")
+    monkeypatch.setattr(plots.Chart, "png", dot)
+
+
+def test_every_value_is_escaped(tmp_path, quick):
+    table = pd.read_csv(write_predictions(tmp_path / "p.csv")).replace({"A": HOSTILE})
+    table["path"] = HOSTILE + table["path"]
+    table.to_csv(tmp_path / "p.csv", index=False)
+    assert command.main([str(tmp_path / "p.csv"), "--output", str(tmp_path)]) == 0
+    finding = {"severity": "red", "check": HOSTILE, "path": HOSTILE, "advice": HOSTILE}
+    pd.DataFrame([finding]).to_csv(tmp_path / "audit.csv", index=False)
+    image = {"path": HOSTILE, "label": HOSTILE, "split": HOSTILE, "group": HOSTILE}
+    pd.DataFrame([image]).to_csv(tmp_path / "images.csv", index=False)
+    run = {"settings": {HOSTILE: HOSTILE}, HOSTILE: HOSTILE, "failed": {HOSTILE: HOSTILE}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    album = plots.Album(tmp_path / "figures", HOSTILE)
+    album.add("audit", plots.audit(pd.DataFrame([finding])), HOSTILE)
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "evil" in text
+    for tag, attributes in zip(page.tags, page.attributes, strict=True):
+        assert set(attributes) <= {"class", "lang", "charset", "name", "content", "alt", "src"}
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/png;base64,")
+            assert attributes["alt"]
+        else:
+            assert not {"src", "href"} & set(attributes)
+
+
+def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
+    command.main([str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert Page(text).titles == [
+        "Conclusion", "Scores", "Comparisons", "Figures", "How it was made", "Limits",
+    ]  # fmt: skip
+    assert "images.csv, audit.csv" in text
+    (tmp_path / "run.json").write_text('{"failed": {"VGG16": "out of memory"}}')
+    (tmp_path / "audit.csv").write_text("severity,check,path,other,what,advice\n")
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert "VGG16: out of memory" in text
+    assert "The audit of the data found nothing." in text
+    assert Page(text).titles[4] == "Data and audit"
+
+
+def test_an_empty_folder_makes_a_page_that_says_so(tmp_path):
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert Page(text).titles == ["Conclusion", "Limits"]
+    assert "scores.csv, comparisons.csv, images.csv, audit.csv, conclusion.txt, figures" in text
+
+
+def test_the_audit_shows_red_first_and_not_without_end(tmp_path):
+    rows = [
+        {"severity": s, "check": "c", "path": f"{s}{i}"} for s in ("info", "red") for i in range(90)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "audit.csv", index=False)
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert text.index("red0<") < text.index("info0<")
+    assert text.count("<tr>") == 101
+    assert "all are in audit.csv" in text
+
+
+def test_provenance_is_that_of_the_run(tmp_path):
+    assert report.provenance(tmp_path) == ("", {})
+    (tmp_path / "run.json").write_text('{"settings": {"source": "phantoms"}}')
+    pd.DataFrame(
+        {
+            "model": ["VGG16", "VGG16 + mirror", "Ensemble", "Majority class"],
+            "initialisation": ["random", "random", "random", "none"],
+        }
+    ).to_csv(tmp_path / "scores.csv", index=False)
+    assert report.provenance(tmp_path) == ("phantoms", {"VGG16": "random"})
+
+
+def test_a_rerun_on_phantoms_keeps_saying_so(tmp_path, quick):
+    path = write_predictions(tmp_path / "predictions.csv")
+    (tmp_path / "run.json").write_text('{"settings": {"source": "phantoms"}}')
+    command.main([str(path), "--output", str(tmp_path / "again")])
+    assert "synthetic phantoms" in (tmp_path / "again" / "conclusion.txt").read_text()
+    pd.DataFrame({"model": ["A"], "initialisation": ["random"]}).to_csv(tmp_path / "scores.csv")
+    command.main([str(path), "--output", str(tmp_path / "again")])
+    scores = pd.read_csv(tmp_path / "again" / "scores.csv").set_index("model")
+    assert list(scores["initialisation"][["A", "B"]]) == ["random", "not stated"]
+
+
+def test_four_columns_give_every_file(tmp_path, capsys):
+    path = write_predictions(tmp_path / "p.csv", networks=("A", "B", "C"))
+    assert command.main([str(path), "--output", str(tmp_path / "out")]) == 0
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    comparisons = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    assert list(scores["model"]) == ["A", "B", "C", "Majority class"]
+    assert list(comparisons) == list(comparison.COLUMNS)
+    assert len(comparisons) == 3
+    for name in ("conclusion.txt", "operating_points.json", "report.html", "figures/ranking.png"):
+        assert (tmp_path / "out" / name).stat().st_size
+    points = json.loads((tmp_path / "out" / "operating_points.json").read_text())
+    assert (points[0]["temperature"], points[0]["threshold"]) == (1, 0.5)
+    said = capsys.readouterr().out
+    assert "nothing was calibrated (temperature 1, threshold 0.5)" in said
+    assert "Written to" in said
+
+
+def test_validation_rows_fit_and_are_not_scored(tmp_path, quick):
+    path = write_predictions(tmp_path / "p.csv", split=["validation", "validation", "test", "test"])
+    assert command.main([str(path), "--output", str(tmp_path / "out")]) == 0
+    assert pd.read_csv(tmp_path / "out" / "scores.csv")["n"].iloc[0] == 20
+    points = json.loads((tmp_path / "out" / "operating_points.json").read_text())
+    assert points[0]["rule"] == "youden"
+
+
+def test_one_model_and_one_class(tmp_path, quick, capsys):
+    path = tmp_path / "p.csv"
+    path.write_text("path,label,model,probability\na,normal,A,0.2\nb,normal,A,0.7\n")
+    assert command.main([str(path), "--output", str(tmp_path / "out")]) == 0
+    assert "All 2 test pictures are normal" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "out" / "comparisons.csv").empty
+
+
+def test_a_bad_file_ends_with_one_sentence_and_exit_code_2(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("path,label,model,probability\na,1,A,2\n")
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fracture_utils.evaluation", str(path)],
+        capture_output=True, text=True, cwd=Path(metrics.__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert (
+        run.stderr == f"{path}, row 2: the probability '2' is no number from 0 to 1; correct it.\n"
+    )
+    assert run.stdout == ""
+
+
+def test_results_are_the_default_and_data_are_not_needed(tmp_path, quick, monkeypatch):
+    monkeypatch.setenv("FRACTURE_DATA_DIR", "nowhere")
+    monkeypatch.setenv("FRACTURE_RESULTS_DIR", "mine")
+    assert command.main([str(write_predictions(tmp_path / "p.csv"))]) == 0
+    assert (tmp_path / "mine" / "scores.csv").is_file()
+
+
+def test_predictions_without_test_rows_say_so(tmp_path, quick, capsys):
+    path = write_predictions(tmp_path / "p.csv", split=["validation"])
+    assert command.main([str(path), "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "The predictions have no rows of the split test; add some.\n"
