@@ -1,6 +1,9 @@
 """The embedded data set: the same everywhere, honest about its class, safe for other files."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ PICTURES, SIZE, SEED = 220, 64, 0
 def tree(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in directory.rglob("*")
+        for path in sorted(directory.rglob("*"))
         if path.is_file() and not path.name.startswith(".")
     }
 
@@ -227,6 +230,22 @@ def test_an_interrupted_set_is_finished_and_keeps_what_is_done(tmp_path, monkeyp
     assert tree(target) == tree(tmp_path / "whole")
     assert all(times(target)[name] == time for name, time in done.items())
     assert not list(target.rglob(".partial-*"))
+
+
+def test_a_killed_run_is_finished_by_the_next(tmp_path):
+    code = "import sys, pathlib; from fracture_utils.data import phantoms; "
+    code += "phantoms.make(pathlib.Path(sys.argv[1]), 120, 64, 0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "killed")],
+        cwd=Path(phantoms.__file__).parents[2],
+    )
+    while len(tree(tmp_path / "killed")) < 20 and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() != 0
+    phantoms.make(tmp_path / "killed", 120, 64, 0)
+    phantoms.make(tmp_path / "whole", 120, 64, 0)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
 def test_other_settings_replace_the_whole_set(tmp_path):

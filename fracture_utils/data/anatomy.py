@@ -45,7 +45,7 @@ class Tube:
 
 def _pebble(start: Point, end: Point, radius: float, depth: float = 1.0) -> Tube:
     """A short bone without a shaft: wrist, ankle, patella, head of a joint."""
-    return Tube(start, end, radius, depth=depth, cap=math.dist(start, end) / 2)
+    return Tube(start, end, radius, depth=depth, cap=math.dist(start, end) / 2, reach=1.0)
 
 
 def _ray(base: Point, degrees: float, lengths: tuple[float, ...], radius: float) -> list[Tube]:
@@ -190,7 +190,7 @@ LIMBS = {
             Tube((0, -320, 0), (0, 30, 0), 38, (1.0, 0.72), depth=0.75, reach=0.5, cap=20),
             *_fingers_flesh(_RAYS),
         ],
-        135,
+        115,
         ("frontal", "oblique", "lateral"),
     ),
 }
@@ -214,17 +214,25 @@ class Kind:
     wedge: bool = False
 
 
+# The knobs of subtlety. Measured with these ranges on 720 pictures of 256 px, each of seeds 0
+# and 1: a logistic regression (C = 0.01) on frozen ImageNet features of DenseNet121 at 224 px
+# has an AUC of 0.86 and 0.86 in five-fold cross-validation by patient (hairline 0.73 and 0.76,
+# hand 0.57 and 0.62), and of 0.79 and 0.92 on the test folder. With gaps of 0.3 to 0.9 mm and
+# shifts below a tenth of the radius it was at chance.
 KINDS = {
-    "hairline": Kind((0.0, 0.9), (1.2, 2.0), (0.0, 0.0), (0.0, 0.0), extent=(0.6, 1.0)),
-    "transverse": Kind((0.0, 0.2), (2.0, 4.0), (0.1, 0.5)),
-    "oblique": Kind((0.5, 1.1), (2.0, 4.0), (0.1, 0.5)),
-    "spiral": Kind((1.1, 1.9), (2.0, 3.5), (0.1, 0.5), helical=True),
-    "comminuted": Kind((0.3, 0.9), (1.5, 3.0), (0.2, 0.6), wedge=True),
-    "displaced": Kind((0.0, 0.7), (-3.0, 3.0), (0.7, 1.5)),
-    "angulated": Kind((0.0, 0.4), (0.0, 2.0), (0.1, 0.3), bend=(6.0, 10.0)),
+    "hairline": Kind((0.0, 0.9), (1.6, 2.6), (0.0, 0.0), (0.0, 0.0), extent=(0.65, 1.0)),
+    "transverse": Kind((0.0, 0.2), (2.0, 4.5), (0.2, 0.7)),
+    "oblique": Kind((0.5, 1.1), (2.5, 5.0), (0.2, 0.7)),
+    "spiral": Kind((1.1, 1.9), (3.5, 6.0), (0.2, 0.7), helical=True),
+    "comminuted": Kind((0.3, 0.9), (2.0, 4.0), (0.3, 0.8), wedge=True),
+    "displaced": Kind((0.0, 0.7), (-3.0, 4.0), (0.8, 1.6)),
+    "angulated": Kind((0.0, 0.4), (1.0, 3.0), (0.1, 0.4), bend=(6.0, 11.0)),
 }
+SHARES = (0.25, 0.22, 0.2, 0.2, 0.13)
+"""How often each of the limbs is X-rayed."""
+
 TURN_TAKING = [*KINDS, "hairline"]
-"""Fractured patients take these in turn, so that small sets hold every kind."""
+"""The fractured patients of a split take these in turn, so that small sets hold every kind."""
 
 
 @dataclass(frozen=True)
@@ -280,9 +288,10 @@ def draw_patient(index: int, seed: int) -> Patient:
     block, place = divmod(index, len(BLOCK))
     order = np.random.default_rng([seed, 0, block]).permutation(len(BLOCK))
     split, fractured = BLOCK[order[place]]
-    turn = 4 * block + sum(BLOCK[i][1] for i in order[:place])
+    alike = BLOCK.count((split, True))
+    turn = alike * block + sum(BLOCK[i] == (split, True) for i in order[:place])
     random = np.random.default_rng([seed, 1, index])
-    body_part = str(random.choice(list(LIMBS)))
+    body_part = str(random.choice(list(LIMBS), p=SHARES))
     child = bool(random.random() < 0.35)
     limb = _vary(LIMBS[body_part], child, random)
     bone, site = int(random.integers(limb.main)), random.uniform(0.14, 0.86)
@@ -326,7 +335,7 @@ def _vary(limb: Limb, child: bool, random: np.random.Generator) -> Limb:
             cap=tube.cap * scale,
             notch=tube.notch * scale,
             physes=(0.06 * length, 0.94 * length) if grows else (),
-            canal=length * random.uniform(0.3, 0.65) * random.choice([-1, 0, 0, 1]),
+            canal=length * random.uniform(0.3, 0.65) * float(random.choice([-1, 0, 0, 1])),
         )
 
     bones = [vary(tube, True) for tube in limb.bones]
@@ -341,12 +350,12 @@ def _draw_fracture(kind: str, bone: Tube, site: float, random: np.random.Generat
         kind,
         site=site * bone.length,
         slope=random.uniform(*ranges.slope),
-        azimuth=random.uniform(-0.9, 0.9) + random.choice([0, math.pi]),
+        azimuth=random.uniform(-0.9, 0.9) + float(random.choice([0, math.pi])),
         gap=random.uniform(*ranges.gap) * (0.4 + 0.6 * scale),
         shift=random.uniform(*ranges.shift) * bone.radius,
         shift_azimuth=random.uniform(-math.pi, math.pi),
-        bend=random.uniform(*ranges.bend) * scale * random.choice([-1, 1]),
-        extent=random.uniform(*ranges.extent) * random.choice([-1, 1]),
+        bend=random.uniform(*ranges.bend) * scale * float(random.choice([-1, 1])),
+        extent=random.uniform(*ranges.extent) * float(random.choice([-1, 1])),
         jag=random.uniform(0.4, 1.1) * scale,
         phase=random.uniform(0, 2 * math.pi),
     )

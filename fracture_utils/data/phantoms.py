@@ -65,13 +65,16 @@ def make(directory: Path, pictures: int, size: int, seed: int) -> None:
             return
         _clear(directory, paths, f"{GENERATOR} {seed} {size}")
         files.write_json(directory / STAMP, stamp | {"complete": False})
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [
-                pool.submit(_make_one, directory, patient, view, size, seed)
-                for patient in patients
-                for view in range(patient.views)
-            ]
+        pool = ThreadPoolExecutor(os.cpu_count())
+        jobs = [
+            pool.submit(_make_one, directory, patient, view, size, seed)
+            for patient in patients
+            for view in range(patient.views)
+        ]
+        try:
             rows = [job.result() for job in jobs]
+        finally:
+            pool.shutdown(cancel_futures=True)
         boxes = [{"path": row["path"], **row.pop("box")} for row in rows if "box" in row]
         for name, table in (("images.csv", rows), ("boxes.csv", boxes)):
             files.write_table(directory / name, pd.DataFrame(table).sort_values("path"))

@@ -92,7 +92,7 @@ class Shadow:
         axis = ((end - start) / seen).astype(np.float32)
         x, y = view.coordinates(*window)
         x, y = x - np.float32(start[0]), y - np.float32(start[1])
-        slant = max(seen / tube.length, 0.3)
+        slant = max(seen / tube.length, 0.5)
         along = (x * axis[0] + y * axis[1]) / np.float32(slant)
         bow = np.float32(view.across(*tube.bow))
         across = x * axis[1] - y * axis[0]
@@ -140,7 +140,8 @@ def _bone(shadow: Shadow, across: np.ndarray, texture: np.ndarray) -> tuple[np.n
         run = (along - abs(tube.canal)) / (2.2 * tube.radius)
         wander = across - math.copysign(1, tube.canal) * half * (0.95 - 0.7 * run)
         inside = (run > 0) & (run < 1)
-        bone = bone * (1 - 0.22 * inside * np.exp(-np.square(wander / (0.06 * tube.radius))))
+        channel = np.exp(-np.square(wander / (0.06 * tube.radius))) * inside
+        bone = bone * (1 - 0.22 * channel)
     return bone, outer
 
 
@@ -167,9 +168,10 @@ def _beyond(
     return share
 
 
-def _broken(shadow: Shadow, fracture: Fracture, texture: np.ndarray) -> np.ndarray:
+def _broken(
+    shadow: Shadow, path: np.ndarray, fracture: Fracture, texture: np.ndarray
+) -> np.ndarray:
     """The bone in fragments: each has its own course near the fracture and returns to the axis."""
-    _, path = _bone(shadow, shadow.across, texture)
     radius = shadow.tube.radius
     near = np.maximum(1 - np.abs(shadow.along - fracture.site) / (3 * radius), 0)
     seen = math.cos(fracture.shift_azimuth - shadow.view.turn)
@@ -202,11 +204,11 @@ def _skeleton(patient: Patient, view: View, texture: np.ndarray) -> tuple[np.nda
         if not texture[window].size:
             continue
         shadow = Shadow.cast(tube, view, window)
-        bone, _ = _bone(shadow, shadow.across, texture[window])
+        bone, path = _bone(shadow, shadow.across, texture[window])
         below = integrals[window]
         integrals[window] = np.maximum(below, bone) if tube.fused else below + bone
         if patient.fracture and number == patient.bone:
-            change[window] = _broken(shadow, patient.fracture, texture[window]) - bone
+            change[window] = _broken(shadow, path, patient.fracture, texture[window]) - bone
     return integrals + change, change
 
 
@@ -220,8 +222,10 @@ def _flesh(patient: Patient, view: View, shell: float = 0.0) -> tuple[np.ndarray
         shadow = Shadow.cast(tube, view, window)
         half, depth, _ = shadow.semi_axes(shadow.across)
         # A sum of fourth powers joins the masses without a crease.
-        whole[window] += _chord(half + shell, depth + shell, shadow.across) ** 4
-        muscle[window] += _chord(0.87 * half, 0.87 * depth, shadow.across) ** 4
+        chord = _chord(half + shell, depth + shell, shadow.across)
+        core = _chord(0.87 * half, 0.87 * depth, shadow.across)
+        whole[window] += np.square(np.square(chord))
+        muscle[window] += np.square(np.square(core))
     return np.sqrt(np.sqrt(whole)), np.sqrt(np.sqrt(muscle))
 
 
@@ -231,49 +235,48 @@ def _noise(size: int, width: float, random: np.random.Generator) -> np.ndarray:
     return noise / noise.std()
 
 
-def _trabeculae(view: View, random: np.random.Generator) -> np.ndarray:
-    """A net of bright strands: the ridges of smooth noise (zero crossings), about unit variance."""
-    strands = 0.8 - np.abs(_noise(view.size, max(0.3 / view.pitch, 0.6), random))
-    return 1.2 * strands + 0.4 * _noise(view.size, 2.0 / view.pitch, random)
+def _strands(view: View, random: np.random.Generator) -> np.ndarray:
+    """A net of bright strands of spongiosa, about unit variance: where smooth noise is near 0."""
+    noise = _noise(view.size, max(0.3 / view.pitch, 0.6), random)
+    return 1.6 * (0.7 - np.minimum(np.abs(noise), 1.4))
 
 
 def _folds(flesh: np.ndarray, view: View, random: np.random.Generator) -> np.ndarray:
     """Thickness in mm that folds of skin and clothes add: soft steps across the limb."""
     x, y = view.coordinates(slice(None), slice(None))
-    added = np.zeros_like(flesh)
+    share = np.zeros_like(flesh)
     for _ in range(random.choice([0, 0, 1, 1, 2, 3])):
-        slope, place = (
-            random.normal(0, 0.5),
-            view.centre[1] + view.pitch * view.size * random.uniform(-0.4, 0.4),
-        )
-        edge = y - place - slope * (x - view.centre[0]) - 3 * np.sin(x / 14 + place)
-        added += flesh * random.uniform(0.01, 0.045) * (1 + np.tanh(edge / random.uniform(0.4, 2)))
-    return added
+        slope, offset = random.normal(0, 0.5), random.uniform(-0.4, 0.4) * view.pitch * view.size
+        rise = slope * (x - float(view.centre[0])) + 3 * np.sin(x / 14 + offset)
+        step = (y - float(view.centre[1]) - offset - rise) / random.uniform(0.4, 2)
+        share += random.uniform(0.02, 0.09) * np.clip(0.5 + step, 0, 1)
+    return flesh * share
 
 
 def _marker(side: str, view: View, random: np.random.Generator) -> np.ndarray:
     """The lead letter near an edge of the picture, as line integrals."""
     picture = Image.new("L", (view.size, view.size))
     height = random.uniform(0.05, 0.085) * view.size
-    place = tuple(
-        random.choice([random.uniform(0.07, 0.17), random.uniform(0.8, 0.88)], 2) * view.size
-    )
+    edges = random.uniform(0.07, 0.17), random.uniform(0.8, 0.88)
+    place = tuple(random.choice(edges, 2) * view.size)
     draw = ImageDraw.Draw(picture)
     draw.text(place, side, fill=255, font=ImageFont.load_default(height))
-    return np.asarray(picture, np.float32) * (LEAD / 255) * random.choice([0, 1, 1])
+    present = float(random.random() < 0.7)
+    return np.asarray(picture, np.float32) * (present * LEAD / 255)
 
 
 def line_integrals(
     patient: Patient, view: View, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Attenuation summed along each ray, and the part of it that is the fracture's doing."""
-    bones, change = _skeleton(patient, view, _trabeculae(view, random))
+    lumps = _noise(view.size, 2.5 / view.pitch, random)
+    bones, change = _skeleton(patient, view, _strands(view, random) + 0.4 * lumps)
     flesh, muscle = _flesh(patient, view)
-    integrals = bones + FAT * flesh + (MUSCLE - FAT) * muscle + MUSCLE * _folds(flesh, view, random)
-    integrals += MUSCLE * 0.012 * flesh * _noise(view.size, 4 / view.pitch, random)
+    integrals = bones + FAT * flesh + (MUSCLE - FAT) * muscle
+    integrals += MUSCLE * (_folds(flesh, view, random) + 0.012 * flesh * lumps)
     if patient.cast:
         shell = _flesh(patient, view, shell=5.0)[0] - flesh
-        integrals += PLASTER * shell * (1 + 0.15 * _noise(view.size, 1.2 / view.pitch, random))
+        integrals += PLASTER * shell * (1 + 0.12 * _noise(view.size, 0.8 / view.pitch, random))
     return integrals + _marker(patient.side, view, random), change
 
 
@@ -282,7 +285,8 @@ def _field(size: int, random: np.random.Generator) -> np.ndarray:
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = random.normal(0, 0.015)
     x, y = steps[None] + tilt * steps[:, None], steps[:, None] - tilt * steps[None]
-    jaws = 1 - random.choice([-0.2, 0.06, 0.12, 0.2], 4) * random.uniform(0.5, 1.2, 4)
+    margins = random.choice([-0.2, 0.06, 0.12, 0.2], 4) * random.uniform(0.5, 1.2, 4)
+    jaws = (1 - margins).tolist()
     inside = np.minimum(np.minimum(jaws[0] - x, jaws[1] + x), np.minimum(jaws[2] - y, jaws[3] + y))
     return np.clip(inside * size / 3 + 0.5, 0, 1)
 
@@ -299,8 +303,10 @@ def develop(integrals: np.ndarray, random: np.random.Generator) -> np.ndarray:
     share = random.uniform(0.1, 0.3)
     photons = 10 ** random.uniform(3.3, 4.2)
     light = gaussian_filter((1 - share) * primary + share * scatter, random.uniform(0.5, 0.9))
-    counts = random.poisson(np.maximum(light, 1e-4) * photons)
-    density = np.log(photons / np.maximum(counts, 0.5)).astype(np.float32)
+    light = np.maximum(light, 1e-4) * photons
+    # Quanta arrive by Poisson's law; behind a limb there are enough for its normal limit.
+    counts = light + np.sqrt(light) * random.standard_normal(light.shape, np.float32)
+    density = np.log(photons / np.maximum(counts, 0.5))
     return _window_grey(density, field > 0.5, random)
 
 
@@ -308,9 +314,8 @@ def _window_grey(
     density: np.ndarray, inside: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
     """Percentile window inside the field; outside it the film is shuttered black or unexposed."""
-    low, high = np.percentile(
-        density[inside], [random.uniform(0.2, 2), random.uniform(99.3, 99.95)]
-    )
+    shares = random.uniform(0.2, 2), random.uniform(99.3, 99.95)
+    low, high = np.percentile(density[::2, ::2][inside[::2, ::2]], shares).tolist()
     black, gamma = random.uniform(0, 0.12), random.uniform(0.8, 1.25)
     grey = np.clip((density - low) / (high - low), 0, 1) ** gamma
     grey = black + (1 - black) * grey
