@@ -17,7 +17,7 @@ CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
 
-PHANTOMS = {"fine_tune_epochs": 2, "patience": 2}
+PHANTOMS = {"fine_tune_epochs": 2}
 """Defaults where the run uses phantoms: a demonstration of minutes on two cores."""
 QUICK = {
     "phantom_pictures": 96,
@@ -83,15 +83,20 @@ class Config(BaseSettings):
         2, ge=1, le=20, description="cached feature vectors per training picture; 1: as it is"
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout before the logit")
-    head_epochs: int = Field(60, ge=1, description="most epochs of the head on frozen features")
-    head_learning_rate: float = Field(3e-3, gt=0, lt=1, description="learning rate of the head")
-    weight_decay: float = Field(0.01, ge=0, lt=1, description="decoupled weight decay (AdamW)")
+    head_epochs: int = Field(30, ge=1, description="most epochs of the head on frozen features")
+    head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="learning rate of the head")
+    head_l2: float = Field(
+        0.1, ge=0, description="L2 penalty of the head, for features of unit variance"
+    )
     fine_tune_epochs: int = Field(6, ge=0, description="most epochs of fine-tuning; 0: frozen only")
     fine_tune_learning_rate: float = Field(1e-4, gt=0, lt=1, description="its peak learning rate")
     fine_tune_depth: Literal["top", "all"] = Field(
         "top", description="what is fine-tuned: the last block, or every layer"
     )
-    patience: int = Field(3, ge=1, description="epochs without a better validation AUC")
+    mirror: bool = Field(
+        False, description="also predict the mean of each picture and its mirror image"
+    )
+    patience: int = Field(5, ge=1, description="epochs without a better validation AUC")
 
     resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
     threshold_rule: Literal["youden", "sensitivity"] = Field(

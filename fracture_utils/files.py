@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fracture_utils.errors import InputError
 
 TEMPORARY_PREFIX = ".partial-"
+_META = "meta_json"
 
 
 @contextlib.contextmanager
@@ -76,3 +78,34 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_arrays(path: Path, meta: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays and a JSON-able `meta` into one .npz, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays, **{_META: np.array(json.dumps(meta))})
+
+
+def read_arrays(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]] | None:
+    """What `write_arrays` wrote, or None where the file is absent or damaged.
+
+    Nothing is unpickled; the CRC that the zip format keeps of every member is checked.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        return json.loads(str(arrays.pop(_META))), arrays
+    except Exception:  # a damaged file fails in more ways than can be listed
+        return None
+
+
+def fingerprint(value: object) -> str:
+    """Sixteen hexadecimal digits that change whenever the JSON form of `value` does."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def md5(path: Path) -> str:
+    """The MD5 of a file's bytes, as Keras publishes it for weights; for identity, not security."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
