@@ -1,0 +1,112 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fracture_utils.config import Config
+from fracture_utils.data import reader, store
+from fracture_utils.data.augmentation import augment
+from fracture_utils.data.batches import Batches
+
+CONFIG = Config(source="phantoms", batch_size=4)
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 48, 48), np.uint8)
+LABELS = np.arange(10) % 2
+STILL = dict.fromkeys(("rotation", "zoom", "shift", "brightness", "contrast"), 0)
+
+
+def test_evaluated_pictures_keep_order_and_values():
+    rows = np.array([7, 2, 9, 0, 4])
+    batches = Batches(PIXELS, LABELS, rows, CONFIG)
+    pictures = np.concatenate([batches[k][0] for k in range(len(batches))])
+    labels = np.concatenate([batches[k][1] for k in range(len(batches))])
+    assert pictures.dtype == np.float32
+    assert np.array_equal(pictures[..., 0], PIXELS[rows])
+    assert np.array_equal(labels[:, 0], LABELS[rows])
+
+
+def test_each_epoch_differs_and_each_can_be_repeated():
+    epochs = [Batches(PIXELS, LABELS, np.arange(10), CONFIG, epoch) for epoch in (1, 2, 1)]
+    first, second, again = (np.concatenate([b[k][0] for k in range(len(b))]) for b in epochs)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(np.sort(first, axis=None), np.sort(second, axis=None))
+    assert sorted(epochs[1].rows) == list(range(10))
+
+
+def test_labels_follow_their_pictures_through_the_shuffle():
+    still = Config(source="phantoms", horizontal_flip=False, **STILL)
+    batches = Batches(PIXELS, LABELS, np.arange(10), still, epoch=3)
+    pictures, labels = batches[0]
+    assert np.array_equal(pictures[..., 0], PIXELS[batches.rows])
+    assert np.array_equal(labels[:, 0], LABELS[batches.rows])
+
+
+def test_augmentation_keeps_range_type_and_source():
+    before = PIXELS[0].copy()
+    views = [augment(PIXELS[0], CONFIG, np.random.default_rng(k)) for k in range(50)]
+    assert np.array_equal(PIXELS[0], before)
+    assert all(view.dtype == np.float32 and view.shape == (48, 48) for view in views)
+    assert min(v.min() for v in views) >= 0
+    assert max(v.max() for v in views) <= 255
+
+
+def test_mirroring_is_exact_and_never_upside_down_by_default():
+    config = Config(source="phantoms", **STILL)
+    views = {augment(PIXELS[0], config, np.random.default_rng(k)).tobytes() for k in range(30)}
+    expected = {PIXELS[0].astype(np.float32).tobytes()}
+    expected |= {PIXELS[0][:, ::-1].astype(np.float32).tobytes()}
+    assert views == expected
+    upside_down = Config(source="phantoms", vertical_flip=True, **STILL)
+    views = {augment(PIXELS[0], upside_down, np.random.default_rng(k)).tobytes() for k in range(60)}
+    assert len(views) == 4
+
+
+@pytest.mark.parametrize("setting", ["rotation", "zoom", "shift"])
+def test_geometry_keeps_the_middle(setting):
+    picture = np.zeros((101, 101), np.uint8)
+    picture[40:61, 40:61] = 200
+    config = Config(source="phantoms", **STILL | {setting: {"rotation": 10}.get(setting, 0.05)})
+    for seed in range(20):
+        view = augment(picture, config, np.random.default_rng(seed))
+        ys, xs = np.nonzero(view > 100)
+        assert abs(ys.mean() - 50) < 6
+        assert abs(xs.mean() - 50) < 6
+        assert 0.8 < (view > 100).sum() / 441 < 1.25
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(1)
+    paths = [f"train/normal/{k}.png" for k in range(5)]
+    (tmp_path / "pics/train/normal").mkdir(parents=True)
+    for path in paths:
+        grey = random.integers(0, 256, (70, 50), np.uint8)
+        Image.fromarray(grey).save(tmp_path / "pics" / path)
+    images = pd.DataFrame({"path": paths, "sha256": [str(k) for k in range(5)]})
+    return images, Config(data_dir=tmp_path / "pics", results_dir=tmp_path / "results")
+
+
+def test_the_store_holds_what_the_reader_reads(pictures):
+    images, config = pictures
+    stored = store.pixels(images, config, 40)
+    assert stored.shape == (5, 40, 40)
+    for row, path in enumerate(images["path"]):
+        picture = reader.fit(reader.read(config.pictures_dir / path), 40, config.aspect)
+        assert np.array_equal(stored[row], picture)
+
+
+def test_the_store_decodes_once_and_mends_itself(pictures, monkeypatch):
+    images, config = pictures
+    store.build(images, config, [32, 40])
+    first = np.array(store.pixels(images, config, 32))
+    reads = []
+    read = reader.read
+    monkeypatch.setattr(reader, "read", lambda path: reads.append(path) or read(path))
+    assert np.array_equal(store.pixels(images, config, 40).shape, (5, 40, 40))
+    assert not reads
+    path = config.cache_dir / "pixels" / "32.npy"
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert np.array_equal(store.pixels(images, config, 32), first)
+    assert len(reads) == 5
+    other = images.assign(sha256="changed")
+    store.pixels(other, config, 32)
+    assert len(reads) == 10
