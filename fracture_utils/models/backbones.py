@@ -1,0 +1,181 @@
+"""The registry of the six backbones, one row a network, and where their weights come from."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fracture_utils import download, files
+from fracture_utils.config import PREFIX, Config
+from fracture_utils.errors import InputError
+
+RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
+_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One network of keras.applications.
+
+    `module` holds its builder and its `preprocess_input`. `fine_tune_after` is the last layer
+    that stays frozen when only the top block is fine-tuned. `multiply_adds` are billions per
+    picture at the native size (Keras documentation and the original papers).
+    """
+
+    name: str
+    module: str
+    native_size: int
+    smallest_size: int
+    fine_tune_after: str
+    parameters: int
+    multiply_adds: float
+    weights_path: str
+    weights_md5: str | None
+
+    @property
+    def weights_file(self) -> str:
+        """The name of the weights file without the classifier, as keras.applications has it."""
+        return self.weights_path.rsplit("/", 1)[-1]
+
+    @property
+    def weights_address(self) -> str:
+        """Where Keras publishes the weights file."""
+        return _ADDRESS + self.weights_path
+
+    def size(self, config: Config) -> int:
+        """The side of the input in pixels. InputError where the setting is too small."""
+        size = config.image_size or self.native_size
+        if size < self.smallest_size:
+            raise InputError(
+                f"{self.name} needs pictures of at least {self.smallest_size} px and "
+                f"image_size ({PREFIX}IMAGE_SIZE) is {size}; raise it, or leave {self.name} out of "
+                f"{PREFIX}BACKBONES."
+            )
+        return size
+
+
+REGISTRY = {
+    backbone.name: backbone
+    for backbone in (
+        Backbone(
+            "DenseNet121", "densenet", 224, 32, "pool4_pool", 7_037_504, 2.9,
+            "densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "30ee3e1110167f948a6b9946edeeb738",
+        ),
+        Backbone(
+            "ResNet50", "resnet", 224, 32, "conv4_block6_out", 23_587_712, 3.9,
+            "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "4d473c1dd8becc155b73f8504c6f6626",
+        ),
+        Backbone(
+            "VGG16", "vgg16", 224, 32, "block4_pool", 14_714_688, 15.3,
+            "vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "6d6bbae143d832006294945121d1f1fc",
+        ),
+        Backbone(
+            "MobileNet", "mobilenet", 224, 32, "conv_pw_11_relu", 3_228_864, 0.6,
+            "mobilenet/mobilenet_1_0_224_tf_no_top.h5",
+            None,
+        ),
+        Backbone(
+            "InceptionV3", "inception_v3", 299, 75, "mixed8", 21_802_784, 5.7,
+            "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "bcbd6486424b2319ff4ef7d526e38f63",
+        ),
+        Backbone(
+            "Xception", "xception", 299, 71, "block12_sepconv3_bn", 20_861_480, 8.4,
+            "xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "b0042744bf5b25fce3cb969f33bebb97",
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """First weights of a network: `initialisation` is imagenet, released or random.
+
+    `note` says what a reader must know about the file; it is empty for the official one.
+    """
+
+    initialisation: str
+    path: Path | None = None
+    sha256: str = ""
+    note: str = ""
+
+
+def table() -> pd.DataFrame:
+    """One row a network: name, input side, parameters in millions, billions of multiply-adds."""
+    rows = [(b.name, b.native_size, b.parameters / 1e6, b.multiply_adds) for b in REGISTRY.values()]
+    columns = ["model", "native size", "million parameters", "billion multiply-adds"]
+    return pd.DataFrame(rows, columns=columns).round(1).set_index("model")
+
+
+def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
+    """The first weights of each network of the settings, and why others are left out.
+
+    Looked for in weights_dir, Keras's cache, the download, and models/released. Where there are
+    none, phantoms go on with random weights. Pictures do not: a network that was asked for by
+    name stops the run (InputError); of the six that are tried by default, those without
+    weights are left out, and the run stops only if none is left.
+    """
+    if config.initialisation == "random":
+        return {name: Weights("random", note="as asked for") for name in config.backbones}, {}
+    found, missing, reachable = {}, {}, True
+    for name in config.backbones:
+        backbone = REGISTRY[name]
+        weights = _on_disk(backbone, config)
+        if weights is None and reachable:
+            try:
+                weights = _downloaded(backbone)
+            except InputError:
+                reachable = False  # one refusal or time-out is enough, the address is the same
+        weights = weights or _released(backbone)
+        if weights is None:
+            missing[name] = _how_to_get(backbone, config)
+        else:
+            found[name] = weights
+    if config.source == "phantoms":
+        random = {name: Weights("random", note=why) for name, why in missing.items()}
+        return {name: found.get(name) or random[name] for name in config.backbones}, {}
+    if missing and (not found or "backbones" in config.model_fields_set):
+        raise InputError(" ".join(missing.values()))
+    return found, missing
+
+
+def _on_disk(backbone: Backbone, config: Config) -> Weights | None:
+    keras_home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    for folder in (config.weights_dir, keras_home / "models"):
+        if folder and (path := Path(folder) / backbone.weights_file).is_file():
+            return _imagenet(backbone, path)
+    return None
+
+
+def _downloaded(backbone: Backbone) -> Weights:
+    keras_home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    path = keras_home / "models" / backbone.weights_file
+    download.fetch(backbone.weights_address, path, md5=backbone.weights_md5)
+    return _imagenet(backbone, path)
+
+
+def _imagenet(backbone: Backbone, path: Path) -> Weights:
+    official = backbone.weights_md5 in (None, files.md5(path))
+    note = "" if official else f"{path.name} is not Keras's own file; see where it comes from"
+    return Weights("imagenet", path, files.sha256(path), note)
+
+
+def _released(backbone: Backbone) -> Weights | None:
+    path = RELEASED_DIR / f"{backbone.name}.weights.h5"
+    if not path.is_file():
+        return None
+    return Weights("released", path, files.sha256(path), "trained by this project; see models/")
+
+
+def _how_to_get(backbone: Backbone, config: Config) -> str:
+    folder = config.weights_dir or f"a folder of your choice and set {PREFIX}WEIGHTS_DIR to it"
+    return (
+        f"{backbone.name}: its ImageNet weights are neither on this machine nor to be downloaded; "
+        f"fetch {backbone.weights_address} where there is internet and put "
+        f"{backbone.weights_file} into {folder}, or set {PREFIX}INITIALISATION=random."
+    )

@@ -1,0 +1,279 @@
+"""Training jobs: one process a network, one line of progress, tables at the end.
+
+This side never imports Keras, so that the notebook stays light and quiet.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import filelock
+import pandas as pd
+
+import fracture_utils
+from fracture_utils import files
+from fracture_utils.config import CLASS_NAMES, PREFIX, Config
+from fracture_utils.errors import InputError
+from fracture_utils.ledger import Ledger
+from fracture_utils.models import backbones
+from fracture_utils.models.backbones import REGISTRY, Weights
+from fracture_utils.models.progress import Progress
+
+DIVERGED, REFUSED = 3, 4
+"""Exit codes of a worker: the loss is no number; an InputError, told as an event."""
+STAGES = ("features", "head", "fine_tune", "predict")
+_SETTINGS = {
+    "features": (
+        "aspect", "image_size", "views", "batch_size", "seed", "horizontal_flip", "vertical_flip",
+        "rotation", "zoom", "shift", "brightness", "contrast",
+    ),
+    "head": ("dropout", "head_epochs", "head_learning_rate", "head_l2", "patience"),
+    "fine_tune": ("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_depth"),
+    "predict": ("mirror",),
+}  # fmt: skip
+"""What each stage depends on, beside what the stages before it depend on."""
+START = 1000.0
+"""What starting a process and building its graph costs, in billions of multiply-adds."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The training of one network: everything its worker has to know, and where it works.
+
+    `images` has the columns path, group, label, split and sha256.
+    """
+
+    name: str
+    config: Config
+    weights: Weights
+    images: pd.DataFrame
+
+    @property
+    def folder(self) -> Path:
+        """Where features, checkpoints, history, predictions and the log of the network lie."""
+        return self.config.cache_dir / "networks" / self.name
+
+    def keys(self) -> dict[str, dict[str, str]]:
+        """For each stage the fingerprints of all that its result depends on."""
+        columns = ["path", "group", "label", "split", "sha256"]
+        key = {
+            "data": files.fingerprint(self.images[columns].to_numpy().tolist()),
+            "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
+            "precision": self.config.precision,
+            "code": _code(),
+        }
+        keys, settings = {}, {}
+        for stage in STAGES:
+            settings |= {name: getattr(self.config, name) for name in _SETTINGS[stage]}
+            keys[stage] = key | {"settings": files.fingerprint(settings)}
+        return keys
+
+    def path(self, stage: str) -> Path:
+        """The file of arrays of a stage ("checkpoint" is fine-tuning's), named by its key."""
+        key = self.keys()["fine_tune" if stage == "checkpoint" else stage]
+        return self.folder / f"{stage}-{files.fingerprint(key)}.npz"
+
+    def finished(self) -> bool:
+        """Whether every stage is finished and its files are whole."""
+        ledger = Ledger(self.folder)
+        return all(ledger.finished(stage, key) for stage, key in self.keys().items())
+
+    def save(self) -> None:
+        """Write what `load` reads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files.write_table(self.folder / "images.csv", self.images)
+        job = {"config": self.config.model_dump(mode="json"), "weights": asdict(self.weights)}
+        files.write_json(self.folder / "job.json", job)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Job":
+        """The job that was saved in `folder`."""
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        path = job["weights"]["path"]
+        weights = Weights(**job["weights"] | {"path": Path(path) if path else None})
+        images = pd.read_csv(folder / "images.csv", dtype=str, keep_default_na=False)
+        return cls(folder.name, Config(**job["config"]), weights, images)
+
+
+def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Train every network of the settings, each in its own process, one after the other.
+
+    What is done and still valid is not done again; what was interrupted goes on. A network that
+    fails leaves the others standing. Returns (and writes to networks.csv) one row a network:
+    model, status (trained, failed or left out), why, initialisation, note, precision, hardware,
+    parameters, multiply_adds, seconds_per_picture, seconds, and seconds_<stage>. InputError
+    where no network at all can be trained, or where another run works in the same folder.
+    """
+    weights, left_out = backbones.find_weights(config)
+    columns = ["path", "group", "label", "split", "sha256"]
+    jobs = [Job(name, config, weights[name], images[columns]) for name in weights]
+    for job in jobs:
+        REGISTRY[job.name].size(config)  # a size that is too small stops before anything runs
+    progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
+    rows = []
+    with _alone(config):
+        for name, why in left_out.items():
+            progress.finish(name, f"left out: {why}")
+            rows.append({"model": name, "status": "left out", "why": why})
+        for job in jobs:
+            rows.append(_row(*_train_one(job, progress)))
+    networks = pd.DataFrame(rows)
+    files.write_table(config.results_dir / "networks.csv", networks)
+    if not (networks["status"] == "trained").any():
+        raise InputError("No network could be trained. " + " ".join(networks["why"]))
+    return networks
+
+
+def history(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The history table of all trained networks; also written to history.csv."""
+    table = _collect(networks, config, "history.csv")
+    files.write_table(config.results_dir / "history.csv", table)
+    return table
+
+
+def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The predictions table of all trained networks, with what images.csv knows of each picture.
+
+    Rows are the validation and the test pictures; the probability is not calibrated yet.
+    """
+    table = _collect(networks, config, "predictions.csv")
+    known = [c for c in images.columns if c not in table.columns and c not in _FILE_COLUMNS]
+    return table.merge(images[["path", *known]], on="path", validate="many_to_one")
+
+
+_FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
+
+
+def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: Config) -> None:
+    """Write models/<network>.json: how to use the weights beside it, decision rule included."""
+    chosen = operating_points.set_index("model")
+    for name in networks.loc[networks["status"] == "trained", "model"]:
+        card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
+        rule = chosen.loc[name, ["temperature", "threshold", "rule"]].to_dict()
+        card |= {"class_names": list(CLASS_NAMES), "source": config.source} | rule
+        files.write_json(config.models_dir / f"{name}.json", card)
+
+
+def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
+    """The job as it was finished, its status and why."""
+    in_float32 = replace(job, config=job.config.model_copy(update={"precision": "float32"}))
+    for candidate, why in ((job, ""), (in_float32, "float32, since the loss was no number before")):
+        if candidate.finished():
+            progress.finish(job.name, "kept from an earlier run")
+            return candidate, "trained", why
+    why, attempt = "", job
+    code, error = _run_worker(job, progress)
+    if code == DIVERGED and job.config.precision != "float32":
+        progress.say(f"{job.name}: {error} Once more in float32.")
+        attempt, why = in_float32, "float32, since the loss was no number before"
+        code, error = _run_worker(in_float32, progress)
+    if code == 0:
+        progress.finish(job.name, "trained")
+        return attempt, "trained", why
+    progress.finish(job.name, f"failed: {error}")
+    return attempt, "failed", error
+
+
+def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
+    """Run the job's process to its end; its exit code and, where it is not 0, what went wrong."""
+    job.save()
+    log = job.folder / "log.txt"
+    command = [sys.executable, "-m", "fracture_utils.models.worker", str(job.folder.resolve())]
+    root = str(Path(fracture_utils.__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited])),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    error = ""
+    with (
+        log.open("a", encoding="utf-8") as messages,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # its end tells the worker that nobody waits any more
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
+        try:
+            for line in process.stdout:
+                event = json.loads(line)
+                error = event.get("error", error)
+                progress.hear(job.name, event)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode and not error:
+        error = (
+            "The process was killed, most often for lack of memory; lower "
+            f"{PREFIX}BATCH_SIZE and run again."
+            if process.returncode in (-9, 137)
+            else f"The process ended with code {process.returncode}; the reason is in {log}."
+        )
+    return process.returncode, error
+
+
+def _row(job: Job, status: str, why: str) -> dict:
+    row = {"model": job.name, "status": status, "why": why}
+    row |= {"initialisation": job.weights.initialisation, "note": job.weights.note}
+    if status != "trained":
+        return row
+    description = json.loads((job.folder / "network.json").read_text(encoding="utf-8"))
+    seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
+    kept = ("precision", "hardware", "parameters", "seconds_per_picture")
+    row |= {name: description[name] for name in kept}
+    row["multiply_adds"] = REGISTRY[job.name].multiply_adds
+    return row | {"seconds": round(sum(seconds.values()), 1)} | seconds
+
+
+def _work(job: Job) -> float:
+    """The cost of a job in billions of multiply-adds: passes of pictures, and the start."""
+    counts = job.images["split"].value_counts()
+    train, validation = counts.get("train", 0), counts.get("validation", 0)
+    forward = len(job.images) + (job.config.views - 1) * train + validation + counts.get("test", 0)
+    fine = job.config.fine_tune_epochs * (1.5 * train + 2 * validation)
+    scale = (REGISTRY[job.name].size(job.config) / REGISTRY[job.name].native_size) ** 2
+    return START + (forward + fine) * REGISTRY[job.name].multiply_adds * scale
+
+
+def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:
+    trained = networks.loc[networks["status"] == "trained", "model"]
+    types = {"path": str, "group": str}
+    tables = [pd.read_csv(_folder(model, config) / name, dtype=types) for model in trained]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _folder(name: str, config: Config) -> Path:
+    return config.cache_dir / "networks" / name
+
+
+def _code() -> str:
+    """A fingerprint of the code that a trained network depends on."""
+    here = Path(__file__).parent
+    names = ("classifier", "features", "training", "prediction", "precision", "worker")
+    sources = [here / f"{name}.py" for name in names]
+    sources += [
+        here.parent / "data" / f"{name}.py" for name in ("reader", "augmentation", "batches")
+    ]
+    return files.fingerprint([files.sha256(source) for source in sources])
+
+
+@contextlib.contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Hold the results folder. The system frees the lock of a run that died."""
+    config.cache_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(config.cache_dir / "run.lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise InputError(
+            f"Another run is at work in {config.results_dir}. Wait for its end, or give this one "
+            f"a folder of its own with {PREFIX}RESULTS_DIR."
+        ) from None

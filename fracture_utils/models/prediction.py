@@ -1,0 +1,85 @@
+"""From networks and pictures to the predictions table, and trained networks on disk."""
+
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from fracture_utils import files
+from fracture_utils.config import Config
+from fracture_utils.data.batches import Batches
+from fracture_utils.errors import InputError
+from fracture_utils.models import classifier
+from fracture_utils.models.backbones import REGISTRY, Weights
+
+MIRROR = " + mirror"
+"""What the name of a model ends with where the mean over a picture and its mirror is meant."""
+TIMED_BATCHES = 3
+
+
+def logits(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Config) -> np.ndarray:
+    """Logits of "fractured" for the given rows of `pixels`, float64 (rows,)."""
+    batches = Batches(pixels, np.zeros(len(pixels)), rows, config)
+    return model.predict(batches, verbose=0)[:, 0].astype(np.float64)
+
+
+def predict(
+    model: keras.Model, pixels: np.ndarray, images: pd.DataFrame, config: Config
+) -> pd.DataFrame:
+    """The predictions table of one network for the validation and the test pictures.
+
+    With `config.mirror` the rows stand twice: as they are, and under the name "… + mirror" with
+    the mean of the logits of the picture and of its mirror image.
+    """
+    rows = np.flatnonzero(images["split"].isin(["validation", "test"]))
+    table = images.iloc[rows][["path", "group", "label", "split"]].assign(model=model.name)
+    table["logit"] = logits(model, pixels, rows, config)
+    if config.mirror:
+        mirrored = logits(model, pixels[:, :, ::-1], rows, config)
+        mean = (table["logit"] + mirrored) / 2
+        table = pd.concat([table, table.assign(model=model.name + MIRROR, logit=mean)])
+    table["probability"] = 1 / (1 + np.exp(-table["logit"]))
+    return table
+
+
+def seconds_per_picture(model: keras.Model, pixels: np.ndarray, config: Config) -> float:
+    """Median over a few full batches, after one that warms up."""
+    rows = np.arange(config.batch_size) % len(pixels)
+    batch = Batches(pixels, np.zeros(len(pixels)), rows, config)[0][0]
+    seconds = []
+    for _ in range(TIMED_BATCHES + 1):
+        started = time.perf_counter()
+        model.predict_on_batch(batch)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[1:])) / len(batch)
+
+
+def weights_path(name: str, config: Config) -> Path:
+    """Where the trained weights of a network lie; their JSON lies beside them."""
+    return config.models_dir / f"{name}.weights.h5"
+
+
+def save_weights(model: keras.Model, config: Config) -> None:
+    """Write the weights of a trained network, whole or not at all."""
+    without_optimiser = keras.Model(model.input, model.output)
+    with files.replacing(weights_path(model.name, config)) as temporary:
+        without_optimiser.save_weights(temporary)
+
+
+def load(name: str, config: Config) -> tuple[keras.Model, dict]:
+    """A trained network and its JSON, from models_dir, built by code and filled with numbers."""
+    card, weights = config.models_dir / f"{name}.json", weights_path(name, config)
+    if name not in REGISTRY or not card.is_file() or not weights.is_file():
+        raise InputError(
+            f"There is no trained {name} in {config.models_dir} (files {card.name} and "
+            f"{weights.name}); run the notebook first, or name another folder."
+        )
+    description = json.loads(card.read_text(encoding="utf-8"))
+    if files.sha256(weights) != description["weights_sha256"]:
+        raise InputError(f"{weights} is not the file that {card} describes; train {name} again.")
+    sized = Config(**config.model_dump() | {"image_size": description["input_size"]})
+    stored = Weights("released", weights)
+    return classifier.build(REGISTRY[name], stored, sized, description["precision"]), description

@@ -1,0 +1,105 @@
+"""Progress that a person can follow: in a notebook, in a terminal, and in results/run.log."""
+
+import sys
+import time
+from pathlib import Path
+
+SECONDS_BETWEEN_LINES = 60
+_STAGE = {
+    "features": "frozen features",
+    "head": "head",
+    "fine_tune": "fine-tuning",
+    "predict": "predictions",
+}
+
+
+class Progress:
+    """What runs, how long it will take, and which network is next.
+
+    `work` maps each network to its cost in any unit, from which the remaining time is guessed.
+    In a notebook one output is updated in place; elsewhere a line is written at each new
+    stage and at most once a minute. Everything also goes to the log file.
+    """
+
+    def __init__(self, work: dict[str, float], log: Path) -> None:
+        self.work, self.log = work, Path(log)
+        self.started = time.monotonic()
+        self.share = dict.fromkeys(work, 0.0)
+        self.kept: set[str] = set()
+        self._began: dict[str, float] = {}
+        self._lines: list[str] = []
+        self._current = ""
+        self._spoke = 0.0
+        self._output = _notebook_output()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+
+    def hear(self, name: str, event: dict) -> None:
+        """Take in an event of the network's worker: a new stage, or how far it is."""
+        if "stage" not in event:
+            return
+        self._began.setdefault(name, time.monotonic())
+        stage, position = _STAGE[event["stage"]], list(_STAGE).index(event["stage"])
+        within = event["done"] / event["total"] if event.get("total") else 0.0
+        self.share[name] = (position + within) / len(_STAGE)
+        number = f"{list(self.work).index(name) + 1} of {len(self.work)}"
+        self._current = (
+            f"{name} ({number}): {stage} {within:.0%}{self._remaining()}{self._next(name)}"
+        )
+        if "why" in event and event["why"] != "not done yet":
+            self.say(f"{name}: {stage} again, because {event['why']}.")
+        self._show(force="why" in event)
+
+    def finish(self, name: str, how: str) -> None:
+        """Note that nothing more will come of a network, and how it ended."""
+        took = time.monotonic() - self._began[name] if name in self._began else None
+        if took is None:
+            self.kept.add(name)
+        self.share[name], self._current = 1.0, ""
+        self.say(f"{name}: {how.rstrip(chr(46))}" + (f" in {_minutes(took)}." if took else "."))
+
+    def say(self, sentence: str) -> None:
+        """A line that stays."""
+        self._lines.append(sentence)
+        self._write(sentence)
+        self._show(force=False)
+
+    def _remaining(self) -> str:
+        done = sum(self.share[n] * w for n, w in self.work.items() if n not in self.kept)
+        total = sum(w for n, w in self.work.items() if n not in self.kept)
+        elapsed = time.monotonic() - self.started
+        if done < 0.02 * total or elapsed < 5:
+            return ""
+        return f", about {_minutes(elapsed / done * (total - done))} left for all"
+
+    def _next(self, name: str) -> str:
+        waiting = [other for other in self.work if self.share[other] == 0 and other != name]
+        return f"; next {waiting[0]}" if waiting else "; the last one"
+
+    def _show(self, force: bool) -> None:
+        now = time.monotonic()
+        if self._output is not None:
+            text = "\n".join([*self._lines, self._current]).strip()
+            self._output.update({"text/plain": text}, raw=True)
+        if self._current and (force or now - self._spoke > SECONDS_BETWEEN_LINES):
+            self._spoke = now
+            self._write(self._current)
+
+    def _write(self, line: str) -> None:
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        if self._output is None:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+
+def _notebook_output():
+    """A display to be updated in place, or None outside a notebook."""
+    if "ipykernel" not in sys.modules:
+        return None
+    from IPython.display import display
+
+    return display({"text/plain": ""}, raw=True, display_id=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

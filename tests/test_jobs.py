@@ -1,0 +1,259 @@
+"""Training jobs: real worker processes on a small made-up data set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import filelock
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fracture_utils import files
+from fracture_utils.config import Config
+from fracture_utils.errors import InputError
+from fracture_utils.models import backbones, jobs
+from fracture_utils.models.backbones import Weights
+from fracture_utils.models.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pictures whose class is a bright band, and their images table."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    rows = []
+    for k in range(48):
+        label = ("normal", "fractured")[k % 3 // 2]
+        split = ("train", "train", "validation", "test")[k // 3 % 4]
+        place = "test" if split == "test" else "train"
+        path = folder / place / label / f"{k:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey = random.integers(0, 120, (40, 32)).astype(np.uint8)
+        grey[12:20] += 100 * (k % 3 // 2)
+        Image.fromarray(grey).save(path)
+        rows.append((path.relative_to(folder).as_posix(), f"g{k}", label, split, "hand"))
+    images = pd.DataFrame(rows, columns=["path", "group", "label", "split", "body_part"])
+    images["sha256"] = [files.sha256(folder / path) for path in images["path"]]
+    return folder, images
+
+
+def settings(data, tmp_path, **more):
+    small = {
+        "data_dir": data[0], "results_dir": tmp_path / "results", "models_dir": tmp_path / "models",
+        "image_size": 32, "batch_size": 8, "views": 1, "head_epochs": 3, "fine_tune_epochs": 2,
+        "backbones": "MobileNet", "initialisation": "random", "precision": "float32",
+    }  # fmt: skip
+    return Config(**small | more)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """An uninterrupted run, its folder and its networks table."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = settings(data, folder)
+    return config, jobs.train(data[1], config)
+
+
+def test_a_run_leaves_networks_history_predictions_and_weights(data, finished):
+    config, networks = finished
+    row = networks.iloc[0]
+    assert (row["model"], row["status"]) == ("MobileNet", "trained")
+    assert row["initialisation"] == "random"
+    assert row["parameters"] > 3e6
+    assert row["seconds"] >= row["seconds_features"] > 0
+    history = jobs.history(networks, config)
+    columns = ["model", "stage", "epoch", "loss", "auc", "val_loss", "val_auc"]
+    assert list(history) == [*columns, "learning_rate", "seconds"]
+    assert list(history["stage"].unique()) == ["head", "fine_tune"]
+    predictions = jobs.predictions(networks, data[1], config)
+    expected = data[1].query("split != 'train'")
+    assert set(predictions["path"]) == set(expected["path"])
+    merged = predictions.merge(expected, on="path", suffixes=("", "_true"))
+    for column in ("label", "split", "group", "body_part"):
+        assert (merged[column] == merged.get(column + "_true", merged[column])).all()
+    weights = config.models_dir / "MobileNet.weights.h5"
+    assert weights.stat().st_size < 4.2 * row["parameters"]  # no optimiser inside
+    assert not list(config.results_dir.rglob(files.TEMPORARY_PREFIX + "*"))
+
+
+def test_what_is_done_is_kept_and_what_changed_is_done_again(data, finished, monkeypatch, capsys):
+    config, networks = finished
+    started = []
+    run_worker = jobs._run_worker
+    monkeypatch.setattr(
+        jobs, "_run_worker", lambda job, p: started.append(job.name) or run_worker(job, p)
+    )
+    again = jobs.train(data[1], config)
+    assert not started
+    assert "kept from an earlier run" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(again, networks)
+    changed = config.model_copy(update={"mirror": True})
+    mirrored = jobs.predictions(jobs.train(data[1], changed), data[1], changed)
+    assert started == ["MobileNet"]
+    said = capsys.readouterr().out
+    assert "predictions again, because settings changed" in said
+    assert "fine-tuning again" not in said
+    assert set(mirrored["model"]) == {"MobileNet", "MobileNet + mirror"}
+    jobs.train(data[1], config)
+
+
+def test_labels_or_splits_that_change_make_everything_new(data, finished):
+    config, _ = finished
+    relabelled = data[1].assign(split=data[1]["split"].replace({"validation": "test"}))
+    weights = Weights("random")
+    one = jobs.Job("MobileNet", config, weights, data[1]).keys()
+    other = jobs.Job("MobileNet", config, weights, relabelled).keys()
+    assert all(one[stage] != other[stage] for stage in jobs.STAGES)
+    otherwise = jobs.Job("MobileNet", config, Weights("imagenet", sha256="a"), data[1]).keys()
+    assert all(one[stage] != otherwise[stage] for stage in jobs.STAGES)
+
+
+def test_a_killed_worker_is_reported_and_the_next_run_ends_like_an_uninterrupted_one(
+    data, finished, tmp_path, monkeypatch
+):
+    config = settings(data, tmp_path)
+    hear = Progress.hear
+    killed = []
+
+    def kill_in_fine_tuning(self, name, event):
+        hear(self, name, event)
+        if event.get("stage") == "fine_tune" and event.get("done") and not killed:
+            killed.append(event["done"])
+            pattern = f"fracture_utils.models.worker {config.cache_dir}"
+            subprocess.run(["pkill", "-9", "-f", pattern], check=True)
+
+    monkeypatch.setattr(Progress, "hear", kill_in_fine_tuning)
+    with pytest.raises(InputError, match=r"No network could be trained.*killed"):
+        jobs.train(data[1], config)
+    networks = jobs.train(data[1], config)
+    assert killed
+    whole, whole_config = finished[1], finished[0]
+    expected = jobs.predictions(whole, data[1], whole_config)
+    resumed = jobs.predictions(networks, data[1], config)
+    np.testing.assert_allclose(resumed["logit"], expected["logit"], rtol=1e-4, atol=1e-5)
+
+
+def test_one_network_that_fails_leaves_the_others_standing(data, tmp_path, monkeypatch):
+    broken = tmp_path / "vgg.h5"
+    broken.write_bytes(b"no HDF5")
+    given = {"VGG16": Weights("imagenet", broken), "MobileNet": Weights("random")}
+    monkeypatch.setattr(backbones, "find_weights", lambda config: (given, {"Xception": "absent"}))
+    config = settings(data, tmp_path, fine_tune_epochs=0, backbones="VGG16,MobileNet")
+    networks = jobs.train(data[1], config).set_index("model")
+    assert networks["status"].to_dict() == {
+        "Xception": "left out", "VGG16": "failed", "MobileNet": "trained",
+    }  # fmt: skip
+    assert "vgg.h5 does not hold weights" in networks.loc["VGG16", "why"]
+
+
+def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, monkeypatch):
+    config = settings(data, tmp_path, precision="mixed_bfloat16")
+    tried = []
+
+    def diverge(job, progress):
+        tried.append(job.config.precision)
+        return (jobs.DIVERGED, "No number.") if len(tried) == 1 else (1, "Enough.")
+
+    monkeypatch.setattr(jobs, "_run_worker", diverge)
+    with pytest.raises(InputError, match="Enough"):
+        jobs.train(data[1], config)
+    assert tried == ["mixed_bfloat16", "float32"]
+    assert "Once more in float32" in (config.results_dir / "run.log").read_text()
+
+
+def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matter(data, tmp_path):
+    config = settings(data, tmp_path)
+    config.cache_dir.mkdir(parents=True)
+    lock = config.cache_dir / "run.lock"
+    with filelock.FileLock(lock), pytest.raises(InputError, match="Another run is at work"):
+        jobs.train(data[1], config)
+    script = (
+        "import filelock, os, sys\n"
+        "filelock.FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(lock)], check=False)
+    assert lock.exists()
+    with jobs._alone(config):
+        pass
+
+
+def test_a_worker_ends_when_its_parent_does(data, tmp_path):
+    config = settings(data, tmp_path)
+    job = jobs.Job("MobileNet", config, Weights("random"), data[1])
+    job.save()
+    environment = os.environ | {"PYTHONPATH": str(files.Path(files.__file__).parents[1])}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "fracture_utils.models.worker", str(job.folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    with worker:
+        assert json.loads(worker.stdout.readline())["stage"] == "features"
+        worker.stdin.close()
+        assert worker.wait(timeout=20) == 1
+        worker.stdin = None
+
+
+def test_interrupting_the_notebook_ends_the_worker(data, tmp_path):
+    config = settings(data, tmp_path)
+    threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(data[1], config)
+    time.sleep(0.5)
+    pattern = f"fracture_utils.models.worker {config.cache_dir}"
+    assert subprocess.run(["pgrep", "-f", pattern], check=False).returncode == 1
+
+
+def test_cards_say_how_to_use_the_weights(data, finished):
+    config, networks = finished
+    points = pd.DataFrame(
+        [{"model": "MobileNet", "temperature": 1.5, "threshold": 0.3, "rule": "youden"}]
+    )
+    jobs.save_cards(networks, points, config)
+    card = json.loads((config.models_dir / "MobileNet.json").read_text())
+    assert card["class_names"] == ["normal", "fractured"]
+    assert (card["temperature"], card["threshold"], card["input_size"]) == (1.5, 0.3, 32)
+    assert card["weights_sha256"] == files.sha256(config.models_dir / "MobileNet.weights.h5")
+    assert card["fingerprint"]
+
+
+def test_a_saved_network_predicts_what_it_predicted(data, finished):
+    from fracture_utils.data import store
+    from fracture_utils.models import prediction
+
+    config, networks = finished
+    points = pd.DataFrame(
+        [{"model": "MobileNet", "temperature": 1.0, "threshold": 0.5, "rule": "youden"}]
+    )
+    jobs.save_cards(networks, points, config)
+    model, _ = prediction.load("MobileNet", config)
+    rows = np.flatnonzero(data[1]["split"] != "train")
+    logits = prediction.logits(model, store.pixels(data[1], config, 32), rows, config)
+    expected = jobs.predictions(networks, data[1], config)["logit"]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with pytest.raises(InputError, match="There is no trained VGG16"):
+        prediction.load("VGG16", config)
+
+
+def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    progress = Progress({"A": 1.0, "B": 3.0}, tmp_path / "run.log")
+    progress.hear("A", {"stage": "features", "why": "not done yet"})
+    clock[0] = 30
+    progress.hear("A", {"stage": "features", "done": 50, "total": 100})
+    clock[0] = 91
+    progress.hear("A", {"stage": "head", "why": "settings changed"})
+    clock[0] = 100
+    progress.finish("A", "trained")
+    said = capsys.readouterr().out
+    assert "A (1 of 2): frozen features 0%; next B" in said
+    assert "A: head again, because settings changed." in said
+    assert "min left for all" in said
+    assert "A: trained in 2 min." in said
+    assert "A: trained in 2 min." in (tmp_path / "run.log").read_text()
+    assert said.count("\n") < 8
