@@ -4,7 +4,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from fracture_utils.config import Config
 from fracture_utils.data import audit, duplicates, images, inventory, phantoms
@@ -271,3 +274,29 @@ def test_many_equal_pictures_do_not_hide_a_near_one():
 def test_the_smallest_sets(count):
     thumbnails = np.zeros((count, duplicates.SIDE, duplicates.SIDE), np.uint8)
     assert len(duplicates.pairs(thumbnails)) == max(0, count - 1)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=4))
+@settings(max_examples=60, deadline=None)
+def test_the_weighted_auc_is_that_of_scikit_learn(rows):
+    truth, score, weight = (np.array(column) for column in zip(*rows, strict=True))
+    rank = np.unique(score, return_inverse=True)[1]
+    ours = audit._weighted_auc(truth, rank, weight)
+    if weight[truth].sum() and weight[~truth].sum():
+        expected = roc_auc_score(truth, score, sample_weight=weight)
+        assert ours == pytest.approx(expected)
+    else:
+        assert np.isnan(ours)
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_folds_keep_groups_whole_and_classes_even(seed):
+    generator = np.random.default_rng(seed)
+    groups = generator.integers(0, 60, 400).astype(str)
+    truth = np.char.str_len(groups) == 1
+    folds = audit._folds(truth, groups, seed)
+    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
+    for stratum in (truth, ~truth):
+        count = [len(set(groups[stratum & (folds == fold)])) for fold in range(audit.FOLDS)]
+        assert max(count) - min(count) <= 1

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from fracture_utils.config import Config
@@ -124,16 +122,17 @@ def probe(table: pd.DataFrame, config: Config) -> tuple[dict[str, Any], pd.DataF
     facts = table[["path"]].merge(known, on="path")[list(METADATA)].fillna(-1).to_numpy(float)
     truth = (table["label"] == "fractured").to_numpy()
     groups = table["group"].to_numpy()
+    folds = _folds(truth, groups, config.seed)
     forest = RandomForestClassifier(60, min_samples_leaf=10, random_state=config.seed)
-    probability = _cross_validated(forest, facts, truth, groups, config.seed)
+    probability = _cross_validated(forest, facts, truth, folds)
     stump = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=10, random_state=config.seed)
-    alone = {}
-    for name, column in zip(METADATA, facts.T, strict=True):
-        guess = _cross_validated(stump, column[:, None], truth, groups, config.seed)
-        alone[name] = roc_auc_score(truth, guess)
+    alone = {
+        name: _auc(truth, _cross_validated(stump, column[:, None], truth, folds))
+        for name, column in zip(METADATA, facts.T, strict=True)
+    }
     feature = max(alone, key=alone.__getitem__)
     low, high = _interval(truth, probability, groups, config.seed)
-    row = {"auc": roc_auc_score(truth, probability), "auc_low": low, "auc_high": high}
+    row = {"auc": _auc(truth, probability), "auc_low": low, "auc_high": high}
     row |= {"feature": feature, "feature_auc": alone[feature]}
     train = (table["split"] == "train").to_numpy()
     forest.fit(facts[train], truth[train])
@@ -144,29 +143,53 @@ def probe(table: pd.DataFrame, config: Config) -> tuple[dict[str, Any], pd.DataF
     return row, predictions.reset_index(drop=True)
 
 
+def _folds(truth: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """The fold (n,) of each picture: whole groups, those with fractures dealt out evenly."""
+    names, group = np.unique(groups, return_inverse=True)
+    fractured = np.bincount(group, truth) > 0
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    fold = np.empty(len(names), int)
+    fold[shuffled[np.argsort(fractured[shuffled], kind="stable")]] = np.arange(len(names)) % FOLDS
+    return fold[group]
+
+
 def _cross_validated(
-    learner: Any, facts: np.ndarray, truth: np.ndarray, groups: np.ndarray, seed: int
+    learner: Any, facts: np.ndarray, truth: np.ndarray, folds: np.ndarray
 ) -> np.ndarray:
-    """Probability (n,) of each picture by a learner that has seen none of its group."""
+    """Probability (n,) of each picture by a learner that has seen none of its fold."""
     result = np.full(len(truth), truth.mean())
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for seen, unseen in folds.split(facts, truth, groups):
-        learner.fit(facts[seen], truth[seen])
+    for unseen in (folds == fold for fold in range(FOLDS)):
+        learner.fit(facts[~unseen], truth[~unseen])
         result[unseen] = learner.predict_proba(facts[unseen])[:, 1]
     return result
+
+
+def _auc(truth: np.ndarray, score: np.ndarray) -> float:
+    return _weighted_auc(truth, np.unique(score, return_inverse=True)[1], np.ones(len(truth)))
+
+
+def _weighted_auc(truth: np.ndarray, rank: np.ndarray, weight: np.ndarray) -> float:
+    """Area under the ROC curve of ranks (n,), ties counting half; NaN if a class is absent."""
+    fractured = np.bincount(rank, weight * truth)
+    normal = np.bincount(rank, weight * ~truth)
+    pairs = fractured.sum() * normal.sum()
+    return float(fractured @ (np.cumsum(normal) - normal / 2) / pairs) if pairs else np.nan
 
 
 def _interval(
     truth: np.ndarray, probability: np.ndarray, groups: np.ndarray, seed: int
 ) -> tuple[float, float]:
+    """95 % by a bootstrap over groups."""
     generator = np.random.default_rng(seed)
     names, group = np.unique(groups, return_inverse=True)
-    share, drawn = np.full(len(names), 1 / len(names)), []
-    for _ in range(RESAMPLES):
-        weight = generator.multinomial(len(names), share)[group]
-        if weight[truth].any() and weight[~truth].any():
-            drawn.append(roc_auc_score(truth, probability, sample_weight=weight))
-    return tuple(np.percentile(drawn, [2.5, 97.5])) if drawn else (0.0, 1.0)
+    _, rank = np.unique(probability, return_inverse=True)
+    share = np.full(len(names), 1 / len(names))
+    drawn = [
+        _weighted_auc(truth, rank, generator.multinomial(len(names), share)[group])
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _finding(severity: str, check: str, path: str, what: str, advice: str, other: str = "") -> dict:
