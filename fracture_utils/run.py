@@ -1,0 +1,72 @@
+"""The record of a run: its tables, and how they came about."""
+
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+
+import pandas as pd
+
+import fracture_utils
+from fracture_utils import files
+from fracture_utils.config import Config
+
+PACKAGES = (
+    *("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scikit-learn", "scipy"),
+    *("statsmodels", "pillow"),
+)
+
+
+def versions() -> pd.Series:
+    """The versions that the numbers depend on, by name."""
+    found = {"fracture_utils": fracture_utils.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return pd.Series(found, name="version")
+
+
+def save(config: Config, **tables: pd.DataFrame) -> None:
+    """Write each table to the results folder under its name: `save(config, scores=scores)`."""
+    for name, table in tables.items():
+        files.write_table(config.results_dir / f"{name}.csv", table)
+
+
+def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict:
+    """Write run.json: settings, versions, hardware, precision, seed, data and time per stage.
+
+    Returns what was written. Seconds are those in which a stage was computed, in this run or
+    in an earlier one whose result was still valid.
+    """
+    trained = networks[networks["status"] == "trained"]
+    stages = [name for name in networks if name.startswith("seconds_") and "picture" not in name]
+    written = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "purpose": "education and research only, never clinical use",
+        "source": config.source,
+        "data": {
+            "fingerprint": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),
+            "pictures": len(images),
+            "groups": int(images["group"].nunique()),
+        },
+        "settings": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": versions().to_dict(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "hardware": sorted(trained["hardware"].unique()),
+        "precision": trained.set_index("model")["precision"].to_dict(),
+        "initialisation": trained.set_index("model")["initialisation"].to_dict(),
+        "weights_notes": {
+            m: n for m, n in zip(trained["model"], trained["note"], strict=True) if n
+        },
+        "seconds": {
+            row["model"]: {stage.removeprefix("seconds_"): row[stage] for stage in stages}
+            for row in trained.to_dict("records")
+        },
+        "failed": networks.loc[networks["status"] != "trained"].set_index("model")["why"].to_dict(),
+    }
+    files.write_json(config.results_dir / "run.json", written)
+    return written

@@ -1,0 +1,165 @@
+"""The project as a whole: what it needs, what it promises, and that the notebook runs."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = nbformat.read(ROOT / "fracture-detection.ipynb", as_version=4)
+CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
+OPTIONAL = {"pydicom"}
+RUNS_THE_NOTEBOOK = {"jupyter", "h5py"}
+"""Needed though never imported by name: the first runs the notebook, the second Keras."""
+
+
+def requirements() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def imported(source: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_requirements_are_what_notebook_and_package_import():
+    sources = [path.read_text() for path in (ROOT / "fracture_utils").rglob("*.py")]
+    sources += [cell.source for cell in CODE]
+    modules = set().union(*map(imported, sources)) - sys.stdlib_module_names
+    modules -= {"fracture_utils"} | OPTIONAL
+    packages = importlib.metadata.packages_distributions()
+    needed = {packages[module][0].lower() for module in modules}
+    assert set(requirements()) - RUNS_THE_NOTEBOOK == needed
+
+
+def test_requirements_are_pinned_and_above_the_security_floors():
+    pinned = {name: tuple(map(int, v.split(".")[:2])) for name, v in requirements().items()}
+    assert pinned["keras"] >= (3, 14)
+    assert pinned["pillow"] >= (12, 3)
+
+
+def test_the_readme_holds_both_commands_and_ci_finds_the_test_command():
+    readme = (ROOT / "README.md").read_text()
+    for mark in ("run", "test"):
+        block = re.search(rf"<!-- {mark} -->\n```bash\n(.+)\n```", readme)
+        assert block, mark
+        assert "\n" not in block[1]
+        assert "python3 -m venv .venv" in block[1]
+    assert "never" in readme or "not a medical device" in readme
+
+
+def test_the_top_level_holds_what_the_design_names():
+    expected = {
+        *("fracture-detection.ipynb", "fracture_utils", "data", "models", "results"),
+        *("requirements.txt", "README.md", "LICENSE", "pyproject.toml", "tests", "benchmarks"),
+    }
+    assert expected <= {path.name for path in ROOT.iterdir()}
+
+
+def test_the_notebook_is_a_story():
+    assert CODE[0].source.lstrip().startswith("import")
+    assert NOTEBOOK.cells[0].cell_type == "markdown"
+    assert "education and research only" in NOTEBOOK.cells[0].source
+    assert [c for c in CODE if "parameters" in c.metadata.get("tags", [])]
+    for cell in CODE:
+        assert len(cell.source.splitlines()) <= 14, cell.source
+        assert not re.search(r"^\s*(def |class |!|%)|sys\.path|os\.environ", cell.source, re.M)
+    for cell in NOTEBOOK.cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\d\.\d\d|\d+ ?%", cell.source.replace("80 %", "")), cell.source
+
+
+def test_the_saved_outputs_are_of_one_clean_run():
+    counts = [cell.execution_count for cell in CODE]
+    assert counts == list(range(1, len(CODE) + 1)) or set(counts) == {None}
+    outputs = [output for cell in CODE for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    saved = NOTEBOOK.dumps() if hasattr(NOTEBOOK, "dumps") else nbformat.writes(NOTEBOOK)
+    assert len(saved) < 6_000_000
+    assert str(ROOT) not in saved
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """The notebook, run headless in quick mode with two networks, by papermill."""
+    import papermill
+
+    folder = tmp_path_factory.mktemp("quick")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "FRACTURE_QUICK": "1",
+            "FRACTURE_SOURCE": "phantoms",
+            "FRACTURE_DATA_DIR": folder / "data",
+            "FRACTURE_MODELS_DIR": folder / "models",
+            "FRACTURE_INITIALISATION": "random",
+            "PYTHONPATH": ROOT,
+        }.items():
+            patch.setenv(name, str(value))
+        parameters = {
+            "results_dir": str(folder / "results"),
+            "backbone_names": "MobileNet,VGG16",
+        }
+        papermill.execute_notebook(
+            ROOT / "fracture-detection.ipynb",
+            folder / "run.ipynb",
+            parameters,
+            progress_bar=False,
+            kernel_name="python3",
+        )
+    return folder
+
+
+COLUMNS = {
+    "images": "path label split group width height bit_depth sha256 body_part patient view",
+    "audit": "severity check path other what advice",
+    "history": "model stage epoch loss auc val_loss val_auc learning_rate seconds",
+    "predictions": "path group label split model logit probability",
+    "scores": "model initialisation n positives auc auc_low auc_high sensitivity_low kappa_high",
+    "comparisons": "model_a model_b p_delong p_mcnemar p_delong_holm p_mcnemar_holm",
+    "networks": "model status why initialisation precision parameters seconds_per_picture",
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of papermill and its kernel client, not of the project
+def test_the_notebook_runs_headless_and_leaves_every_result(quick_run):
+    import json
+
+    import pandas as pd
+
+    results = quick_run / "results"
+    for name, columns in COLUMNS.items():
+        assert set(columns.split()) <= set(pd.read_csv(results / f"{name}.csv", nrows=2)), name
+    run = json.loads((results / "run.json").read_text())
+    assert run["source"] == "phantoms"
+    assert run["initialisation"] == {"MobileNet": "random", "VGG16": "random"}
+    assert run["seconds"]["VGG16"]["features"] > 0
+    report = (results / "report.html").read_text()
+    assert "synthetic phantoms" in report.lower()
+    assert not re.search(r'(src|href)="(http|/)', report)
+    assert "random" in (results / "scores.csv").read_text()
+    figures = {path.stem for path in (results / "figures").glob("*.png")}
+    assert {"history", "roc", "confusion_matrices", "ranking", "pairwise"} <= figures
+    for name in ("MobileNet", "VGG16"):
+        card = json.loads((quick_run / f"models/{name}.json").read_text())
+        assert {"temperature", "threshold", "input_size", "class_names"} <= set(card)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_executed_notebook_is_quiet(quick_run):
+    executed = nbformat.read(quick_run / "run.ipynb", as_version=4)
+    outputs = [o for cell in executed.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    shown = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(shown) >= 12
+    plain = [cell for cell in executed.cells if cell.cell_type == "code" and not cell.outputs]
+    assert len(plain) <= 3, [cell.source for cell in plain]
