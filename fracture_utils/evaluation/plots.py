@@ -3,9 +3,8 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -95,14 +94,8 @@ class Album:
         lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 15))
         height = (0.16 * len(lines) + 0.12) / figure.get_figheight() if lines else 0
         figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
-        figure.text(
-            0.01,
-            0.04 / figure.get_figheight(),
-            "\n".join(lines),
-            size=8,
-            color="#555555",
-            va="bottom",
-        )
+        foot = 0.04 / figure.get_figheight()
+        figure.text(0.01, foot, "\n".join(lines), size=8, color="#555555", va="bottom")
         figure.caption, figure.place = caption, len(self.captions)
         self.captions[name] = caption
         with files.replacing(self.folder / f"{name}.png") as temporary:
@@ -181,45 +174,35 @@ def history(history: pd.DataFrame) -> Chart:
 @_styled
 def roc(predictions: pd.DataFrame, scores: pd.DataFrame) -> Chart:
     """Sensitivity against false alarms on the test rows, the chosen thresholds marked."""
-    chart, ax = _chart(max(4.9, 0.4 * predictions["model"].nunique() + 1.5))
-    ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, linestyle="--")
-    for curve in _curves(predictions):
-        _line(
-            ax,
-            curve.alarms,
-            curve.found,
-            curve.false_alarm,
-            curve.sensitivity,
-            curve,
-            scores,
-            "auc",
-        )
+
+    def rates(found, alarms, positives, negatives):
+        return alarms / negatives, found / positives
+
+    chart, ax = _trade_off(predictions, scores, "auc", "AUC", rates)
+    ax.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=1, linestyle="--", zorder=0)
     ax.set(
         xlabel="1 - specificity (share of normal pictures called fractured)",
         ylabel="sensitivity (share of fractures found)",
         title="Fractures found against false alarms",
     )
-    _square(ax, "AUC, 95 % interval")
     return chart
 
 
 @_styled
 def precision_recall(predictions: pd.DataFrame, scores: pd.DataFrame) -> Chart:
     """Positive predictive value against sensitivity on the test rows."""
-    chart, ax = _chart(max(4.9, 0.4 * predictions["model"].nunique() + 1.5))
+
+    def rates(found, alarms, positives, negatives):
+        return found / positives, found / (found + alarms)
+
+    chart, ax = _trade_off(predictions, scores, "average_precision", "Average precision", rates)
     prevalence = scores["positives"].iloc[0] / scores["n"].iloc[0]
-    ax.axhline(prevalence, color="#BBBBBB", linewidth=1, linestyle="--")
-    for curve in _curves(predictions):
-        _line(
-            ax, curve.found[1:], curve.precision[1:], curve.sensitivity, curve.ppv, curve, scores,
-            "average_precision",
-        )  # fmt: skip
+    ax.axhline(prevalence, color="#BBBBBB", linewidth=1, linestyle="--", zorder=0)
     ax.set(
         xlabel="sensitivity (share of fractures found)",
         ylabel="positive predictive value",
-        title="How many of the pictures called fractured are",
+        title="How many of the pictures called fractured really are",
     )
-    _square(ax, "Average precision, 95 % interval")
     return chart
 
 
@@ -490,50 +473,41 @@ def _range(row: pd.Series, name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
-class _Curve(NamedTuple):
-    model: str
-    look: dict[str, str]
-    found: np.ndarray
-    alarms: np.ndarray
-    precision: np.ndarray
-    sensitivity: float
-    false_alarm: float
-    ppv: float
+def _trade_off(
+    predictions: pd.DataFrame,
+    scores: pd.DataFrame,
+    metric: str,
+    title: str,
+    rates: Callable[..., tuple[np.ndarray, np.ndarray]],
+) -> tuple[Chart, Axes]:
+    """A curve a model over all thresholds, and a marker at the chosen one.
 
-
-def _curves(predictions: pd.DataFrame) -> Iterator[_Curve]:
-    """The ROC curve of each model, from (0, 0) on, and where its threshold lies."""
+    `rates` makes x and y of the numbers of fractures found and of false alarms, and of the numbers
+    of fractured and of normal pictures.
+    """
     seen = metrics.answers(predictions, "test")
+    chart, ax = _chart(max(4.9, 0.4 * len(seen.models) + 1.5))
+    fractured = seen.labels == 1
+    sizes = np.array([fractured.sum(), (~fractured).sum()], dtype=float)
+    range_of = scores.set_index("model").apply(_range, axis=1, name=metric)
     for place, model in enumerate(seen.models):
-        ones = np.ones((len(seen.labels), 1))
-        true, false = metrics.curve(seen.labels, seen.logits[:, place], ones)
-        true, false = np.append(0, true), np.append(0, false)
+        look = style(model, seen.models)
+        ones = np.ones((len(fractured), 1))
+        found, alarms = metrics.curve(seen.labels, seen.logits[:, place], ones)
         called = seen.decisions[:, place]
-        hits, alarms = (called & (seen.labels == 1)).sum(), (called & (seen.labels == 0)).sum()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            yield _Curve(
-                model, style(model, seen.models), true / true[-1], false / false[-1],
-                true / (true + false), hits / true[-1], alarms / false[-1], hits / called.sum(),
-            )  # fmt: skip
-
-
-def _line(
-    ax: Axes, x: np.ndarray, y: np.ndarray, at_x: float, at_y: float, curve: _Curve,
-    scores: pd.DataFrame, metric: str,
-) -> None:  # fmt: skip
-    row = scores[scores["model"] == curve.model].iloc[0]
-    label = f"{_short(curve.model)}\n{_range(row, metric)}"
-    ax.plot(x, y, color=curve.look["color"], linewidth=1.5)
-    ax.plot(at_x, at_y, markersize=8, linestyle="", **curve.look)
-    ax.plot([], [], markersize=7, linewidth=1.5, label=label, **curve.look)
-
-
-def _square(ax: Axes, title: str) -> None:
+        chosen = (called & fractured).sum(), (called & ~fractured).sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            line = rates(np.append(0, found), np.append(0, alarms), *sizes)
+            point = rates(*chosen, *sizes)
+        ax.plot(*line, color=look["color"], linewidth=1.5)
+        ax.plot(*point, markersize=8, linestyle="", **look)
+        ax.plot([], [], markersize=7, label=f"{_short(model)}\n{range_of[model]}", **look)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     ax.legend(
         loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False,
-        title=f"{title}\n(marker: chosen threshold)",
+        title=f"{title}, 95 % interval\n(marker: chosen threshold)",
     )  # fmt: skip
+    return chart, ax
 
 
 def _interval(
