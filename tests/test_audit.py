@@ -226,6 +226,21 @@ def test_the_probe_finds_a_shortcut_and_only_one_that_is_there(tmp_path, shortcu
     pd.testing.assert_frame_equal(again[1], predictions)
 
 
+def test_damage_and_hardware_that_come_with_one_class_are_named(tmp_path):
+    data = plain(tmp_path / "plain", shortcut=False)
+    for number in range(12):
+        (data / f"train/normal/patient9{number:04d}.png").write_bytes(b"\x89PNG cut short")
+    paths = sorted(path.relative_to(data).as_posix() for path in data.rglob("patient0*.png"))
+    known = pd.DataFrame({"path": paths, "hardware": "0"})
+    fractured = known["path"].str.contains("/fractured/")
+    known.loc[fractured & known.index.isin(known.index[fractured][:30]), "hardware"] = "1"
+    known.to_csv(data / "images.csv", index=False)
+    _, findings = audited(data)
+    what = findings.set_index("check")["what"]
+    assert "all 12 damaged files are normal" in what["one-sided damage"]
+    assert what["telling column"] == "hardware = 1: 30 of 30 are fractured"
+
+
 def test_few_groups_have_no_probe(tmp_path):
     data = plain(tmp_path / "plain", count=160)
     for path in sorted(data.rglob("*.png")):

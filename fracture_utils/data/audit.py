@@ -8,6 +8,8 @@ look at it before you believe them; "info"), check, path, other (the second pict
 or empty), what and advice; red before amber before info. Nothing is deleted or moved.
 """
 
+import itertools
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from fracture_utils.config import Config
+from fracture_utils.config import CLASS_NAMES, Config
 from fracture_utils.data import duplicates, images, inventory
 from fracture_utils.errors import InputError
 
@@ -39,6 +41,7 @@ WARN_ABOVE = 0.6
 """AUC of the shortcut probe that is worth a warning, if its interval leaves out 0.5."""
 FOLDS, RESAMPLES = 5, 500
 PROBE = "Metadata only"
+NUISANCES = frozenset({"body_part", "view", "side", "hardware", "cast"})
 
 
 def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -55,10 +58,11 @@ def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         *_shared_groups(table),
         *_odd_pictures(facts, thumbnails),
         *_balance(table),
+        *_telling_columns(table),
         *_sidecars(table, taken.files, config),
         *_shortcut(table, config),
     ]
-    found = pd.DataFrame(findings, columns=COLUMNS)
+    found = pd.DataFrame([*findings, *_one_sided(findings)], columns=COLUMNS)
     rank = found["severity"].map(SEVERITIES.index)
     order = found.assign(rank=rank).sort_values(["rank", "check", "path", "other"]).index
     return found.loc[order].reset_index(drop=True)
@@ -206,6 +210,19 @@ def _unreadable(found: pd.DataFrame) -> list[dict]:
     ]
 
 
+def _one_sided(findings: list[dict]) -> list[dict]:
+    """Damage that befell one class only, as in FracAtlas, where every truncated file is normal."""
+    result = []
+    damaged = [row for row in findings if row["check"] in ("left out", "grey fill")]
+    folders = [PurePosixPath(row["path"]).parts[1:2] for row in damaged]
+    labels = [label for label in itertools.chain(*folders) if label in CLASS_NAMES]
+    if len(labels) >= 10 and len(set(labels)) == 1:
+        what = f"all {len(labels)} damaged files are {labels[0]}: damage gives the class away"
+        advice = "fetch the originals, or leave these pictures out"
+        result.append(_finding("amber", "one-sided damage", "", what, advice))
+    return result
+
+
 def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list[dict]:
     exact = facts.groupby("sha256")["path"].transform("first")
     origin = pd.Index(facts["path"]).get_indexer(exact)
@@ -294,6 +311,19 @@ def _balance(table: pd.DataFrame) -> list[dict]:
     rare = min(share, 1 - share) < LEAST_SHARE
     advice = "judge by AUC and average precision, not by accuracy" if rare else ""
     return [_finding("amber" if rare else "info", "class balance", "", what, advice)]
+
+
+def _telling_columns(table: pd.DataFrame) -> list[dict]:
+    """Things in the picture, other than the fracture, that nearly always come with it."""
+    findings = []
+    fractured = table["label"] == "fractured"
+    for column in NUISANCES.intersection(table.columns):
+        for value, of_value in fractured.groupby(table[column]):
+            if value and len(of_value) >= 20 and of_value.mean() >= 0.9 > fractured.mean():
+                what = f"{column} = {value}: {of_value.sum()} of {len(of_value)} are fractured"
+                advice = f"look at the scores without them: a network may look for the {column}"
+                findings.append(_finding("amber", "telling column", "", what, advice))
+    return findings
 
 
 def _sidecars(table: pd.DataFrame, found: pd.DataFrame, config: Config) -> list[dict]:

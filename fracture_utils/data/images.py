@@ -27,13 +27,13 @@ COPY = re.compile(
 """What augmentation tools append to the name of the original."""
 
 
-def table(config: Config) -> pd.DataFrame:
+def table(config: Config, progress: inventory.Progress = lambda done, total: None) -> pd.DataFrame:
     """The images table: COLUMNS, then those of the sidecar; readable pictures, sorted by path.
 
-    Raises InputError where a class is missing in train, validation or test, or where the
-    sidecar contradicts the folders.
+    `progress` hears (done, total) files while they are read for the first time. Raises InputError
+    where a class is missing in train, validation or test, or the sidecar contradicts the folders.
     """
-    found, thumbnails = inventory.take(config)
+    found, thumbnails = inventory.take(config, progress)
     _check_folders(config, found)
     readable = (found["reason"] == "").to_numpy()
     pictures = found[readable].reset_index(drop=True)

@@ -7,7 +7,7 @@ each picture it keeps a thumbnail: all that the search for duplicates needs.
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ FACTS = {
 CACHE_VERSION = "1"
 """Change it when the reader, the thumbnails or the facts change."""
 
+Progress = Callable[[int, int], None]
+
 
 class Inventory(NamedTuple):
     """`files`: a row for every file below train/ and test/, sorted by path, with the columns of
@@ -41,9 +43,9 @@ class Inventory(NamedTuple):
     thumbnails: np.ndarray
 
 
-def take(config: Config) -> Inventory:
+def take(config: Config, progress: Progress = lambda done, total: None) -> Inventory:
     """Read every file once. What a picture gave is kept in `cache_dir/inventory.npz` and taken
-    from there as long as its size and time stay the same.
+    from there as long as its size and time stay the same. `progress` hears (done, total).
     """
     root, cache = config.pictures_dir, config.cache_dir / "inventory.npz"
     before = _load_cache(cache)
@@ -57,8 +59,11 @@ def take(config: Config) -> Inventory:
         return _examine(path, row, before)
 
     items = [(split, *item) for split in ("train", "test") for item in _walk(root / split)]
+    looked = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looked = list(pool.map(look, items))
+        for one in pool.map(look, items):
+            looked.append(one)
+            progress(len(looked), len(items))
     looked.sort(key=lambda pair: pair[0]["path"])
     found = pd.DataFrame([row for row, _ in looked], columns=list(FACTS))
     thumbnails = np.array([small for _, small in looked], np.uint8)
@@ -146,17 +151,12 @@ def _load_cache(path: Path) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["version"]) != CACHE_VERSION:
                 return {}
-            text = kept["files"].tobytes().decode()
-            rows = pd.read_csv(
-                io.StringIO(text),
-                dtype={"stamp": str},
-                keep_default_na=False,
-                na_values={"jpeg_quality": "", "mean": "", "border": "", "grey_fill": ""},
-            )
-            return {
-                row["path"]: (row, small)
-                for row, small in zip(rows.to_dict("records"), kept["thumbnails"], strict=True)
-            }
+            words = {name: str for name, empty in FACTS.items() if empty == ""}
+            numbers = {name: "" for name, empty in FACTS.items() if empty != ""}
+            text = io.StringIO(kept["files"].tobytes().decode())
+            rows = pd.read_csv(text, dtype=words, keep_default_na=False, na_values=numbers)
+            records = zip(rows.to_dict("records"), kept["thumbnails"], strict=True)
+            return {row["path"]: (row, small) for row, small in records}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}  # no cache, or one that cannot be trusted: read the files again
 
