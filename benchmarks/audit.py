@@ -2,8 +2,9 @@
 
     python benchmarks/audit.py [PICTURES PICTURES]
 
-Makes phantoms in a temporary folder and audits each set in a process of its own. Prints one
-row a size; the last one continues the power law through the first two.
+Makes phantoms in a temporary folder and audits each set in a process of its own. Prints a row
+for each size; the last row continues them: times by the power law through both, at least in
+proportion, memory by the straight line.
 """
 
 import os
@@ -50,8 +51,10 @@ def main() -> None:
             command = [sys.executable, __file__, folder]
             rows.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     measured = np.array([row.split() for row in rows], float)
-    power = np.log(measured[1] / measured[0]) / np.log(sizes[1] / sizes[0])
-    expected = measured[1] * (EXPECTED / sizes[1]) ** power
+    growth = np.log(measured[1] / measured[0]) / np.log(sizes[1] / sizes[0])
+    expected = measured[1] * (EXPECTED / sizes[1]) ** np.maximum(growth, 1)
+    slope = (measured[1, -1] - measured[0, -1]) / (sizes[1] - sizes[0])
+    expected[-1] = measured[1, -1] + slope * (EXPECTED - sizes[1])
     table = pd.DataFrame([*measured, expected], [*sizes, f"{EXPECTED} (extrapolated)"], columns)
     sys.stdout.write(f"{os.cpu_count()} cores, {SIZE} px\n{table.round(1).to_string()}\n")
 

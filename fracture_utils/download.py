@@ -87,7 +87,8 @@ def _fetch_in_tries(
                 raise
             return
         except (OSError, http.client.HTTPException, _WrongError) as error:
-            if attempt + 1 == TRIES or getattr(error, "code", None) in FINAL:
+            unreachable = type(error) is urllib.error.URLError and attempt > 0
+            if attempt + 1 == TRIES or unreachable or getattr(error, "code", None) in FINAL:
                 raise
         time.sleep(PAUSE * 2**attempt)
 

@@ -171,3 +171,11 @@ def test_a_proxy_that_refuses_is_one_sentence(server, monkeypatch):
         download.fetch("http://weights.invalid/a", "a", SHA256, timeout=0.5)
     with pytest.raises(InputError, match="could not be fetched"):
         download.fetch("http://[broken/a", "a")
+
+
+def test_without_a_network_it_gives_up_soon(server, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    with pytest.raises(InputError, match="could not be fetched"):
+        download.fetch("http://127.0.0.1:9/a", "a", SHA256)
+    assert len(pauses) == 1

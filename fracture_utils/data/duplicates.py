@@ -24,9 +24,9 @@ SIDE = 64
 """Side of a thumbnail in pixels."""
 COARSE = 16
 """Side of the descriptor that finds candidates."""
-NEIGHBOURS = 5
+NEIGHBOURS = 4
 """Candidates of each picture, as it is and mirrored."""
-LEAST_LIKENESS = 0.65
+LEAST_LIKENESS = 0.7
 """Cosine of two descriptors below which a candidate is not looked at."""
 LEAST_SHAPE = 0.86
 """Correlation of two blurred thumbnails below which their alignment is given up."""
@@ -53,7 +53,9 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
 
 def find(thumbnails: np.ndarray, cache: Path) -> pd.DataFrame:
     """`pairs` of thumbnails (n, SIDE, SIDE), kept in the JSON file `cache` until they change."""
-    key = hashlib.sha256(VERSION.encode() + np.ascontiguousarray(thumbnails).tobytes()).hexdigest()
+    digest = hashlib.sha256(VERSION.encode())
+    digest.update(np.ascontiguousarray(thumbnails))
+    key = digest.hexdigest()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(cache.read_text(encoding="utf-8"))
         if kept["key"] == key:
@@ -71,7 +73,8 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     with the first of them only. Sorted by first and second.
     """
     seen: dict[bytes, int] = {}
-    origin = np.array([seen.setdefault(small.tobytes(), n) for n, small in enumerate(thumbnails)])
+    digests = [hashlib.sha256(small.tobytes()).digest() for small in thumbnails]
+    origin = np.array([seen.setdefault(digest, n) for n, digest in enumerate(digests)], int)
     same = np.flatnonzero(origin != np.arange(len(origin)))
     equal = pd.DataFrame({"first": origin[same], "second": same, "mirrored": False, "agreement": 1})
     distinct = np.array(list(seen.values()), int)
