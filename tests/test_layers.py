@@ -17,7 +17,7 @@ ORDER = [
     *("models.training", "models.prediction", "models.progress", "models.jobs", "models.worker"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.comparison"),
     *("evaluation.conclusion", "evaluation.plots", "evaluation.report", "evaluation.__main__"),
-    "run",
+    *("run", "predict", "clean"),
 ]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
