@@ -286,13 +286,24 @@ def test_subgroups_of_one_class_have_no_auc_and_no_warning():
     assert np.isnan(found.loc[["b", "c"], "auc"]).all()
     assert list(found.loc["c", ["n", "positives"]]) == [2, 2]
     assert metrics.subgroups(predictions, columns=[]).empty
+    probe = table([0, 1, 0, 0, 1, 1], [0] * 6, model="Metadata only")
+    with_probe = metrics.subgroups(pd.concat([predictions, probe]), resamples=100)
+    pd.testing.assert_frame_equal(with_probe.set_index("value"), found)
+
+
+def test_rows_that_nobody_decided_are_not_scored():
+    undecided = table([0, 1], [0, 1]).drop(columns="decision")
+    for function in (metrics.scores, metrics.contenders):
+        with pytest.raises(InputError, match=r"use calibration\.apply first"):
+            function(undecided)
 
 
 def test_a_study_is_the_mean_of_its_views():
     predictions = table([0, 0, 1, 1, 0], [-2, 0, 1, 3, 9]).assign(
         patient=["p", "p", "q", "q", "q"], study=["1", "1", "1", "1", None]
     )
-    studies = metrics.per_study(predictions).set_index("path")
+    probe = table([0, 0, 1, 1, 0], [0] * 5, model="Metadata only")
+    studies = metrics.per_study(pd.concat([predictions, probe])).set_index("path")
     assert list(studies.index) == ["p/1", "q/1", "test/0004.png"]
     assert list(studies["logit"]) == [-1, 2, 9]
     assert list(studies["label"]) == ["normal", "fractured", "normal"]

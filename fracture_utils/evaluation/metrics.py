@@ -41,7 +41,8 @@ COUNTED = {
 }
 """Metrics that are a share: their numerator and denominator."""
 CALIBRATION_BINS = 10
-IDENTIFIERS = ("path", "group", "label", "split", "model", "logit", "probability", "decision")
+IDENTIFIERS = ("path", "group", "patient", "study", "split", "model")
+ANSWERS = ("label", "logit", "probability", "decision")
 WEIGHTS_IN_MEMORY = 200_000
 """Largest pictures x resamples worked on at once; keeps a chunk within the processor's cache."""
 
@@ -112,8 +113,11 @@ def answers(predictions: pd.DataFrame, split: str) -> Answers:
     """The rows of one split as arrays; models in the order in which they first appear.
 
     Raises InputError where the split has no rows, a model has seen a picture twice or not at
-    all (a comparison is paired, or it is none), or two models disagree about a label.
+    all (a comparison is paired, or it is none), or two models disagree about a label; and where
+    test rows come without the column decision, which calibration.apply adds.
     """
+    if split == "test" and "decision" not in predictions:
+        raise InputError("The predictions have no column decision; use calibration.apply first.")
     rows = predictions[predictions["split"] == split]
     if rows.empty:
         raise InputError(f"The predictions have no rows of the split {split}; add some.")
@@ -177,8 +181,8 @@ def scores(
     vary between resamples and gets the interval of Clopper and Pearson (1934) instead. A metric
     or interval that is not defined (one class, one group) is NaN.
     """
-    predictions = pd.concat([predictions, _majority(predictions)])
-    seen = answers(predictions, "test")
+    answers(predictions, "test")
+    seen = answers(pd.concat([predictions, _majority(predictions)]), "test")
     table = _measure_all(seen, METRICS, resamples, seed)
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
     margin = stats.norm.ppf(0.975) * np.sqrt(np.diag(covariance))
@@ -223,9 +227,10 @@ def subgroups(
     Columns: column, value, model, n, positives, then the metrics as in scores. Without `columns`,
     every further column of the predictions with 2 to 12 values is taken.
     """
-    test = predictions[predictions["split"] == "test"]
+    rivals = ~predictions["model"].isin(REFERENCES)
+    test = predictions[(predictions["split"] == "test") & rivals]
     if columns is None:
-        further = [name for name in test if name not in IDENTIFIERS]
+        further = [name for name in test if name not in IDENTIFIERS + ANSWERS]
         columns = [name for name in further if 2 <= test[name].nunique() <= 12]
     tables = [pd.DataFrame(columns=["column", "value", "model", "n", "positives"])]
     for column in columns:
@@ -242,9 +247,11 @@ def subgroups(
 def per_study(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row a study and model: the mean logit of its views, fractured if any view is.
 
-    A study is (patient, study) where the table has these columns, else the patient, else the
-    group. Take the raw predictions, then calibration.fit and calibration.apply as for pictures.
+    A study shares the columns patient and study, as far as the table has them, else the group.
+    References, which know no studies, are left out. Take the raw predictions, then
+    calibration.fit and calibration.apply as for pictures.
     """
+    predictions = predictions[~predictions["model"].isin(REFERENCES)]
     keys = [name for name in ("patient", "study") if name in predictions] or ["group"]
     parts = predictions[keys].fillna("").astype(str).agg("/".join, axis=1)
     name = parts.where(predictions[keys].notna().all(axis=1), predictions["path"])

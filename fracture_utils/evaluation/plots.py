@@ -1,5 +1,6 @@
 """One figure, one message: tables in, a Matplotlib figure out, kept in an album."""
 
+import base64
 import io
 import textwrap
 import warnings
@@ -12,6 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy import special
 
 from fracture_utils import files
@@ -63,21 +66,26 @@ class Chart(Figure):
     saved = b""
 
     def png(self) -> bytes:
-        """The figure as the bytes of a PNG file that carries caption and place in the album."""
-        buffer = io.BytesIO()
+        """The bytes of a PNG file that carries caption and place in the album.
+
+        256 colours are enough for any of the figures and make the file a third as large.
+        """
+        drawn, buffer, known = io.BytesIO(), io.BytesIO(), PngInfo()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            self.savefig(
-                buffer,
-                dpi=RESOLUTION,
-                metadata={"Description": self.caption, "Place": str(self.place)},
-            )
+            self.savefig(drawn, dpi=RESOLUTION)
+        known.add_text("Description", self.caption)
+        known.add_text("Place", str(self.place))
+        image = Image.open(drawn).convert("RGB").quantize(256)
+        image.save(buffer, "PNG", optimize=True, dpi=(RESOLUTION, RESOLUTION), pnginfo=known)
         return buffer.getvalue()
 
     def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
+        from IPython.display import display
 
-        display(Image(self.saved or self.png(), width=int(WIDTH * 100), alt=self.caption))
+        png = base64.b64encode(self.saved or self.png()).decode()
+        about = {"image/png": {"width": int(WIDTH * 100), "alt": self.caption}}
+        display({"image/png": png, "text/plain": self.caption}, metadata=about, raw=True)
 
 
 class Album:
