@@ -8,11 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import filelock
-
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
+from fracture_utils.ledger import LOCK, claim
 
 
 def listing(config: Config) -> dict[Path, int]:
@@ -20,7 +19,7 @@ def listing(config: Config) -> dict[Path, int]:
     and what interrupted writes left in the folders of results and models.
     """
     cache = config.cache_dir
-    parts = [path for path in sorted(cache.glob("*")) if path.name != "run.lock"]
+    parts = [path for path in sorted(cache.glob("*")) if path.name != LOCK]
     for folder in (config.results_dir, config.figures_dir, config.models_dir):
         parts += sorted(folder.glob(files.TEMPORARY_PREFIX + "*"))
     return {path: _bytes(path) for path in parts if not path.is_symlink()}
@@ -28,17 +27,11 @@ def listing(config: Config) -> dict[Path, int]:
 
 def remove(config: Config) -> int:
     """Remove what `listing` lists and return the bytes freed. InputError while a run is at work."""
-    config.cache_dir.mkdir(parents=True, exist_ok=True)
     freed = 0
-    try:
-        with filelock.FileLock(config.cache_dir / "run.lock", timeout=0):
-            for path, size in listing(config).items():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                freed += size
-    except filelock.Timeout:
-        raise InputError(
-            f"A run is at work in {config.results_dir}. Wait for its end, then clean."
-        ) from None
+    with claim(config.cache_dir):
+        for path, size in listing(config).items():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            freed += size
     return freed
 
 

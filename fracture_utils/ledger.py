@@ -3,7 +3,37 @@
 import json
 from pathlib import Path
 
+import filelock
+
 from fracture_utils import files
+from fracture_utils.errors import InputError
+
+LOCK = "run.lock"
+
+
+def claim(folder: Path) -> filelock.FileLock:
+    """Hold a cache folder for this process: released by the caller, or when the process ends.
+
+    The system frees the lock of a process that died, so a lock never has to be removed by hand.
+    Claiming again in the same process is no conflict. Raises InputError while another process
+    holds the folder.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"Another run is at work in {folder.parent}. Wait for its end (or close its notebook), "
+            "or give this one a folder of its own with FRACTURE_RESULTS_DIR."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}). Choose another folder with "
+            "FRACTURE_RESULTS_DIR."
+        ) from error
+    return lock
 
 
 class Ledger:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 
-import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +16,7 @@ from PIL import Image
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
+from fracture_utils.ledger import claim
 from fracture_utils.models import backbones, jobs
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
@@ -166,20 +166,29 @@ def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, 
     assert "Once more in float32" in (config.results_dir / "run.log").read_text()
 
 
+HOLD = """
+import sys, time
+from fracture_utils.ledger import claim
+lock = claim(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
 def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matter(data, tmp_path):
     config = settings(data, tmp_path)
-    config.cache_dir.mkdir(parents=True)
-    lock = config.cache_dir / "run.lock"
-    with filelock.FileLock(lock), pytest.raises(InputError, match="Another run is at work"):
-        jobs.train(data[1], config)
-    script = (
-        "import filelock, os, sys\n"
-        "filelock.FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", script, str(lock)], check=False)
-    assert lock.exists()
-    with jobs._alone(config):
-        pass
+    environment = os.environ | {"PYTHONPATH": str(files.Path(files.__file__).parents[1])}
+    command = [sys.executable, "-c", HOLD, str(config.cache_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=r"Another run is at work in .*results\."):
+            jobs.train(data[1], config)
+        assert [path.name for path in config.results_dir.rglob("*") if path.is_file()] == [
+            "run.lock"
+        ]
+        other.kill()
+    with claim(config.cache_dir), claim(config.cache_dir):
+        assert (config.cache_dir / "run.lock").exists()
 
 
 def test_a_worker_ends_when_its_parent_does(data, tmp_path):

@@ -3,23 +3,20 @@
 This side never imports Keras, so that the notebook stays light and quiet.
 """
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import filelock
 import pandas as pd
 
 import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX, Config
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger
+from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import REGISTRY, Weights
 from fracture_utils.models.progress import Progress
@@ -116,7 +113,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
         REGISTRY[job.name].size(config)  # a size that is too small stops before anything runs
     progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
     rows = []
-    with _alone(config):
+    with claim(config.cache_dir):
         for name, why in left_out.items():
             progress.finish(name, f"left out: {why}")
             rows.append({"model": name, "status": "left out", "why": why})
@@ -263,17 +260,3 @@ def _code() -> str:
         here.parent / "data" / f"{name}.py" for name in ("reader", "augmentation", "batches")
     ]
     return files.fingerprint([files.sha256(source) for source in sources])
-
-
-@contextlib.contextmanager
-def _alone(config: Config) -> Iterator[None]:
-    """Hold the results folder. The system frees the lock of a run that died."""
-    config.cache_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(config.cache_dir / "run.lock", timeout=0):
-            yield
-    except filelock.Timeout:
-        raise InputError(
-            f"Another run is at work in {config.results_dir}. Wait for its end, or give this one "
-            f"a folder of its own with {PREFIX}RESULTS_DIR."
-        ) from None
