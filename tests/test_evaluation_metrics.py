@@ -328,6 +328,15 @@ def test_four_columns_suffice(tmp_path):
     assert list(special.expit(found["logit"])) == pytest.approx([0.9, 0])
 
 
+def test_a_logit_counts_only_where_it_can_be_calibrated(tmp_path):
+    head = "path,label,model,probability,logit,split\n"
+    alone = write(tmp_path / "p.csv", head + "a,1,NA,0.9,50,test\n")
+    assert metrics.read(alone)["logit"].iloc[0] == pytest.approx(special.logit(0.9))
+    assert metrics.read(alone)["model"].iloc[0] == "NA"
+    both = write(tmp_path / "p.csv", head + "a,1,A,0.9,50,test\nb,1,A,0.9,40,validation\n")
+    assert list(metrics.read(both)["logit"]) == [50, 40]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -340,7 +349,7 @@ def test_four_columns_suffice(tmp_path):
         ("path,label,model,probability\na,1,A,\n", "probability 'nan' is empty"),
         ("path,label,model,probability\na,broken,A,0.5\n", "'broken' is neither"),
         ("path,label,model,probability,split\na,1,A,0.5,dev\n", "'dev' is none of train"),
-        ("path,label,model,probability,logit\na,1,A,0.5,x\n", "'x' is no finite number"),
+        ("path,label,model,probability,logit,split\na,1,A,.5,x,validation\n", "'x' is no finite"),
         ("path,label,model,probability\na,1,A,0.5\na,1,A,0.6\n", "more than one prediction for a"),
         ("path,label,model,probability\na,1,A,0.5\na,0,B,0.6\n", "a has two labels"),
         ("path,label,model,probability\na,1,A,.5\nb,0,A,.5\na,1,B,.6\n", "B has no prediction"),

@@ -63,13 +63,14 @@ def read(path: Path) -> pd.DataFrame:
     """The predictions in anybody's CSV, with every column of the predictions table.
 
     Needed are path, label (fractured/normal or 1/0), model and probability. Without a column
-    split all rows are test; without group each path is its own; without logit it follows from
-    the probability. Raises InputError with one sentence that names file, column and row.
+    split all rows are test; without group each path is its own. The logit follows from the
+    probability; a column logit is heeded where there are validation rows to calibrate it on.
+    Raises InputError with one sentence that names file, column and row.
     """
     try:
         table = pd.read_csv(
             path, dtype=dict.fromkeys(("path", "label", "model", "group", "split"), str),
-            encoding="utf-8-sig", skipinitialspace=True,
+            encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""],
         )  # fmt: skip
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path} cannot be read as a CSV table ({error}).") from None
@@ -90,15 +91,18 @@ def read(path: Path) -> pd.DataFrame:
     _refuse(path, table, "split", ~split.isin(SPLITS), f"is none of {', '.join(SPLITS)}")
     # The smallest float and the largest below 1 keep the order of extreme probabilities.
     logit = special.logit(probability.clip(1e-300, np.nextafter(1, 0)))
-    if "logit" in table:
+    if "logit" in table and (split == "validation").any():
         logit = pd.to_numeric(table["logit"], errors="coerce")
         _refuse(path, table, "logit", ~np.isfinite(logit), "is no finite number")
     group = table.get("group", table["path"]).fillna(table["path"])
     table = table.assign(
         label=label, probability=probability, split=split, logit=logit, group=group
     )
-    for _, rows in table.groupby("split"):
-        _answers(rows)
+    try:
+        for _, rows in table.groupby("split"):
+            _answers(rows)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return table
 
 
