@@ -88,7 +88,7 @@ class Config(BaseSettings):
     head_l2: float = Field(
         0.1, ge=0, description="L2 penalty of the head, for features of unit variance"
     )
-    fine_tune_epochs: int = Field(6, ge=0, description="most epochs of fine-tuning; 0: frozen only")
+    fine_tune_epochs: int = Field(4, ge=0, description="most epochs of fine-tuning; 0: frozen only")
     fine_tune_learning_rate: float = Field(3e-5, gt=0, lt=1, description="its peak learning rate")
     fine_tune_depth: Literal["top", "all"] = Field(
         "top", description="what is fine-tuned: the last block, or every layer"

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -170,12 +171,15 @@ def history(history: pd.DataFrame) -> Chart:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
         left.set_ylabel(_short(model, 16))
-        right.legend(frameon=False, loc="lower right")
     axes = axes.reshape(-1, 2)
     axes[0, 0].set_title("loss")
     axes[0, 1].set_title("AUC (dashed line: fine-tuning begins)")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
+    lines = [Line2D([], [], color="#444444", linestyle=look) for look in (":", "-")]
+    chart.legend(
+        lines, ["training", "validation"], loc="outside upper center", ncols=2, frameon=False
+    )
     return chart
 
 
