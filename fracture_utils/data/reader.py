@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
 
 from fracture_utils.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+GRID = 64
+"""Side of what `unfit` gives: finer than any network's maps, coarse enough to keep them all."""
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 40_000_000
 """The largest detectors (mammography) give 30 million; Pillow would go to 179 million."""
@@ -94,16 +97,35 @@ def fit(picture: np.ndarray, size: int, aspect: str = "pad") -> np.ndarray:
     and unattenuated air look like, and unlike a level taken from the border it does not turn
     the exposure into a frame. "squash" stretches both sides to `size`.
     """
-    height, width = picture.shape
-    scale = size / max(height, width)
-    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if aspect == "squash":
-        shape = (size, size)
-    resized = np.asarray(Image.fromarray(picture).resize(shape, Image.Resampling.BICUBIC))
+    top, left, height, width = frame(picture.shape, size, aspect)
+    image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
     canvas = np.zeros((size, size), np.uint8)
-    top, left = (size - shape[1]) // 2, (size - shape[0]) // 2
-    canvas[top : top + shape[1], left : left + shape[0]] = resized
+    canvas[top : top + height, left : left + width] = image
     return canvas
+
+
+def frame(shape: tuple[int, int], size: int, aspect: str = "pad") -> tuple[int, int, int, int]:
+    """Where `fit` puts a picture of `shape` in the square: top, left, height, width in pixels."""
+    if aspect == "squash":
+        return 0, 0, size, size
+    scale = size / max(shape)
+    height, width = (max(1, round(side * scale)) for side in shape)
+    return (size - height) // 2, (size - width) // 2, height, width
+
+
+def unfit(square: np.ndarray, shape: tuple[int, int], size: int, aspect: str = "pad") -> np.ndarray:
+    """The other way round: what a coarse map over the square says about the picture alone.
+
+    `square` (rows, columns) covers what `fit` made of a picture of `shape` at `size`. Returns
+    float32 (GRID, GRID), bilinear, which covers the picture from edge to edge and no padding;
+    so a box in pixels of the file is a share of its width and height here, for every network.
+    """
+    top, left, height, width = frame(shape, size, aspect)
+    middles = (np.arange(GRID) + 0.5) / GRID
+    rows = (top + middles * height) / size * square.shape[0] - 0.5
+    columns = (left + middles * width) / size * square.shape[1] - 0.5
+    places = np.meshgrid(rows, columns, indexing="ij")
+    return ndimage.map_coordinates(square.astype(np.float32), places, order=1, mode="nearest")
 
 
 class _RefusedError(Exception):

@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX, Config
+from fracture_utils.data import reader
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones
@@ -34,6 +37,13 @@ _SETTINGS = {
     "predict": ("mirror",),
 }  # fmt: skip
 """What each stage depends on, beside what the stages before it depend on."""
+CODE = (
+    *("models/classifier", "models/features", "models/training", "models/prediction"),
+    *("models/precision", "models/worker", "data/reader", "data/augmentation", "data/batches"),
+)
+"""The modules that a trained network depends on."""
+LATE_CODE = ("models/heatmaps", "models/familiarity")
+"""Those that matter to the last stage only."""
 START = 1000.0
 """What starting a process and building its graph costs, in billions of multiply-adds."""
 
@@ -42,7 +52,7 @@ START = 1000.0
 class Job:
     """The training of one network: everything its worker has to know, and where it works.
 
-    `images` has the columns path, group, label, split and sha256.
+    `images` has the columns path, group, label, split and sha256, and may have width and height.
     """
 
     name: str
@@ -62,12 +72,13 @@ class Job:
             "data": files.fingerprint(self.images[columns].to_numpy().tolist()),
             "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
             "precision": self.config.precision,
-            "code": _code(),
+            "code": _code(CODE),
         }
         keys, settings = {}, {}
         for stage in STAGES:
             settings |= {name: getattr(self.config, name) for name in _SETTINGS[stage]}
             keys[stage] = key | {"settings": files.fingerprint(settings)}
+        keys["predict"]["code"] += _code(LATE_CODE)
         return keys
 
     def path(self, stage: str) -> Path:
@@ -107,8 +118,9 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     where no network at all can be trained, or where another run works in the same folder.
     """
     weights, left_out = backbones.find_weights(config)
-    columns = ["path", "group", "label", "split", "sha256"]
-    jobs = [Job(name, config, weights[name], images[columns]) for name in weights]
+    columns = ["path", "group", "label", "split", "sha256", "width", "height"]
+    needed = images[[name for name in columns if name in images]]
+    jobs = [Job(name, config, weights[name], needed) for name in weights]
     for job in jobs:
         REGISTRY[job.name].size(config)  # a size that is too small stops before anything runs
     progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
@@ -141,6 +153,28 @@ def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) ->
     table = _collect(networks, config, "predictions.csv")
     known = [c for c in images.columns if c not in table.columns and c not in _FILE_COLUMNS]
     return table.merge(images[["path", *known]], on="path", validate="many_to_one")
+
+
+def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> dict[str, np.ndarray]:
+    """The class activation maps of each trained network for the test pictures.
+
+    In the order of the test rows of `images` (columns width, height); each map, float16 (GRID,
+    GRID), covers the picture from edge to edge, whatever its shape and the network's input.
+    """
+    seen = images[images["split"] != "train"]
+    tested = seen["split"].to_numpy() == "test"
+    shapes = seen.loc[tested, ["height", "width"]].to_numpy()
+    maps = {}
+    for name in networks.loc[networks["status"] == "trained", "model"]:
+        folder = _folder(name, config)
+        size = json.loads((folder / "network.json").read_text(encoding="utf-8"))["input_size"]
+        coarse = files.read_arrays(folder / "heatmaps.npz")[1]["maps"][tested]
+        on_pictures = [
+            reader.unfit(square, shape, size, config.aspect)
+            for square, shape in zip(coarse, shapes, strict=True)
+        ]
+        maps[name] = np.array(on_pictures, np.float16)
+    return maps
 
 
 _FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
@@ -224,7 +258,7 @@ def _row(job: Job, status: str, why: str) -> dict:
         return row
     description = json.loads((job.folder / "network.json").read_text(encoding="utf-8"))
     seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
-    kept = ("precision", "hardware", "parameters", "seconds_per_picture")
+    kept = ("precision", "hardware", "parameters", "seconds_per_picture", "randomised_correlation")
     row |= {name: description[name] for name in kept}
     row["multiply_adds"] = REGISTRY[job.name].multiply_adds
     return row | {"seconds": round(sum(seconds.values()), 1)} | seconds
@@ -251,12 +285,7 @@ def _folder(name: str, config: Config) -> Path:
     return config.cache_dir / "networks" / name
 
 
-def _code() -> str:
-    """A fingerprint of the code that a trained network depends on."""
-    here = Path(__file__).parent
-    names = ("classifier", "features", "training", "prediction", "precision", "worker")
-    sources = [here / f"{name}.py" for name in names]
-    sources += [
-        here.parent / "data" / f"{name}.py" for name in ("reader", "augmentation", "batches")
-    ]
-    return files.fingerprint([files.sha256(source) for source in sources])
+def _code(modules: Sequence[str]) -> str:
+    """A fingerprint of the source of some modules."""
+    package = Path(fracture_utils.__file__).parent
+    return files.fingerprint([files.sha256(package / f"{module}.py") for module in modules])

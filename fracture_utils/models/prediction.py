@@ -12,7 +12,7 @@ from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data.batches import Batches
 from fracture_utils.errors import InputError
-from fracture_utils.models import classifier
+from fracture_utils.models import classifier, heatmaps
 from fracture_utils.models.backbones import REGISTRY, Weights
 
 MIRROR = " + mirror"
@@ -28,21 +28,23 @@ def logits(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Con
 
 def predict(
     model: keras.Model, pixels: np.ndarray, images: pd.DataFrame, config: Config
-) -> pd.DataFrame:
-    """The predictions table of one network for the validation and the test pictures.
+) -> tuple[pd.DataFrame, heatmaps.Seen]:
+    """The predictions table of one network for the validation and the test pictures, in their
+    order, and the heat maps and features of the same pass.
 
     With `config.mirror` the rows stand twice: as they are, and under the name "… + mirror" with
     the mean of the logits of the picture and of its mirror image.
     """
     rows = np.flatnonzero(images["split"].isin(["validation", "test"]))
     table = images.iloc[rows][["path", "group", "label", "split"]].assign(model=model.name)
-    table["logit"] = logits(model, pixels, rows, config)
+    seen = heatmaps.look(heatmaps.explaining(model), pixels, rows, config)
+    table["logit"] = seen.logits
     if config.mirror:
         mirrored = logits(model, pixels[:, :, ::-1], rows, config)
         mean = (table["logit"] + mirrored) / 2
         table = pd.concat([table, table.assign(model=model.name + MIRROR, logit=mean)])
     table["probability"] = 1 / (1 + np.exp(-table["logit"]))
-    return table
+    return table, seen
 
 
 def seconds_per_picture(model: keras.Model, pixels: np.ndarray, config: Config) -> float:

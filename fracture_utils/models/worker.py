@@ -23,7 +23,15 @@ from fracture_utils.data import store
 from fracture_utils.data.batches import Batches
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger
-from fracture_utils.models import classifier, features, precision, prediction, training
+from fracture_utils.models import (
+    classifier,
+    familiarity,
+    features,
+    heatmaps,
+    precision,
+    prediction,
+    training,
+)
 from fracture_utils.models.backbones import REGISTRY
 from fracture_utils.models.jobs import DIVERGED, REFUSED, Job
 
@@ -75,11 +83,18 @@ def work(job: Job, tell: Callable[[dict], None]) -> None:
 
     def predict(_: Callable) -> None:
         classifier.load(model, weights)
-        table = prediction.predict(model, pixels, job.images, job.config)
+        table, seen = prediction.predict(model, pixels, job.images, job.config)
         files.write_table(job.folder / "predictions.csv", table)
+        maps = seen.maps.astype(np.float16)
+        files.write_arrays(job.folder / "heatmaps.npz", {"model": job.name}, {"maps": maps})
+        validation, rows = splits == "validation", splits[splits != "train"] == "validation"
+        familiarity.save(
+            known, pixels[validation], seen.features[rows], job.images[validation], job.config.seed
+        )
         files.write_json(job.folder / "network.json", describe())
 
     def describe() -> dict:
+        explained, tested = heatmaps.explaining(model), np.flatnonzero(splits == "test")
         return {
             "model": job.name,
             "initialisation": job.weights.initialisation,
@@ -91,15 +106,20 @@ def work(job: Job, tell: Callable[[dict], None]) -> None:
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "parameters": model.count_params(),
             "seconds_per_picture": prediction.seconds_per_picture(model, pixels, job.config),
+            "randomised_correlation": heatmaps.randomised_correlation(
+                explained, REGISTRY[job.name], pixels, tested, job.config
+            ),
             "weights_sha256": files.sha256(weights),
             "fingerprint": files.fingerprint(keys["predict"]),
         }
 
     weights = prediction.weights_path(job.name, job.config)
+    known = familiarity.path(job.name, job.config)
     run("features", [job.path("features")], extract)
     run("head", [job.path("head")], fit_head)
     run("fine_tune", [weights, job.folder / "history.csv"], fine_tune)
-    run("predict", [job.folder / "predictions.csv", job.folder / "network.json"], predict)
+    outputs = [job.folder / name for name in ("predictions.csv", "heatmaps.npz", "network.json")]
+    run("predict", [*outputs, known], predict)
     job.path("checkpoint").unlink(missing_ok=True)
 
 
