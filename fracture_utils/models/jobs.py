@@ -44,6 +44,8 @@ CODE = (
 """The modules that a trained network depends on."""
 LATE_CODE = ("models/heatmaps", "models/familiarity")
 """Those that matter to the last stage only."""
+ENSEMBLE = "Ensemble"
+"""The model whose logit is the mean of the calibrated logits of all networks."""
 START = 1000.0
 """What starting a process and building its graph costs, in billions of multiply-adds."""
 
@@ -155,25 +157,27 @@ def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) ->
     return table.merge(images[["path", *known]], on="path", validate="many_to_one")
 
 
-def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> dict[str, np.ndarray]:
-    """The class activation maps of each trained network for the test pictures.
+def heatmaps(
+    networks: pd.DataFrame, images: pd.DataFrame, config: Config
+) -> dict[str, dict[str, np.ndarray]]:
+    """The class activation map of each trained network and test picture: maps[model][path].
 
-    In the order of the test rows of `images` (columns width, height); each map, float16 (GRID,
-    GRID), covers the picture from edge to edge, whatever its shape and the network's input.
+    Each, float16 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
+    shapes of picture and network. `images` needs path, split, height and width.
     """
-    seen = images[images["split"] != "train"]
-    tested = seen["split"].to_numpy() == "test"
-    shapes = seen.loc[tested, ["height", "width"]].to_numpy()
+    seen = images[images["split"] != "train"].reset_index(drop=True)
+    tested = seen[seen["split"] == "test"]
     maps = {}
     for name in networks.loc[networks["status"] == "trained", "model"]:
         folder = _folder(name, config)
         size = json.loads((folder / "network.json").read_text(encoding="utf-8"))["input_size"]
-        coarse = files.read_arrays(folder / "heatmaps.npz")[1]["maps"][tested]
-        on_pictures = [
-            reader.unfit(square, shape, size, config.aspect)
-            for square, shape in zip(coarse, shapes, strict=True)
-        ]
-        maps[name] = np.array(on_pictures, np.float16)
+        squares = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
+        maps[name] = {
+            row.path: reader.unfit(
+                squares[row.Index], (row.height, row.width), size, config.aspect
+            ).astype(np.float16)
+            for row in tested.itertuples()
+        }
     return maps
 
 
@@ -181,13 +185,22 @@ _FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
 
 
 def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: Config) -> None:
-    """Write models/<network>.json: how to use the weights beside it, decision rule included."""
-    chosen = operating_points.set_index("model")
+    """Write models/<network>.json: how to use the weights beside it, decision rule included.
+
+    Ensemble.json, where there are several networks, says how their mean decides.
+    """
+    chosen, members = operating_points.set_index("model"), {}
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
         rule = chosen.loc[name, ["temperature", "threshold", "rule"]].to_dict()
         card |= {"class_names": list(CLASS_NAMES), "source": config.source} | rule
         files.write_json(config.models_dir / f"{name}.json", card)
+        members[name] = card["weights_sha256"]
+    path = config.models_dir / f"{ENSEMBLE}.json"
+    path.unlink(missing_ok=True)  # an old one would describe other networks
+    if ENSEMBLE in chosen.index:
+        rule = chosen.loc[ENSEMBLE, ["temperature", "threshold", "rule"]].to_dict()
+        files.write_json(path, {"members": members} | rule)
 
 
 def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:

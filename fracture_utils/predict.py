@@ -1,0 +1,284 @@
+"""One X-ray at a time: `python -m fracture_utils.predict X.png [more ...]`.
+
+Answers with the networks in FRACTURE_MODELS_DIR: calibrated probability, decision at the stored
+threshold, heat map, and a warning where a picture is unlike those they know. Writes answers.csv
+and answers/*.png into FRACTURE_RESULTS_DIR. Exit code 2 where a picture cannot be read; the others
+are answered all the same. Research and education only.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import special
+
+import fracture_utils
+from fracture_utils import files
+from fracture_utils.config import CLASS_NAMES, PREFIX, Config
+from fracture_utils.data import reader
+from fracture_utils.errors import InputError
+from fracture_utils.evaluation import localisation
+from fracture_utils.evaluation.conclusion import EDUCATION, note
+from fracture_utils.evaluation.metrics import ENSEMBLE
+from fracture_utils.models import familiarity
+from fracture_utils.models.backbones import REGISTRY
+
+CHUNK = 128
+"""Pictures in memory at once."""
+OVERLAY_SIDE = 512
+"""Longest side of a picture in its overlay, in pixels."""
+COLUMNS = ["path", "model", "logit", "probability", "threshold", "decision", "warning", "overlay"]
+
+
+class _Picture(NamedTuple):
+    path: Path
+    shape: tuple[int, int]
+    small: np.ndarray
+    squares: dict[tuple[int, str], np.ndarray]
+
+
+class _Network(NamedTuple):
+    explained: object
+    card: dict
+
+    @property
+    def square(self) -> tuple[int, str]:
+        return self.card["input_size"], self.card["aspect"]
+
+
+def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[str]]:
+    """What every trained network and their ensemble say about each picture, and what went wrong.
+
+    The table has a row a picture and model, with COLUMNS: logit (raw; of the ensemble the mean of
+    the calibrated ones), probability (calibrated), threshold, decision, warning (what about
+    the picture is unlike those the network knows; empty: nothing) and overlay (the PNG: the
+    picture, and the heat map of the last model on it). The list holds a sentence for each file
+    that cannot be read. Starts Keras in this process; `predict_one` starts another.
+    """
+    networks, together = _load(config)
+    folder, tables, problems = config.results_dir / "answers", [], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), CHUNK):
+            read = list(pool.map(lambda path: _read(path, networks), paths[start : start + CHUNK]))
+            problems += [str(item) for item in read if isinstance(item, reader.ReadError)]
+            pictures = [item for item in read if isinstance(item, _Picture)]
+            if pictures:
+                table, maps = _answer(pictures, networks, together, config)
+                folders = [folder] * len(pictures)
+                overlays = list(pool.map(_overlay, pictures, maps, folders))
+                models = len(table) // len(pictures)
+                tables.append(table.assign(overlay=np.tile(overlays, models)))
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS), problems
+    table = pd.concat(tables, ignore_index=True)
+    order = {str(path): place for place, path in enumerate(paths)}
+    table = table.sort_values("path", key=lambda path: path.map(order), kind="stable")
+    return table[COLUMNS].reset_index(drop=True), problems
+
+
+def predict_one(path: Path, config: Config) -> pd.DataFrame:
+    """The rows of `answer` for one picture, from a process of its own, which keeps Keras and its
+    chatter out of the notebook. InputError where the picture cannot be read.
+    """
+    environment = os.environ | {
+        f"{PREFIX}MODELS_DIR": str(config.models_dir),
+        f"{PREFIX}RESULTS_DIR": str(config.results_dir),
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        ).rstrip(os.pathsep),
+    }
+    command = [sys.executable, "-m", "fracture_utils.predict", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."
+        raise InputError(reason.splitlines()[-1])
+    types = {"warning": str, "overlay": str, "path": str}
+    return pd.read_csv(config.results_dir / "answers.csv", dtype=types, keep_default_na=False)
+
+
+def upload(config: Config) -> object:
+    """A button for a picture of one's own, where a browser is there; elsewhere a sentence."""
+    if not {"JPY_SESSION_NAME", "VSCODE_PID"} & set(os.environ):
+        return "In a browser a button to upload an X-ray stands here."
+    import ipywidgets
+    from IPython import display
+
+    button = ipywidgets.FileUpload(description="Upload an X-ray", multiple=False)
+    output = ipywidgets.Output()
+
+    def show(_: object) -> None:
+        sent = button.value[0]
+        target = config.results_dir / "answers" / Path(sent["name"]).name
+        with files.replacing(target) as temporary:
+            temporary.write_bytes(sent["content"])
+        with output:
+            output.clear_output()
+            try:
+                table = predict_one(target, config)
+            except InputError as error:
+                display.display(display.Markdown(str(error)))
+                return
+            display.display(table.drop(columns=["path", "overlay"]))
+            display.display(display.Image(table["overlay"].iloc[0]), display.Markdown(EDUCATION))
+
+    button.observe(show, "value")
+    return ipywidgets.VBox([button, output])
+
+
+def _load(config: Config) -> tuple[dict[str, _Network], dict | None]:
+    """The trained networks of models_dir, and the card of their ensemble if it fits them."""
+    names = [name for name in REGISTRY if (config.models_dir / f"{name}.json").is_file()]
+    if not names:
+        raise InputError(
+            f"There is no trained network in {config.models_dir}. Run the notebook first, or set "
+            f"{PREFIX}MODELS_DIR to the folder that it wrote."
+        )
+    from fracture_utils.models import heatmaps, prediction
+
+    networks = {}
+    for name in names:
+        model, card = prediction.load(name, config)
+        networks[name] = _Network(heatmaps.explaining(model), card)
+    path = config.models_dir / f"{ENSEMBLE}.json"
+    together = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    digests = {name: network.card["weights_sha256"] for name, network in networks.items()}
+    fits = together is not None and together["members"].items() <= digests.items()
+    return networks, together if fits else None
+
+
+def _read(path: Path, networks: dict[str, _Network]) -> _Picture | reader.ReadError:
+    try:
+        picture = reader.read(path)
+    except reader.ReadError as error:
+        return error
+    squares = {
+        square: reader.fit(picture, *square)
+        for square in {network.square for network in networks.values()}
+    }
+    small = Image.fromarray(picture)
+    small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    return _Picture(path, picture.shape, np.asarray(small), squares)
+
+
+def _answer(
+    pictures: list[_Picture], networks: dict[str, _Network], together: dict | None, config: Config
+) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """The rows of some pictures, model by model, and one map a picture, of the last model."""
+    from fracture_utils.models import heatmaps
+
+    paths, shapes = [str(p.path) for p in pictures], [p.shape for p in pictures]
+    tables, calibrated, maps, odd = [], {}, {}, {}
+    for name, (explained, card) in networks.items():
+        squares = np.stack([p.squares[card["input_size"], card["aspect"]] for p in pictures])
+        seen = heatmaps.look(explained, squares, np.arange(len(squares)), config)
+        calibrated[name] = seen.logits / card["temperature"]
+        known = familiarity.path(name, config)
+        odd[name] = familiarity.unfamiliar(known, squares, seen.features, shapes)
+        maps[name] = [
+            reader.unfit(heat, shape, card["input_size"], card["aspect"])
+            for heat, shape in zip(seen.maps, shapes, strict=True)
+        ]
+        tables.append(_rows(paths, name, seen.logits, card, odd[name]))
+    if together:
+        members = list(together["members"])
+        mean = np.mean([calibrated[name] for name in members], axis=0)
+        agreed = [_agreed(warnings) for warnings in zip(*(odd[m] for m in members), strict=True)]
+        tables.append(_rows(paths, ENSEMBLE, mean, together, agreed))
+        maps[ENSEMBLE] = [
+            localisation.combine(one) for one in zip(*(maps[m] for m in members), strict=True)
+        ]
+    return pd.concat(tables), list(maps.values())[-1]
+
+
+def _rows(
+    paths: list[str], model: str, logits: np.ndarray, card: dict, warnings: list[str]
+) -> pd.DataFrame:
+    probability = special.expit(logits / card["temperature"])
+    reached = (probability >= card["threshold"]).astype(int)
+    return pd.DataFrame(
+        {
+            "path": paths,
+            "model": model,
+            "logit": logits,
+            "probability": probability,
+            "threshold": card["threshold"],
+            "decision": np.array(CLASS_NAMES)[reached],
+            "warning": warnings,
+        }
+    )
+
+
+def _agreed(warnings: Sequence[str]) -> str:
+    """What at least half of the networks find odd."""
+    found = [word for text in warnings for word in text.split(", ") if word]
+    return ", ".join(w for w in dict.fromkeys(found) if 2 * found.count(w) >= len(warnings))
+
+
+def _overlay(picture: _Picture, heat: np.ndarray, folder: Path) -> str:
+    """Write the picture beside its heat map; the file's name, which tells equal stems apart."""
+    tail = files.fingerprint(str(picture.path.resolve()))[:6]
+    target = folder / f"{picture.path.stem}-{tail}.png"
+    plain = np.repeat(picture.small[..., None], 3, axis=2)
+    both = np.concatenate([plain, localisation.overlay(picture.small, heat)], axis=1)
+    with files.replacing(target) as temporary:
+        Image.fromarray(both).save(temporary, compress_level=1)
+    return str(target)
+
+
+def _sentences(table: pd.DataFrame) -> Iterator[str]:
+    """What a person reads in the terminal, picture by picture."""
+    for path, rows in table.groupby("path", sort=False):
+        yield str(path)
+        for row in rows.to_dict("records"):
+            yield (
+                f"  {row['model']:<12} {row['probability']:.3f}  {row['decision']} "
+                f"(threshold {row['threshold']:.3f})"
+            )
+        last = rows.iloc[-1]
+        if last["warning"]:
+            yield (
+                f"  Do not trust this: the picture is unlike those that the networks know "
+                f"({last['warning']})."
+            )
+        yield f"  {last['overlay']}"
+
+
+def _origin(config: Config) -> str:
+    """What the networks were trained on."""
+    cards = [config.models_dir / f"{name}.json" for name in REGISTRY]
+    cards = [json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()]
+    starts = {card["model"]: card["initialisation"] for card in cards}
+    return note("phantoms" if any(c["source"] == "phantoms" for c in cards) else "", starts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    parser = argparse.ArgumentParser("fracture_utils.predict", description=__doc__.split("\n\n")[1])
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, BMP or DICOM")
+    paths = list(dict.fromkeys(parser.parse_args(arguments).pictures))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        config = Config()
+        table, problems = answer(paths, config)
+        files.write_table(config.results_dir / "answers.csv", table)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    for line in [*_sentences(table), _origin(config), EDUCATION]:
+        sys.stdout.write(line + "\n")
+    for problem in problems:
+        sys.stderr.write(problem + "\n")
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

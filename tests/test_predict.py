@@ -1,0 +1,195 @@
+"""One X-ray at a time: the same answer on every way, and a refusal or a warning where it is due."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from fracture_utils import files, predict
+from fracture_utils.config import Config
+from fracture_utils.data import images as images_table
+from fracture_utils.data import phantoms
+from fracture_utils.errors import InputError
+from fracture_utils.evaluation import calibration
+from fracture_utils.models import jobs
+
+ROOT = files.Path(files.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small network trained on phantoms: settings, images, networks, predictions."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = Config(
+        data_dir=folder / "data", results_dir=folder / "results", models_dir=folder / "models",
+        source="phantoms", phantom_pictures=120, phantom_size=64, seed=3, image_size=64, views=1,
+        batch_size=16, head_epochs=2, fine_tune_epochs=1, backbones="MobileNet",
+        initialisation="random", precision="float32",
+    )  # fmt: skip
+    phantoms.make(config.pictures_dir, config.phantom_pictures, config.phantom_size, config.seed)
+    images = images_table.table(config)
+    networks = jobs.train(images, config)
+    predictions = jobs.predictions(networks, images, config)
+    points = calibration.fit(predictions)
+    jobs.save_cards(networks, points, config)
+    return config, images, networks, calibration.apply(predictions, points)
+
+
+@pytest.fixture(scope="module")
+def answered(trained):
+    """What the package answers in this process about some test pictures."""
+    config, _, _, predictions = trained
+    paths = [config.pictures_dir / p for p in predictions.query("split == 'test'")["path"]]
+    return paths, *predict.answer(paths[:20], config)
+
+
+def command(config, *paths):
+    environment = os.environ | {
+        "FRACTURE_MODELS_DIR": str(config.models_dir),
+        "FRACTURE_RESULTS_DIR": str(config.results_dir),
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "fracture_utils.predict", *map(str, paths)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+
+
+def test_notebook_saved_weights_and_command_line_give_the_same_probability(trained, answered):
+    config, _, _, predictions = trained
+    paths, table, problems = answered
+    assert not problems
+    assert list(table) == predict.COLUMNS
+    notebook = predictions.set_index("path")["probability"]
+    for row in table.to_dict("records"):
+        name = files.Path(row["path"]).relative_to(config.pictures_dir).as_posix()
+        assert row["probability"] == pytest.approx(notebook[name], abs=1e-5)
+    alone = predict.predict_one(paths[3], config)
+    assert list(alone["model"]) == ["MobileNet"]
+    assert alone["probability"].iloc[0] == pytest.approx(table["probability"].iloc[3], abs=1e-5)
+    assert alone["decision"].iloc[0] == table["decision"].iloc[3]
+
+
+def test_the_maps_of_the_run_belong_to_its_logits(trained):
+    config, images, networks, predictions = trained
+    folder = config.cache_dir / "networks" / "MobileNet"
+    maps = files.read_arrays(folder / "heatmaps.npz")[1]["maps"].astype(float)
+    logits = predictions["logit"].to_numpy()
+    bias = logits - maps.mean((1, 2))
+    assert len(maps) == len(predictions)
+    np.testing.assert_allclose(bias, np.median(bias), atol=2e-3 * np.abs(maps).max())
+    on_pictures = jobs.heatmaps(networks, images, config)["MobileNet"]
+    assert set(on_pictures) == set(images.query("split == 'test'")["path"])
+    place = int(np.flatnonzero(predictions["split"] == "test")[5])
+    whole = on_pictures[predictions["path"].iloc[place]]
+    assert whole.shape == (64, 64)
+    assert maps[place].min() - 1e-2 <= whole.min() <= whole.max() <= maps[place].max() + 1e-2
+    assert np.isfinite(networks["randomised_correlation"].iloc[0])
+
+
+def test_the_command_line_answers_all_it_can_read_and_says_what_it_cannot(
+    trained, tmp_path, monkeypatch
+):
+    config, _, _, predictions = trained
+    good = config.pictures_dir / predictions.query("split == 'test'")["path"].iloc[0]
+    bad = tmp_path / "broken.png"
+    bad.write_bytes(good.read_bytes()[:200])
+    done = command(config, good, bad, tmp_path / "absent.png")
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert "broken.png cannot be read" in lines[-2]
+    assert "absent.png cannot be read" in lines[-1]
+    assert "Traceback" not in done.stderr
+    assert str(good) in done.stdout
+    assert "Research and education only" in done.stdout
+    assert "Synthetic phantoms" in done.stdout
+    table = pd.read_csv(config.results_dir / "answers.csv")
+    assert list(table["path"]) == [str(good)]
+    with Image.open(table["overlay"].iloc[0]) as overlay:
+        assert overlay.size == (128, 64)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(InputError, match=r"absent\.png cannot be read"):
+        predict.predict_one(bad, config)
+
+
+def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
+    config = trained[0]
+    flagged = answered[1]["warning"].ne("").mean()
+    assert flagged <= 0.25
+    china, flower = tmp_path / "china.jpg", tmp_path / "flower.jpg"
+    for path in (china, flower):
+        Image.fromarray(load_sample_image(path.name)).save(path)
+    table, _ = predict.answer([china, flower], config)
+    assert list(table["warning"].str.split(", ").str[0]) == ["size", "size"]
+    large = tmp_path / "large.png"
+    Image.open(answered[0][0]).resize((64, 640)).save(large)
+    assert "aspect ratio" in predict.answer([large], config)[0]["warning"].iloc[0]
+
+
+def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, monkeypatch):
+    config = trained[0]
+    networks, together = predict._load(config)
+    assert together is None
+    network = networks["MobileNet"]
+    other = network._replace(card=network.card | {"temperature": 3.0, "threshold": 0.9})
+    pair = {"MobileNet": network, "Other": other}
+    known = predict.familiarity.path("MobileNet", config)
+    monkeypatch.setattr(predict.familiarity, "path", lambda name, config: known)
+    card = {"members": dict.fromkeys(pair, ""), "temperature": 2.0, "threshold": 0.5}
+    pictures = [predict._read(path, pair) for path in answered[0][:3]]
+    table, maps = predict._answer(pictures, pair, card, config)
+    logits = {name: rows["logit"].to_numpy() for name, rows in table.groupby("model")}
+    mean = (logits["MobileNet"] / network.card["temperature"] + logits["Other"] / 3) / 2
+    np.testing.assert_allclose(logits["Ensemble"], mean, rtol=1e-6)
+    rows = table[table["model"] == "Ensemble"]
+    np.testing.assert_allclose(rows["probability"], 1 / (1 + np.exp(-mean / 2)), rtol=1e-6)
+    assert len(maps) == 3
+    assert abs(float(maps[0].mean())) < 1e-4
+
+
+def test_an_ensemble_card_counts_only_for_its_own_members(trained, tmp_path):
+    config = trained[0]
+    card = json.loads((config.models_dir / "MobileNet.json").read_text())
+    ensemble = config.models_dir / "Ensemble.json"
+    files.write_json(ensemble, {"members": {"MobileNet": card["weights_sha256"]}})
+    assert predict._load(config)[1] is not None
+    files.write_json(ensemble, {"members": {"MobileNet": card["weights_sha256"], "VGG16": "x"}})
+    assert predict._load(config)[1] is None
+    ensemble.unlink()
+    points = calibration.fit(calibration.ensembles(_two_models(trained[3])))
+    both = pd.concat([trained[2]] * 2, ignore_index=True)
+    jobs.save_cards(both, points, config)
+    assert json.loads(ensemble.read_text())["members"] == {"MobileNet": card["weights_sha256"]}
+    jobs.save_cards(trained[2], points[points["model"] == "MobileNet"], config)
+    assert not ensemble.exists()
+
+
+def _two_models(predictions):
+    return pd.concat([predictions, predictions.assign(model="Other")], ignore_index=True)
+
+
+def test_without_networks_a_sentence_says_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FRACTURE_MODELS_DIR", str(tmp_path / "none"))
+    assert predict.main(["x.png"]) == 2
+    assert "Run the notebook first" in capsys.readouterr().err
+
+
+def test_the_upload_button_waits_for_a_browser_and_never_without_one(trained, monkeypatch):
+    for name in ("JPY_SESSION_NAME", "VSCODE_PID"):
+        monkeypatch.delenv(name, raising=False)
+    assert "browser" in predict.upload(trained[0])
+    monkeypatch.setenv("JPY_SESSION_NAME", "fracture-detection.ipynb")
+    button = predict.upload(trained[0])
+    assert type(button).__name__ == "VBox"
+
+
+def test_odd_words_count_when_half_of_the_networks_say_them():
+    assert predict._agreed(["size, content", "size", "size", ""]) == "size"
+    assert predict._agreed(["", "content"]) == "content"
+    assert predict._agreed(["", ""]) == ""
