@@ -21,6 +21,8 @@ from scipy import special
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, SPLITS
 from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.gallery import OUTCOMES
+from fracture_utils.evaluation.localisation import POINTS, boxes_of, overlay
 from fracture_utils.evaluation.metrics import FRACTURED, NORMAL, REFERENCES
 
 STYLE_OF = {
@@ -43,6 +45,8 @@ SEVERITY_COLOURS = {"red": "#B2182B", "amber": "#E69F00", "info": "#9DB4C8"}
 WIDTH = 8.0
 """Inches; a figure is drawn at 200 dots an inch and shown 800 pixels wide."""
 RESOLUTION = 200
+LARGEST_SHOWN = 600
+"""Longest side of an X-ray beside its heat map, in pixels: what the panel can show."""
 TEXT = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -441,6 +445,71 @@ def audit(findings: pd.DataFrame) -> Chart:
     )
     if order:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02))
+    return chart
+
+
+@_styled
+def localisation(table: pd.DataFrame) -> Chart:
+    """How often the heat maps point into a box, and how much of them lies inside, against chance
+    (dashed) and always pointing at the middle of the picture (dotted).
+    """
+    models = list(table["model"])
+    chart, axes = _chart(0.36 * max(len(models), 1) + 1.6, 1, 2, sharey=True)
+    titles = {"hit_rate": "highest point inside a box", "energy": "share of the map inside"}
+    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
+        for place, row in table.reset_index(drop=True).iterrows():
+            look = style(row["model"], models)
+            _interval(ax, row[name], row[f"{name}_low"], row[f"{name}_high"], place, look)
+        if len(table):
+            ax.axvline(table["chance"].iloc[0], color="#888888", linewidth=1, linestyle="--")
+        ax.set(xlim=(-0.02, 1.02), xlabel=f"{title}, 95 % interval")
+    if len(table):
+        axes.flat[0].axvline(table["centre"].iloc[0], color="#888888", linewidth=1, linestyle=":")
+    axes.flat[0].set_yticks(range(len(models)), [_short(model) for model in models])
+    axes.flat[0].set_ylim(max(len(models), 1) - 0.5, -0.5)
+    pointing = int((table["verdict"] == POINTS).sum())
+    title = f"{pointing} of {len(models)} models point at the fracture more often than chance"
+    pictures = f"{table['pictures'].iloc[0]:,} fractured test pictures" if len(table) else "none"
+    chart.suptitle(f"{title} and centre ({pictures} with boxes)", size=11)
+    return chart
+
+
+@_styled
+def heatmaps(
+    pictures: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    boxes: pd.DataFrame,
+    rows: pd.DataFrame,
+) -> Chart:
+    """X-rays, uint8 (height, width), each beside what of its heat map lies above the mean.
+
+    `rows` are their predictions (path, label, decision, probability) in the same order; `boxes`
+    (path, xmin, ymin, xmax, ymax in pixels) are drawn where there are any.
+    """
+    words = {answer: outcome for outcome, answer in OUTCOMES.items()}
+    chart, axes = _panels(2 * len(pictures), 2.5)
+    for (left, right), picture, heat, row in zip(
+        axes.reshape(-1, 2), pictures, maps, rows.to_dict("records"), strict=False
+    ):
+        scale = min(1, LARGEST_SHOWN / max(picture.shape))
+        small = Image.fromarray(picture).resize([max(1, round(s * scale)) for s in picture.T.shape])
+        small = np.asarray(small)
+        _xray(left, small)
+        _xray(right, overlay(small, heat))
+        for xmin, ymin, xmax, ymax in boxes_of(boxes, row["path"]) * scale:
+            for ax in (left, right):
+                corner, size = (xmin - 0.5, ymin - 0.5), (xmax - xmin, ymax - ymin)
+                ax.add_patch(
+                    mpl.patches.Rectangle(corner, *size, fill=False, lw=1.2, color="#56B4E9")
+                )
+        outcome = words[row["label"], row["decision"]]
+        wrong = row["label"] != row["decision"]
+        left.set_title(
+            f"{row['label']}: {outcome}\nprobability {row['probability']:.2f}",
+            size=8, color="#B2182B" if wrong else "#222222", weight="bold" if wrong else "normal",
+        )  # fmt: skip
+        known = [str(row[name]) for name in ("body_part", "view") if row.get(name)]
+        right.set_title(f"{_short(Path(row['path']).name, 30)}\n{_short(' '.join(known))}", size=8)
     return chart
 
 

@@ -1,0 +1,198 @@
+"""Localisation: the pointing game, chance, intervals, verdicts; the gallery; the two figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fracture_utils.evaluation import gallery, localisation, plots
+from fracture_utils.evaluation.localisation import CENTRE, CHANCE, POINTS
+
+GRID = (64, 64)
+EMPTY = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
+
+
+def case(count=60, centred=False):
+    """Images of odd shapes with a box each, in twenty groups, and normal ones without."""
+    random = np.random.default_rng(0)
+    rows, boxes = [], []
+    for k in range(count):
+        width, height = int(random.integers(60, 300)), int(random.integers(60, 300))
+        x, y = (0.5, 0.5) if centred else random.uniform(0.2, 0.8, 2)
+        rows.append((f"test/fractured/{k}.png", "test", "fractured", f"g{k % 20}", width, height))
+        box = np.array([x - 0.1, y - 0.1, x + 0.1, y + 0.1]) * [width, height, width, height]
+        boxes.append((rows[-1][0], *box))
+    rows += [(f"test/normal/{k}.png", "test", "normal", f"n{k}", 100, 80) for k in range(9)]
+    rows += [("train/fractured/a.png", "train", "fractured", "t", 100, 80)]
+    boxes += [("train/fractured/a.png", 0, 0, 50, 50), ("test/normal/1.png", 0, 0, 50, 50)]
+    images = pd.DataFrame(rows, columns=["path", "split", "label", "group", "width", "height"])
+    return images, pd.DataFrame(boxes, columns=["path", "xmin", "ymin", "xmax", "ymax"])
+
+
+def peaked(row, box, at=None):
+    """A map that peaks at the middle of the box, or `at` shares of width and height."""
+    x, y = at or ((box[0] + box[2]) / 2 / row.width, (box[1] + box[3]) / 2 / row.height)
+    rows, columns = (np.mgrid[0:64, 0:64] + 0.5) / 64
+    return -np.hypot(columns - x, rows - y)
+
+
+def drawn(images, boxes, at=None):
+    return {
+        row.path: peaked(row, [0, 0, 1, 1] if row.label == "normal" else box[0], at)
+        for row in images.itertuples()
+        if len(box := localisation.boxes_of(boxes, row.path)) or row.label == "normal"
+    }
+
+
+def test_good_random_and_central_maps_get_what_they_deserve():
+    images, boxes = case()
+    random = np.random.default_rng(1)
+    blind = {path: random.random(GRID) for path in images["path"]}
+    maps = {
+        "good": drawn(images, boxes), "blind": blind, "central": drawn(images, boxes, (0.5, 0.5)),
+        "corner": drawn(images, boxes, (0.01, 0.01)),
+    }  # fmt: skip
+    table = localisation.table(maps, images, boxes, {"good": 0.1}, 200).set_index("model")
+    assert list(table.reset_index()) == list(localisation.COLUMNS)
+    assert (table["pictures"] == 60).all()
+    assert (table["boxes"] == 60).all()
+    assert table.loc["good", "hit_rate"] == 1
+    assert table.loc["good", "hit_rate_low"] == pytest.approx(0.94, abs=0.01)
+    assert table.loc["good", "verdict"] == POINTS
+    assert table.loc["good", "energy"] > 2 * table.loc["good", "chance"]
+    assert table.loc["blind", "energy"] == pytest.approx(table.loc["blind", "chance"], abs=0.01)
+    assert table.loc["blind", "verdict"] == CHANCE
+    assert table.loc["corner", "hit_rate"] == 0
+    assert table.loc["corner", "hit_rate_high"] > 0
+    assert table["chance"].iloc[0] == pytest.approx(0.04, abs=0.005)
+    assert table.loc["central", "hit_rate"] == table.loc["central", "centre"]
+    assert table.loc["good", "randomised_correlation"] == 0.1
+    assert np.isnan(table.loc["blind", "randomised_correlation"])
+    again = localisation.table(maps, images, boxes, {"good": 0.1}, 200).set_index("model")
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_pointing_at_the_centre_is_not_taken_for_finding_fractures():
+    images, boxes = case(centred=True)
+    table = localisation.table({"central": drawn(images, boxes)}, images, boxes, {}, 200)
+    assert table["verdict"].iloc[0] == CENTRE
+    assert "always pointing at the centre 100%" in localisation.warning(table, "central")
+
+
+def test_captions_warn_unless_the_maps_were_checked_and_point():
+    images, boxes = case()
+    maps = {"good": drawn(images, boxes), "corner": drawn(images, boxes, (0.01, 0.01))}
+    table = localisation.table(maps, images, boxes, {}, 200)
+    assert localisation.warning(table, "good") == ""
+    assert "do not read these maps" in localisation.warning(table, "corner")
+    nothing = localisation.table(maps, images, EMPTY, {}, 200)
+    assert list(nothing) == list(localisation.COLUMNS)
+    assert localisation.warning(nothing, "good").startswith("Unchecked")
+
+
+@given(
+    st.floats(0, 0.9), st.floats(0, 0.9), st.floats(0.02, 1), st.floats(0.02, 1),
+    st.integers(20, 3000), st.integers(20, 3000),
+)  # fmt: skip
+def test_the_mask_of_a_box_has_its_place_and_area(x, y, wide, high, width, height):
+    right, bottom = min(1, x + wide), min(1, y + high)
+    picture = pd.Series({"width": width, "height": height})
+    box = np.array([[x * width, y * height, right * width, bottom * height]])
+    mask = localisation.inside_boxes(box, picture, GRID)
+    assert abs(mask.mean() - (right - x) * (bottom - y)) < 0.04
+    assert mask[int((y + bottom) / 2 * 63.99), int((x + right) / 2 * 63.99)]
+
+
+def test_a_tiny_box_is_one_place_and_two_boxes_are_a_union():
+    picture = pd.Series({"width": 1000, "height": 500})
+    tiny = np.array([[500.0, 250, 501, 251]])
+    assert localisation.inside_boxes(tiny, picture, GRID).sum() == 1
+    twice = np.array([[0.0, 0, 500, 500], [0, 0, 500, 500]])
+    assert localisation.inside_boxes(twice, picture, GRID).mean() == 0.5
+
+
+def test_a_plateau_points_at_its_middle_and_a_flat_map_says_nothing():
+    heat = np.zeros(GRID)
+    heat[10:21, 0:11] = 1
+    inside = np.zeros(GRID, bool)
+    inside[15, 5] = True
+    assert localisation.hit(heat, inside)
+    assert localisation.energy(np.full(GRID, 0.3), inside) == inside.mean()
+    assert not localisation.positive(np.full(GRID, -7.3, np.float16)).any()
+
+
+def test_the_ensemble_map_is_the_mean_of_standardised_maps():
+    random = np.random.default_rng(0)
+    one, other = random.normal(size=(2, 64, 64))
+    both = localisation.combine([100 * one + 5, other])
+    np.testing.assert_allclose(both, localisation.combine([one, other]), atol=1e-4)
+    np.testing.assert_allclose(localisation.combine([one, np.ones(GRID)]) * 2,
+                               (one - one.mean()) / one.std(), atol=1e-4)  # fmt: skip
+    predictions = answers({"A": [2, 1, -1, -2], "B": [2, 1, -1, -2], "C": [-1, 1, -1, 1]})
+    maps = {name: {"1": one, "2": other} for name in "ABC"}
+    found = localisation.with_ensembles(maps, predictions)
+    assert list(found) == ["A", "B", "C", "Ensemble", "Selected ensemble"]
+    assert list(localisation.with_ensembles({"A": maps["A"]}, predictions)) == ["A"]
+
+
+def answers(logits):
+    """Predictions of some models for two fractured and two normal pictures a split."""
+    rows = [
+        (f"{split}{k}", f"g{split}{k}", ("fractured", "normal")[k // 2], split, model, logit)
+        for model, values in logits.items()
+        for split in ("validation", "test")
+        for k, logit in enumerate(values)
+    ]
+    table = pd.DataFrame(rows, columns=["path", "group", "label", "split", "model", "logit"])
+    probability = 1 / (1 + np.exp(-table["logit"]))
+    decision = np.where(probability >= 0.5, "fractured", "normal")
+    return table.assign(probability=probability, decision=decision, body_part="hand")
+
+
+def test_the_gallery_shows_misses_first_and_the_surest_of_each_kind():
+    predictions = answers({"A": [-3, -1, 2, -4]})
+    table = gallery.surest(predictions, "A", 1)
+    assert list(table["outcome"]) == ["missed", "false alarm", "cleared"]
+    assert list(table["path"]) == ["test0", "test2", "test3"]
+    assert list(table)[:5] == ["outcome", "path", "label", "decision", "probability"]
+    assert "body_part" in table
+
+
+def test_labels_are_suspected_when_all_networks_are_sure_and_against_them():
+    predictions = answers({"A": [-3, 3, 3, -3], "B": [-2, 3, 0.5, -3], "Ensemble": [3, 3, 3, 3]})
+    table = gallery.suspected(predictions)
+    assert list(table["path"]) == ["test0", "validation0"]
+    assert (table["networks"] == 2).all()
+    assert table["least_sure"].iloc[0] == pytest.approx(1 / (1 + np.exp(2)))
+    assert gallery.suspected(answers({"A": [3, 3, -3, -3]})).empty
+
+
+def test_the_figures_draw_and_name_what_they_show():
+    images, boxes = case(12)
+    maps = {"good": drawn(images, boxes), "corner": drawn(images, boxes, (0.01, 0.01))}
+    table = localisation.table(maps, images, boxes, {}, 100)
+    chart = plots.localisation(table)
+    assert chart.get_suptitle().startswith("1 of 2 models point at the fracture")
+    assert chart.png()
+    assert plots.localisation(localisation.table(maps, images, EMPTY, {})).png()
+    rows = images.head(3).assign(decision="normal", probability=0.2, body_part="hand")
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 255, (h, w)).astype(np.uint8)
+                for h, w in ((900, 700), (40, 90), (64, 64))]  # fmt: skip
+    chart = plots.heatmaps(pictures, [maps["good"][p] for p in rows["path"]], boxes, rows)
+    titles = [ax.get_title() for ax in chart.axes]
+    assert titles[0] == "fractured: missed\nprobability 0.20"
+    assert titles[1] == "0.png\nhand"
+    assert max(chart.axes[0].images[0].get_array().shape) == plots.LARGEST_SHOWN
+    assert len(chart.axes[0].patches) == 1
+
+
+def test_an_overlay_leaves_what_is_below_the_mean_as_it_is():
+    picture = np.full((50, 30), 100, np.uint8)
+    heat = np.zeros((8, 8))
+    heat[:2] = 1
+    shown = localisation.overlay(picture, heat)
+    assert shown.shape == (50, 30, 3)
+    assert (shown[30:] == 100).all()
+    assert shown[0, 0, 0] > 150  # warm, where the map is high
