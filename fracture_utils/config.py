@@ -17,7 +17,7 @@ CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
 
-PHANTOMS = {"fine_tune_epochs": 2}
+PHANTOMS = {"views": 1, "fine_tune_epochs": 1}
 """Defaults where the run uses phantoms: a demonstration of minutes on two cores."""
 QUICK = {
     "phantom_pictures": 96,
@@ -52,7 +52,7 @@ class Config(BaseSettings):
     quick: bool = Field(False, description="shrink everything to see that it runs")
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed of the run")
 
-    phantom_pictures: int = Field(720, ge=48, le=100_000, description="number of phantoms")
+    phantom_pictures: int = Field(480, ge=48, le=100_000, description="number of phantoms")
     phantom_size: int = Field(256, ge=64, le=2048, description="side of a phantom in pixels")
 
     audit_policy: Literal["report", "drop", "stop"] = Field(

@@ -10,6 +10,7 @@ import pandas as pd
 import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import Config
+from fracture_utils.data import sources
 
 PACKAGES = (
     *("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scikit-learn", "scipy"),
@@ -46,6 +47,7 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "purpose": "education and research only, never clinical use",
         "source": config.source,
+        "positive": sources.positive(config.pictures_dir),
         "data": {
             "fingerprint": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),
             "pictures": len(images),

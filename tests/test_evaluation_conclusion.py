@@ -159,3 +159,12 @@ def test_the_note_names_pictures_and_initialisation():
         "released weights: all networks · research and education only"
     )
     assert conclusion.note() == "research and education only"
+
+
+def test_another_word_for_the_positive_class_is_used_everywhere():
+    text = "Fractured: 3 of 4 fractures are fractured; a fracture is missed."
+    assert conclusion.reword(text, "fractured") == text
+    said = conclusion.reword(text, "abnormal")
+    assert said == "Abnormal: 3 of 4 abnormalities are abnormal; an abnormality is missed."
+    assert "positive means abnormal" in conclusion.note("pictures", {}, "abnormal")
+    assert "abnormal" not in conclusion.note("pictures", {})

@@ -241,3 +241,30 @@ def test_a_figure_is_the_same_bytes_again():
     assert first == second
     with Image.open(io.BytesIO(first)) as image:
         assert image.format == "PNG"
+
+
+def test_an_album_of_abnormal_pictures_never_says_fractured(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "RESOLUTION", 60)
+    raw = predictions(*CASES["six"])
+    seen = calibration.apply(raw, calibration.fit(raw))
+    scores = metrics.scores(seen, {}, resamples=100)
+    images = seen[seen["model"] == "VGG16"]
+    sample = images.groupby("label").head(2)
+    album, said = plots.Album(tmp_path, NOTE, "abnormal"), []
+    draw = Text.draw
+
+    def listen(text, *arguments, **keywords):
+        said.append(text.get_text())
+        draw(text, *arguments, **keywords)
+
+    monkeypatch.setattr(Text, "draw", listen)
+    album.add("a", plots.class_distribution(images), "Fractured and normal pictures.")
+    album.add("b", plots.roc(seen, scores), "")
+    album.add("c", plots.precision_recall(seen, scores), "")
+    album.add("d", plots.confusion_matrices(seen), "")
+    album.add("e", plots.ranking(scores), "")
+    album.add("f", plots.reliability(seen), "")
+    album.add("g", plots.sample_predictions([picture(20, 20)] * len(sample), sample), "")
+    assert "abnormal" in said
+    assert not [text for text in said if "fractur" in text.lower()]
+    assert album.captions["a"] == "Abnormal and normal pictures."

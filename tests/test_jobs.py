@@ -251,7 +251,9 @@ def test_a_saved_network_predicts_what_it_predicted(data, finished):
 def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    progress = Progress({"A": 1.0, "B": 3.0}, tmp_path / "run.log")
+    progress = Progress(
+        {name: dict.fromkeys(jobs.STAGES, 1.0) for name in "AB"}, tmp_path / "run.log"
+    )
     progress.hear("A", {"stage": "features", "why": "not done yet"})
     clock[0] = 30
     progress.hear("A", {"stage": "features", "done": 50, "total": 100})

@@ -7,21 +7,41 @@ import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES
 from fracture_utils.evaluation.comparison import Power
-from fracture_utils.evaluation.metrics import ENSEMBLES, PROBE, REFERENCES
+from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, PROBE, REFERENCES
 
 LEVEL = 0.05
 FEW = 50
 """Pictures of a class below which an interval is too wide to rank networks by."""
+ABNORMAL = {
+    "a fractured": "an abnormal", "a fracture": "an abnormality",
+    "fractures": "abnormalities", "fracture": "abnormality",
+}  # fmt: skip
 EDUCATION = "Research and education only: nothing here may be used to diagnose, or not to, anyone."
 
 
-def note(source: str = "", initialisation: Mapping[str, str] | None = None) -> str:
+def reword(text: str, positive: str) -> str:
+    """The text with another word for the positive class: of MURA, "abnormal" for "fractured"."""
+    if positive == FRACTURED:
+        return text
+    words = {FRACTURED: positive} | (ABNORMAL if positive == "abnormal" else {})
+    for old, new in sorted(words.items(), key=lambda pair: -len(pair[0])):
+        text = text.replace(old, new).replace(old.capitalize(), new.capitalize())
+    return text
+
+
+def note(
+    source: str = "",
+    initialisation: Mapping[str, str] | None = None,
+    positive: str = FRACTURED,
+) -> str:
     """The line on each figure: what the pictures are and what the networks started from.
 
     `source` is that of the settings, "phantoms" or "pictures"; `initialisation` maps a network to
-    imagenet, released or random.
+    imagenet, released or random; `positive` is the word for the positive class.
     """
     parts = ["Synthetic phantoms, not radiographs"] if source == "phantoms" else []
+    if positive != FRACTURED:
+        parts.append(f"positive means {positive}, with or without a break of the bone")
     starts = initialisation or {}
     for start in sorted(set(starts.values()), reverse=True):
         networks = [name for name, value in starts.items() if value == start]
@@ -38,6 +58,7 @@ def sentences(
     stability: pd.DataFrame | None = None,
     power: Power | None = None,
     source: str = "",
+    positive: str = FRACTURED,
 ) -> list[str]:
     """The conclusion: which model is best and with which it is tied, what it misses, how sure all
     of that is, whether its probabilities may be believed, and what the numbers are worth.
@@ -62,7 +83,7 @@ def sentences(
         ]
     said += [_missed(best, operating_points), _believed(best, operating_points)]
     said += [_few(best), _metadata(scores), *_worth(networks, source), EDUCATION]
-    return [sentence for sentence in said if sentence]
+    return [reword(sentence, positive) for sentence in said if sentence]
 
 
 def _best(best: pd.Series, networks: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -21,6 +22,7 @@ from scipy import special
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, SPLITS
 from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.conclusion import reword
 from fracture_utils.evaluation.gallery import OUTCOMES
 from fracture_utils.evaluation.localisation import POINTS, boxes_of, overlay
 from fracture_utils.evaluation.metrics import FRACTURED, NORMAL, REFERENCES
@@ -94,16 +96,22 @@ class Chart(Figure):
 
 
 class Album:
-    """Writes figures into a folder, each stamped with a note on what its numbers are worth."""
+    """Writes figures into a folder, each stamped with a note on what its numbers are worth.
 
-    def __init__(self, folder: Path, note: str = "") -> None:
+    `positive` is the word for the positive class, where the data know better than "fractured".
+    """
+
+    def __init__(self, folder: Path, note: str = "", positive: str = FRACTURED) -> None:
         self.folder = Path(folder)
         self.note = note
+        self.positive = positive
         self.captions: dict[str, str] = {}
         """Name of each figure and what it shows, in the order in which they were added."""
 
     def add(self, name: str, figure: Chart, caption: str) -> Chart:
         """Stamp the figure, write it to `<folder>/<name>.png`, and return it to be shown."""
+        _reword(figure, self.positive)
+        caption = reword(caption, self.positive)
         lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 15))
         height = (0.16 * len(lines) + 0.12) / figure.get_figheight() if lines else 0
         figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
@@ -115,6 +123,19 @@ class Album:
             figure.saved = figure.png()
             temporary.write_bytes(figure.saved)
         return figure
+
+
+def _reword(figure: Chart, positive: str) -> None:
+    """Use another word for the positive class in every text of a figure."""
+    if positive == FRACTURED:
+        return
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if isinstance(axis.get_major_locator(), FixedLocator):
+                labels = [label.get_text() for label in axis.get_ticklabels()]
+                axis.set_ticklabels([reword(label, positive) for label in labels])
+    for text in figure.findobj(Text):
+        text.set_text(reword(text.get_text(), positive))
 
 
 def style(model: str, models: Sequence[str]) -> dict[str, str]:

@@ -10,12 +10,13 @@ import pandas as pd
 from PIL import Image
 
 from fracture_utils import files
-from fracture_utils.evaluation.conclusion import EDUCATION, note
-from fracture_utils.evaluation.metrics import METRICS
+from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
+from fracture_utils.evaluation.metrics import FRACTURED, METRICS
 
 MOST_FINDINGS = 100
 """Rows of the audit shown; the rest is in audit.csv."""
 SHORT = {"auc": "AUC", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
+TITLE = "Fractures on X-rays: report"
 LIMITS = (
     "The intervals speak of pictures like those of the test set; another hospital, device or "
     "body part can be harder than any of them says.",
@@ -75,6 +76,7 @@ def write(folder: Path) -> Path:
     tables = {n: _table(folder / f"{n}.csv") for n in ("scores", "comparisons", "images", "audit")}
     points, run = _json(folder / "operating_points.json"), _json(folder / "run.json") or {}
     figures = sorted(map(_figure, (folder / "figures").glob("[!.]*.png")))
+    positive = run.get("positive", FRACTURED)
     text = folder / "conclusion.txt"
     sentences = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
     lacking = [f"{name}.csv" for name, table in tables.items() if table is None]
@@ -82,19 +84,19 @@ def write(folder: Path) -> Path:
     lacking += [] if figures else ["figures"]
     sections = [
         ("Conclusion", _conclusion(sentences, run.get("failed"), lacking)),
-        ("Scores", _scores(tables["scores"])),
+        ("Scores", _scores(tables["scores"], positive)),
         ("Comparisons", _comparisons(tables["comparisons"])),
         ("Figures", "".join(html for _, _, html in figures)),
         ("Data and audit", _data(tables["images"], tables["audit"])),
         ("How it was made", _made(points, run)),
-        ("Limits", _list(LIMITS) + _paragraphs([EDUCATION])),
+        ("Limits", _list(reword(limit, positive) for limit in LIMITS) + _paragraphs([EDUCATION])),
     ]
     body = "".join(f"<h2>{title}</h2>{html}" for title, html in sections if html)
-    stamp = escape(note(*provenance(folder)))
+    stamp = escape(note(*provenance(folder), positive))
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Fracture detection: report</title><style>{STYLE}</style></head><body>"
+        f"<title>{escape(reword(TITLE, positive))}</title><style>{STYLE}</style></head><body>"
         f'<h1>Which network to trust on these X-rays</h1><p class="stamp">{stamp}</p>'
         f"{body}</body></html>\n"
     )
@@ -135,7 +137,7 @@ def _conclusion(sentences: list[str], failed: object, lacking: list[str]) -> str
     return html
 
 
-def _scores(scores: pd.DataFrame | None) -> str:
+def _scores(scores: pd.DataFrame | None, positive: str) -> str:
     """Metrics in rows, models in columns, so that the table fits a page."""
     if scores is None:
         return ""
@@ -150,7 +152,7 @@ def _scores(scores: pd.DataFrame | None) -> str:
         ]
         rows.append([SHORT.get(metric, metric.replace("_", " ")), *cells])
     n, positives = scores["n"].iloc[0], scores["positives"].iloc[0]
-    text = f"{n:,} test pictures, {positives:,} fractured; below each number its 95 % interval."
+    text = f"{n:,} test pictures, {positives:,} {positive}; below each number its 95 % interval."
     return _paragraphs([text]) + _grid(["", *map(escape, scores["model"].astype(str))], rows)
 
 

@@ -140,7 +140,7 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
         random = {name: Weights("random", note=why) for name, why in missing.items()}
         return {name: found.get(name) or random[name] for name in config.backbones}, {}
     if missing and (not found or "backbones" in config.model_fields_set):
-        raise InputError(" ".join(missing.values()))
+        raise InputError(" ".join(f"{name}: {why}" for name, why in missing.items()))
     return found, missing
 
 
@@ -175,7 +175,7 @@ def _released(backbone: Backbone) -> Weights | None:
 def _how_to_get(backbone: Backbone, config: Config) -> str:
     folder = config.weights_dir or f"a folder of your choice and set {PREFIX}WEIGHTS_DIR to it"
     return (
-        f"{backbone.name}: its ImageNet weights are neither on this machine nor to be downloaded; "
+        "its ImageNet weights are neither on this machine nor to be downloaded; "
         f"fetch {backbone.weights_address} where there is internet and put "
         f"{backbone.weights_file} into {folder}, or set {PREFIX}INITIALISATION=random."
     )

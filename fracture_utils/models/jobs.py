@@ -16,8 +16,8 @@ import pandas as pd
 
 import fracture_utils
 from fracture_utils import files
-from fracture_utils.config import CLASS_NAMES, PREFIX, Config
-from fracture_utils.data import reader
+from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
+from fracture_utils.data import reader, sources
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones
@@ -125,11 +125,11 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     jobs = [Job(name, config, weights[name], needed) for name in weights]
     for job in jobs:
         REGISTRY[job.name].size(config)  # a size that is too small stops before anything runs
-    progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
     rows = []
     with claim(config.cache_dir):
+        progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
         for name, why in left_out.items():
-            progress.finish(name, f"left out: {why}")
+            progress.finish(name, f"left out. {why}")
             rows.append({"model": name, "status": "left out", "why": why})
         for job in jobs:
             rows.append(_row(*_train_one(job, progress)))
@@ -193,7 +193,8 @@ def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: C
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
         rule = chosen.loc[name, ["temperature", "threshold", "rule"]].to_dict()
-        card |= {"class_names": list(CLASS_NAMES), "source": config.source} | rule
+        classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
+        card |= {"class_names": classes, "source": config.source} | rule
         files.write_json(config.models_dir / f"{name}.json", card)
         members[name] = card["weights_sha256"]
     path = config.models_dir / f"{ENSEMBLE}.json"
@@ -277,14 +278,19 @@ def _row(job: Job, status: str, why: str) -> dict:
     return row | {"seconds": round(sum(seconds.values()), 1)} | seconds
 
 
-def _work(job: Job) -> float:
-    """The cost of a job in billions of multiply-adds: passes of pictures, and the start."""
+def _work(job: Job) -> dict[str, float]:
+    """The cost of each stage in billions of multiply-adds: passes of pictures, and the start."""
     counts = job.images["split"].value_counts()
-    train, validation = counts.get("train", 0), counts.get("validation", 0)
-    forward = len(job.images) + (job.config.views - 1) * train + validation + counts.get("test", 0)
-    fine = job.config.fine_tune_epochs * (1.5 * train + 2 * validation)
+    train, validation, test = (int(counts.get(split, 0)) for split in SPLITS)
+    passes = {
+        "features": len(job.images) + (job.config.views - 1) * train,
+        "head": 0,
+        "fine_tune": job.config.fine_tune_epochs * (1.5 * train + 2 * validation),
+        "predict": validation + test,
+    }
     scale = (REGISTRY[job.name].size(job.config) / REGISTRY[job.name].native_size) ** 2
-    return START + (forward + fine) * REGISTRY[job.name].multiply_adds * scale
+    cost = REGISTRY[job.name].multiply_adds * scale
+    return {stage: START / len(STAGES) + count * cost for stage, count in passes.items()}
 
 
 def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Progress that a person can follow: in a notebook, in a terminal, and in results/run.log."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -16,12 +17,13 @@ _STAGE = {
 class Progress:
     """What runs, how long it will take, and which network is next.
 
-    `work` maps each network to its cost in any unit, from which the remaining time is guessed.
+    `work` gives the cost of each stage of each network, in any unit, in the order in which they
+    come; the remaining time is guessed from it.
     In a notebook one output is updated in place; elsewhere a line is written at each new
     stage and at most once a minute. Everything also goes to the log file.
     """
 
-    def __init__(self, work: dict[str, float], log: Path) -> None:
+    def __init__(self, work: dict[str, dict[str, float]], log: Path) -> None:
         self.work, self.log = work, Path(log)
         self.started = time.monotonic()
         self.share = dict.fromkeys(work, 0.0)
@@ -38,9 +40,10 @@ class Progress:
         if "stage" not in event:
             return
         self._began.setdefault(name, time.monotonic())
-        stage, position = _STAGE[event["stage"]], list(_STAGE).index(event["stage"])
+        stage, costs = _STAGE[event["stage"]], list(self.work[name].values())
+        position = list(self.work[name]).index(event["stage"])
         within = event["done"] / event["total"] if event.get("total") else 0.0
-        self.share[name] = (position + within) / len(_STAGE)
+        self.share[name] = (sum(costs[:position]) + within * costs[position]) / sum(costs)
         number = f"{list(self.work).index(name) + 1} of {len(self.work)}"
         self._current = (
             f"{name} ({number}): {stage} {within:.0%}{self._remaining()}{self._next(name)}"
@@ -64,8 +67,8 @@ class Progress:
         self._show(force=False)
 
     def _remaining(self) -> str:
-        done = sum(self.share[n] * w for n, w in self.work.items() if n not in self.kept)
-        total = sum(w for n, w in self.work.items() if n not in self.kept)
+        cost = {n: sum(w.values()) for n, w in self.work.items() if n not in self.kept}
+        done, total = sum(self.share[n] * w for n, w in cost.items()), sum(cost.values())
         elapsed = time.monotonic() - self.started
         if done < 0.02 * total or elapsed < 5:
             return ""
@@ -85,7 +88,8 @@ class Progress:
             self._write(self._current)
 
     def _write(self, line: str) -> None:
-        with self.log.open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+            # a full disk must not end a run whose results still fit
             log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
         if self._output is None:
             sys.stdout.write(line + "\n")
