@@ -20,15 +20,14 @@ def listing(config: Config) -> dict[Path, int]:
     """
     cache = config.cache_dir
     parts = [path for path in sorted(cache.glob("*")) if path.name != LOCK]
-    for folder in (config.results_dir, config.figures_dir, config.models_dir):
-        parts += sorted(folder.glob(files.TEMPORARY_PREFIX + "*"))
+    parts += files.leftovers(config.results_dir, config.figures_dir, config.models_dir)
     return {path: _bytes(path) for path in parts if not path.is_symlink()}
 
 
 def remove(config: Config) -> int:
     """Remove what `listing` lists and return the bytes freed. InputError while a run is at work."""
     freed = 0
-    with claim(config.cache_dir):
+    with claim(config.cache_dir), claim(config.models_dir):
         for path, size in listing(config).items():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             freed += size

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fracture_utils.errors import InputError
 
-TEMPORARY_PREFIX = ".partial-"
+TEMPORARY_PREFIX = ".fracture-partial-"
 _META = "meta_json"
 
 
@@ -50,6 +50,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def leftovers(*folders: Path) -> list[Path]:
+    """What killed processes left of unfinished writes in these folders (not below them)."""
+    found = [path for folder in folders for path in Path(folder).glob(TEMPORARY_PREFIX + "*")]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
 def _umask() -> int:

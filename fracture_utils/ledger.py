@@ -12,7 +12,7 @@ LOCK = "run.lock"
 
 
 def claim(folder: Path) -> filelock.FileLock:
-    """Hold a cache folder for this process: released by the caller, or when the process ends.
+    """Hold a folder for this process: released by the caller, or when the process ends.
 
     The system frees the lock of a process that died, so a lock never has to be removed by hand.
     Claiming again in the same process is no conflict. Raises InputError while another process
@@ -25,8 +25,8 @@ def claim(folder: Path) -> filelock.FileLock:
         lock.acquire()
     except filelock.Timeout:
         raise InputError(
-            f"Another run is at work in {folder.parent}. Wait for its end (or close its notebook), "
-            "or give this one a folder of its own with FRACTURE_RESULTS_DIR."
+            f"Another run is at work in {folder}. Wait for its end (or close its notebook), or "
+            "give this one other folders with FRACTURE_RESULTS_DIR and FRACTURE_MODELS_DIR."
         ) from None
     except OSError as error:
         raise InputError(

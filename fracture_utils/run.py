@@ -42,12 +42,14 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
     in an earlier one whose result was still valid.
     """
     trained = networks[networks["status"] == "trained"]
+    attribution = config.pictures_dir / "ATTRIBUTION.txt"
     stages = [name for name in networks if name.startswith("seconds_") and "picture" not in name]
     written = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "purpose": "education and research only, never clinical use",
         "source": config.source,
         "positive": sources.positive(config.pictures_dir),
+        "attribution": attribution.read_text("utf-8") if attribution.is_file() else "",
         "data": {
             "fingerprint": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),
             "pictures": len(images),

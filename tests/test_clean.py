@@ -13,8 +13,8 @@ def config(tmp_path):
     for name, size in {
         "results/cache/pixels/224.npy": 3_000_000,
         "results/cache/networks/VGG16/features-1.npz": 1_000_000,
-        "results/.partial-abc.csv": 500_000,
-        "models/.partial-x.weights.h5": 500_000,
+        "results/.fracture-partial-abc.csv": 500_000,
+        "models/.fracture-partial-x.weights.h5": 500_000,
         "results/scores.csv": 10,
         "models/VGG16.weights.h5": 10,
         "data/train/normal/mine.png": 10,
@@ -37,7 +37,7 @@ def test_removing_leaves_results_models_and_pictures(config, capsys, tmp_path):
     assert clean.main(["--remove"]) == 0
     assert "5.0 MB freed" in capsys.readouterr().out
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    assert left - {"results/cache/run.lock"} == {
+    assert left - {"results/cache/run.lock", "models/run.lock"} == {
         "results/scores.csv",
         "models/VGG16.weights.h5",
         "data/train/normal/mine.png",

@@ -181,7 +181,7 @@ def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matte
     command = [sys.executable, "-c", HOLD, str(config.cache_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match=r"Another run is at work in .*results\."):
+        with pytest.raises(InputError, match=r"Another run is at work in .*cache\."):
             jobs.train(data[1], config)
         assert [path.name for path in config.results_dir.rglob("*") if path.is_file()] == [
             "run.lock"
@@ -232,7 +232,7 @@ def test_cards_say_how_to_use_the_weights(data, finished):
 
 def test_a_saved_network_predicts_what_it_predicted(data, finished):
     from fracture_utils.data import store
-    from fracture_utils.models import prediction
+    from fracture_utils.models import heatmaps, prediction
 
     config, networks = finished
     points = pd.DataFrame(
@@ -241,7 +241,8 @@ def test_a_saved_network_predicts_what_it_predicted(data, finished):
     jobs.save_cards(networks, points, config)
     model, _ = prediction.load("MobileNet", config)
     rows = np.flatnonzero(data[1]["split"] != "train")
-    logits = prediction.logits(model, store.pixels(data[1], config, 32), rows, config)
+    pixels = store.pixels(data[1], config, 32)
+    logits = heatmaps.look(heatmaps.explaining(model), pixels, rows, config).logits
     expected = jobs.predictions(networks, data[1], config)["logit"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     with pytest.raises(InputError, match="There is no trained VGG16"):

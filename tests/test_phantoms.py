@@ -223,13 +223,13 @@ def test_an_interrupted_set_is_finished_and_keeps_what_is_done(tmp_path, monkeyp
         patch.setattr(phantoms, "render", interrupt)
         with pytest.raises(KeyboardInterrupt):
             phantoms.make(target, 30, 64, 0)
-    (target / "train" / "normal" / ".partial-x.png").write_bytes(b"half a pict")
+    (target / "train" / "normal" / ".fracture-partial-x.png").write_bytes(b"half a pict")
     done = {name: time for name, time in times(target).items() if name.endswith(".png")}
     assert 0 < len(done) < 30
     phantoms.make(target, 30, 64, 0)
     assert tree(target) == tree(tmp_path / "whole")
     assert all(times(target)[name] == time for name, time in done.items())
-    assert not list(target.rglob(".partial-*"))
+    assert not list(target.rglob(".fracture-partial-*"))
 
 
 def test_a_killed_run_is_finished_by_the_next(tmp_path):

@@ -33,11 +33,13 @@ def note(
     source: str = "",
     initialisation: Mapping[str, str] | None = None,
     positive: str = FRACTURED,
+    unofficial: Sequence[str] = (),
 ) -> str:
     """The line on each figure: what the pictures are and what the networks started from.
 
     `source` is that of the settings, "phantoms" or "pictures"; `initialisation` maps a network to
-    imagenet, released or random; `positive` is the word for the positive class.
+    imagenet, released or random; `positive` is the word for the positive class; `unofficial`
+    are the networks whose weights file is not the one that Keras publishes.
     """
     parts = ["Synthetic phantoms, not radiographs"] if source == "phantoms" else []
     if positive != FRACTURED:
@@ -48,6 +50,8 @@ def note(
         names = "all networks" if len(networks) == len(starts) else ", ".join(networks)
         named = {"imagenet": "ImageNet weights", "random": "random initialisation"}
         parts.append(f"{named.get(start, f'{start} weights')}: {names}")
+    if len(unofficial):
+        parts.append(f"weights not from Keras's own file: {', '.join(unofficial)}")
     return " · ".join([*parts, "research and education only"])
 
 

@@ -126,7 +126,11 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     for job in jobs:
         REGISTRY[job.name].size(config)  # a size that is too small stops before anything runs
     rows = []
-    with claim(config.cache_dir):
+    with claim(config.cache_dir), claim(config.models_dir):
+        folders = [config.results_dir, config.figures_dir, config.models_dir, config.cache_dir]
+        folders += [config.cache_dir / "pixels", *(job.folder for job in jobs)]
+        for path in files.leftovers(*folders):
+            path.unlink()
         progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
         for name, why in left_out.items():
             progress.finish(name, f"left out. {why}")
@@ -162,7 +166,7 @@ def heatmaps(
 ) -> dict[str, dict[str, np.ndarray]]:
     """The class activation map of each trained network and test picture: maps[model][path].
 
-    Each, float16 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
+    Each, float32 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
     shapes of picture and network. `images` needs path, split, height and width.
     """
     seen = images[images["split"] != "train"].reset_index(drop=True)
@@ -173,9 +177,7 @@ def heatmaps(
         size = json.loads((folder / "network.json").read_text(encoding="utf-8"))["input_size"]
         squares = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
         maps[name] = {
-            row.path: reader.unfit(
-                squares[row.Index], (row.height, row.width), size, config.aspect
-            ).astype(np.float16)
+            row.path: reader.unfit(squares[row.Index], (row.height, row.width), size, config.aspect)
             for row in tested.itertuples()
         }
     return maps
