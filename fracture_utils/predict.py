@@ -7,6 +7,7 @@ are answered all the same. Research and education only.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -65,7 +66,7 @@ def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[st
     that cannot be read. Starts Keras in this process; `predict_one` starts another.
     """
     networks, together = _load(config)
-    folder, tables, problems = config.results_dir / "answers", [], []
+    folder, tables, problems, overlays = config.results_dir / "answers", [], [], {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), CHUNK):
             read = list(pool.map(lambda path: _read(path, networks), paths[start : start + CHUNK]))
@@ -73,13 +74,13 @@ def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[st
             pictures = [item for item in read if isinstance(item, _Picture)]
             if pictures:
                 table, maps = _answer(pictures, networks, together, config)
-                folders = [folder] * len(pictures)
-                overlays = list(pool.map(_overlay, pictures, maps, folders))
-                models = len(table) // len(pictures)
-                tables.append(table.assign(overlay=np.tile(overlays, models)))
+                for picture, heat in zip(pictures, maps, strict=True):
+                    overlays[str(picture.path)] = pool.submit(_overlay, picture, heat, folder)
+                tables.append(table)
     if not tables:
         return pd.DataFrame(columns=COLUMNS), problems
     table = pd.concat(tables, ignore_index=True)
+    table["overlay"] = [overlays[path].result() for path in table["path"]]
     order = {str(path): place for place, path in enumerate(paths)}
     table = table.sort_values("path", key=lambda path: path.map(order), kind="stable")
     return table[COLUMNS].reset_index(drop=True), problems
@@ -257,7 +258,22 @@ def _origin(config: Config) -> str:
     cards = [config.models_dir / f"{name}.json" for name in REGISTRY]
     cards = [json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()]
     starts = {card["model"]: card["initialisation"] for card in cards}
-    return note("phantoms" if any(c["source"] == "phantoms" for c in cards) else "", starts)
+    made_up = any(card["source"] == "phantoms" for card in cards)
+    return note("phantoms" if made_up else "", starts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Close the terminal's ear to TensorFlow, which talks past Python while it starts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -265,15 +281,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("fracture_utils.predict", description=__doc__.split("\n\n")[1])
     parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, BMP or DICOM")
     paths = list(dict.fromkeys(parser.parse_args(arguments).pictures))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         config = Config()
-        table, problems = answer(paths, config)
+        with _quiet():
+            table, problems = answer(paths, config)
         files.write_table(config.results_dir / "answers.csv", table)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    for line in [*_sentences(table), _origin(config), EDUCATION]:
+    for line in [*_sentences(table), _origin(config)]:
         sys.stdout.write(line + "\n")
     for problem in problems:
         sys.stderr.write(problem + "\n")

@@ -173,7 +173,7 @@ def test_the_figures_draw_and_name_what_they_show():
     maps = {"good": drawn(images, boxes), "corner": drawn(images, boxes, (0.01, 0.01))}
     table = localisation.table(maps, images, boxes, {}, 100)
     chart = plots.localisation(table)
-    assert chart.get_suptitle().startswith("1 of 2 models point at the fracture")
+    assert chart.get_suptitle().startswith("The heat maps of 1 of 2 models point at")
     assert chart.png()
     assert plots.localisation(localisation.table(maps, images, EMPTY, {})).png()
     rows = images.head(3).assign(decision="normal", probability=0.2, body_part="hand")

@@ -13,6 +13,7 @@ from fracture_utils.models import (
     backbones,
     classifier,
     features,
+    heatmaps,
     precision,
     prediction,
     training,
@@ -277,7 +278,8 @@ def test_predictions_are_joined_on_the_path_and_mirrored_on_request():
     model = small_model()
     kernel = RNG.normal(size=1024).astype(np.float32)
     model.get_layer("logit").set_weights([kernel, np.float32(0)])
-    table, _ = prediction.predict(model, PIXELS, IMAGES, Config(**SMALL, mirror=True))
+    explained = heatmaps.explaining(model)
+    table, _ = prediction.predict(explained, PIXELS, IMAGES, Config(**SMALL, mirror=True))
     plain = table[table["model"] == "MobileNet"].set_index("path")
     assert list(plain["split"].unique()) == ["validation", "test"]
     assert len(plain) == 24

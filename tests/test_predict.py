@@ -79,11 +79,11 @@ def test_notebook_saved_weights_and_command_line_give_the_same_probability(train
 def test_the_maps_of_the_run_belong_to_its_logits(trained):
     config, images, networks, predictions = trained
     folder = config.cache_dir / "networks" / "MobileNet"
-    maps = files.read_arrays(folder / "heatmaps.npz")[1]["maps"].astype(float)
+    maps = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
     logits = predictions["logit"].to_numpy()
     bias = logits - maps.mean((1, 2))
     assert len(maps) == len(predictions)
-    np.testing.assert_allclose(bias, np.median(bias), atol=2e-3 * np.abs(maps).max())
+    np.testing.assert_allclose(bias, np.median(bias), atol=1e-5 * np.abs(maps).max())
     on_pictures = jobs.heatmaps(networks, images, config)["MobileNet"]
     assert set(on_pictures) == set(images.query("split == 'test'")["path"])
     place = int(np.flatnonzero(predictions["split"] == "test")[5])
@@ -105,9 +105,9 @@ def test_the_command_line_answers_all_it_can_read_and_says_what_it_cannot(
     lines = done.stderr.strip().splitlines()
     assert "broken.png cannot be read" in lines[-2]
     assert "absent.png cannot be read" in lines[-1]
-    assert "Traceback" not in done.stderr
+    assert len(lines) == 2  # and no chatter of TensorFlow
     assert str(good) in done.stdout
-    assert "Research and education only" in done.stdout
+    assert "research and education only" in done.stdout
     assert "Synthetic phantoms" in done.stdout
     table = pd.read_csv(config.results_dir / "answers.csv")
     assert list(table["path"]) == [str(good)]

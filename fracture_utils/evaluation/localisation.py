@@ -159,11 +159,13 @@ def warning(localisation: pd.DataFrame, model: str) -> str:
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The X-ray, uint8 (height, width), under what of the map lies above its mean, uint8 RGB."""
     height, width = picture.shape
-    smooth = Image.fromarray(positive(heat)).resize((width, height), Image.Resampling.BILINEAR)
-    share = np.asarray(smooth)[..., None]
-    colour = mpl.colormaps[COLOURS](share[..., 0], bytes=True)[..., :3]
-    mixed = picture[..., None] * (1 - OPACITY * share) + colour * (OPACITY * share)
-    return mixed.round().astype(np.uint8)
+    level = Image.fromarray((255 * positive(heat)).round().astype(np.uint8))
+    level = level.resize((width, height), Image.Resampling.BILINEAR)
+    colour = level.copy()
+    colour.putpalette(mpl.colormaps[COLOURS](range(256), bytes=True)[:, :3].tobytes())
+    opacity = level.point(lambda value: OPACITY * value)
+    grey = Image.fromarray(picture).convert("RGB")
+    return np.asarray(Image.composite(colour.convert("RGB"), grey, opacity))
 
 
 def _with_interval(name: str, values: Sequence[float], weights: np.ndarray) -> dict[str, float]:

@@ -489,9 +489,12 @@ def localisation(table: pd.DataFrame) -> Chart:
     axes.flat[0].set_yticks(range(len(models)), [_short(model) for model in models])
     axes.flat[0].set_ylim(max(len(models), 1) - 0.5, -0.5)
     pointing = int((table["verdict"] == POINTS).sum())
-    title = f"{pointing} of {len(models)} models point at the fracture more often than chance"
-    pictures = f"{table['pictures'].iloc[0]:,} fractured test pictures" if len(table) else "none"
-    chart.suptitle(f"{title} and centre ({pictures} with boxes)", size=11)
+    pictures = f"{table['pictures'].iloc[0]:,} pictures" if len(table) else "none"
+    chart.suptitle(
+        f"The heat maps of {pointing} of {len(models)} models point at the fracture\n"
+        f"test pictures with boxes: {pictures}; dashed: chance; dotted: always the centre",
+        size=11,
+    )
     return chart
 
 

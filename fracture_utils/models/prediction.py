@@ -20,29 +20,23 @@ MIRROR = " + mirror"
 TIMED_BATCHES = 3
 
 
-def logits(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Config) -> np.ndarray:
-    """Logits of "fractured" for the given rows of `pixels`, float64 (rows,)."""
-    batches = Batches(pixels, np.zeros(len(pixels)), rows, config)
-    return model.predict(batches, verbose=0)[:, 0].astype(np.float64)
-
-
 def predict(
-    model: keras.Model, pixels: np.ndarray, images: pd.DataFrame, config: Config
+    explained: keras.Model, pixels: np.ndarray, images: pd.DataFrame, config: Config
 ) -> tuple[pd.DataFrame, heatmaps.Seen]:
     """The predictions table of one network for the validation and the test pictures, in their
-    order, and the heat maps and features of the same pass.
+    order, and the heat maps and features of the same pass. `explained` is heatmaps.explaining's.
 
     With `config.mirror` the rows stand twice: as they are, and under the name "… + mirror" with
     the mean of the logits of the picture and of its mirror image.
     """
     rows = np.flatnonzero(images["split"].isin(["validation", "test"]))
-    table = images.iloc[rows][["path", "group", "label", "split"]].assign(model=model.name)
-    seen = heatmaps.look(heatmaps.explaining(model), pixels, rows, config)
+    table = images.iloc[rows][["path", "group", "label", "split"]].assign(model=explained.name)
+    seen = heatmaps.look(explained, pixels, rows, config)
     table["logit"] = seen.logits
     if config.mirror:
-        mirrored = logits(model, pixels[:, :, ::-1], rows, config)
-        mean = (table["logit"] + mirrored) / 2
-        table = pd.concat([table, table.assign(model=model.name + MIRROR, logit=mean)])
+        mirrored = heatmaps.look(explained, pixels[:, :, ::-1], rows, config)
+        mean = (seen.logits + mirrored.logits) / 2
+        table = pd.concat([table, table.assign(model=explained.name + MIRROR, logit=mean)])
     table["probability"] = 1 / (1 + np.exp(-table["logit"]))
     return table, seen
 

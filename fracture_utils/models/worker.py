@@ -83,10 +83,9 @@ def work(job: Job, tell: Callable[[dict], None]) -> None:
 
     def predict(_: Callable) -> None:
         classifier.load(model, weights)
-        table, seen = prediction.predict(model, pixels, job.images, job.config)
+        table, seen = prediction.predict(explained, pixels, job.images, job.config)
         files.write_table(job.folder / "predictions.csv", table)
-        maps = seen.maps.astype(np.float16)
-        files.write_arrays(job.folder / "heatmaps.npz", {"model": job.name}, {"maps": maps})
+        files.write_arrays(job.folder / "heatmaps.npz", {"model": job.name}, {"maps": seen.maps})
         validation, rows = splits == "validation", splits[splits != "train"] == "validation"
         familiarity.save(
             known, pixels[validation], seen.features[rows], job.images[validation], job.config.seed
@@ -94,7 +93,7 @@ def work(job: Job, tell: Callable[[dict], None]) -> None:
         files.write_json(job.folder / "network.json", describe())
 
     def describe() -> dict:
-        explained, tested = heatmaps.explaining(model), np.flatnonzero(splits == "test")
+        tested = np.flatnonzero(splits == "test")
         return {
             "model": job.name,
             "initialisation": job.weights.initialisation,
@@ -113,6 +112,7 @@ def work(job: Job, tell: Callable[[dict], None]) -> None:
             "fingerprint": files.fingerprint(keys["predict"]),
         }
 
+    explained = heatmaps.explaining(model)
     weights = prediction.weights_path(job.name, job.config)
     known = familiarity.path(job.name, job.config)
     run("features", [job.path("features")], extract)
