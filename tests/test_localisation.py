@@ -18,8 +18,8 @@ def case(count=60, centred=False):
     random = np.random.default_rng(0)
     rows, boxes = [], []
     for k in range(count):
-        width, height = int(random.integers(60, 300)), int(random.integers(60, 300))
-        x, y = (0.5, 0.5) if centred else random.uniform(0.2, 0.8, 2)
+        width, height = int(random.integers(200, 300)), int(random.integers(200, 300))
+        x, y = (0.5, 0.5) if centred else random.uniform(0.3, 0.7, 2)
         rows.append((f"test/fractured/{k}.png", "test", "fractured", f"g{k % 20}", width, height))
         box = np.array([x - 0.1, y - 0.1, x + 0.1, y + 0.1]) * [width, height, width, height]
         boxes.append((rows[-1][0], *box))
@@ -60,12 +60,14 @@ def test_good_random_and_central_maps_get_what_they_deserve():
     assert table.loc["good", "hit_rate"] == 1
     assert table.loc["good", "hit_rate_low"] == pytest.approx(0.94, abs=0.01)
     assert table.loc["good", "verdict"] == POINTS
-    assert table.loc["good", "energy"] > 2 * table.loc["good", "chance"]
-    assert table.loc["blind", "energy"] == pytest.approx(table.loc["blind", "chance"], abs=0.01)
+    assert table.loc["good", "energy"] > 2 * table.loc["good", "area"]
+    assert table.loc["blind", "energy"] == pytest.approx(table.loc["blind", "area"], abs=0.01)
     assert table.loc["blind", "verdict"] == CHANCE
     assert table.loc["corner", "hit_rate"] == 0
     assert table.loc["corner", "hit_rate_high"] > 0
-    assert table["chance"].iloc[0] == pytest.approx(0.04, abs=0.005)
+    assert table["area"].iloc[0] == pytest.approx(0.04, abs=0.005)
+    assert table["chance"].iloc[0] == pytest.approx(0.35**2, abs=0.02)
+    assert table.loc["blind", "hit_rate"] == pytest.approx(0.35**2, abs=0.1)
     assert table.loc["central", "hit_rate"] == table.loc["central", "centre"]
     assert table.loc["good", "randomised_correlation"] == 0.1
     assert np.isnan(table.loc["blind", "randomised_correlation"])
@@ -108,6 +110,9 @@ def test_a_tiny_box_is_one_place_and_two_boxes_are_a_union():
     picture = pd.Series({"width": 1000, "height": 500})
     tiny = np.array([[500.0, 250, 501, 251]])
     assert localisation.inside_boxes(tiny, picture, GRID).sum() == 1
+    assert localisation.inside_boxes(tiny, picture, GRID, 0.1).mean() == pytest.approx(
+        0.2 * 0.4, abs=0.02
+    )
     twice = np.array([[0.0, 0, 500, 500], [0, 0, 500, 500]])
     assert localisation.inside_boxes(twice, picture, GRID).mean() == 0.5
 

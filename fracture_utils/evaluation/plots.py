@@ -471,18 +471,21 @@ def audit(findings: pd.DataFrame) -> Chart:
 
 @_styled
 def localisation(table: pd.DataFrame) -> Chart:
-    """How often the heat maps point into a box, and how much of them lies inside, against chance
+    """How often the heat maps point at a box, and how much of them lies inside, against chance
     (dashed) and always pointing at the middle of the picture (dotted).
     """
     models = list(table["model"])
     chart, axes = _chart(0.36 * max(len(models), 1) + 1.6, 1, 2, sharey=True)
-    titles = {"hit_rate": "highest point inside a box", "energy": "share of the map inside"}
-    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
+    panels = [
+        ("hit_rate", "chance", "highest point in or beside a box"),
+        ("energy", "area", "share of the map inside a box"),
+    ]
+    for ax, (name, even, title) in zip(axes.flat, panels, strict=True):
         for place, row in table.reset_index(drop=True).iterrows():
             look = style(row["model"], models)
             _interval(ax, row[name], row[f"{name}_low"], row[f"{name}_high"], place, look)
         if len(table):
-            ax.axvline(table["chance"].iloc[0], color="#888888", linewidth=1, linestyle="--")
+            ax.axvline(table[even].iloc[0], color="#888888", linewidth=1, linestyle="--")
         ax.set(xlim=(-0.02, 1.02), xlabel=f"{title}, 95 % interval")
     if len(table):
         axes.flat[0].axvline(table["centre"].iloc[0], color="#888888", linewidth=1, linestyle=":")
