@@ -66,8 +66,8 @@ def test_good_random_and_central_maps_get_what_they_deserve():
     assert table.loc["corner", "hit_rate"] == 0
     assert table.loc["corner", "hit_rate_high"] > 0
     assert table["area"].iloc[0] == pytest.approx(0.04, abs=0.005)
-    assert table["chance"].iloc[0] == pytest.approx(0.35**2, abs=0.02)
-    assert table.loc["blind", "hit_rate"] == pytest.approx(0.35**2, abs=0.1)
+    assert table["chance"].iloc[0] == pytest.approx(0.27**2, abs=0.015)
+    assert table.loc["blind", "hit_rate"] == pytest.approx(0.27**2, abs=0.1)
     assert table.loc["central", "hit_rate"] == table.loc["central", "centre"]
     assert table.loc["good", "randomised_correlation"] == 0.1
     assert np.isnan(table.loc["blind", "randomised_correlation"])
