@@ -75,7 +75,8 @@ class Chart(Figure):
     def png(self) -> bytes:
         """The bytes of a PNG file that carries caption and place in the album.
 
-        256 colours are enough for any of the figures and make the file a third as large.
+        256 colours make the file a third as large; where there are pictures they are dithered, so
+        that heat maps show no bands.
         """
         drawn, buffer, known = io.BytesIO(), io.BytesIO(), PngInfo()
         with warnings.catch_warnings():
@@ -83,7 +84,10 @@ class Chart(Figure):
             self.savefig(drawn, dpi=RESOLUTION)
         known.add_text("Description", self.caption)
         known.add_text("Place", str(self.place))
-        image = Image.open(drawn).convert("RGB").quantize(256)
+        image = Image.open(drawn).convert("RGB")
+        palette = image.quantize(256)
+        has_pictures = any(ax.images for ax in self.axes)
+        image = image.quantize(palette=palette) if has_pictures else palette  # dithered, or not
         image.save(buffer, "PNG", optimize=True, dpi=(RESOLUTION, RESOLUTION), pnginfo=known)
         return buffer.getvalue()
 

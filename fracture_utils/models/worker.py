@@ -35,7 +35,7 @@ from fracture_utils.models import (
 from fracture_utils.models.backbones import REGISTRY
 from fracture_utils.models.jobs import DIVERGED, REFUSED, Job
 
-BATCHES_TO_ADAPT = 8
+BATCHES_TO_ADAPT = 2
 
 
 def work(job: Job, tell: Callable[[dict], None]) -> None:
