@@ -24,7 +24,7 @@ from scipy import special
 
 import fracture_utils
 from fracture_utils import files
-from fracture_utils.config import CLASS_NAMES, PREFIX, Config
+from fracture_utils.config import PREFIX, Config
 from fracture_utils.data import reader
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import localisation
@@ -212,7 +212,7 @@ def _rows(
             "logit": logits,
             "probability": probability,
             "threshold": card["threshold"],
-            "decision": np.array(CLASS_NAMES)[reached],
+            "decision": np.array(card["class_names"])[reached],
             "warning": warnings,
         }
     )

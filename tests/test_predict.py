@@ -141,7 +141,7 @@ def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, mo
     pair = {"MobileNet": network, "Other": other}
     known = predict.familiarity.path("MobileNet", config)
     monkeypatch.setattr(predict.familiarity, "path", lambda name, config: known)
-    card = {"members": dict.fromkeys(pair, ""), "temperature": 2.0, "threshold": 0.5}
+    card = network.card | {"members": dict.fromkeys(pair, ""), "temperature": 2.0, "threshold": 0.5}
     pictures = [predict._read(path, pair) for path in answered[0][:3]]
     table, maps = predict._answer(pictures, pair, card, config)
     logits = {name: rows["logit"].to_numpy() for name, rows in table.groupby("model")}

@@ -2,7 +2,10 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,12 +92,10 @@ def test_the_saved_outputs_are_of_one_clean_run():
     assert str(ROOT) not in saved
 
 
-@pytest.fixture(scope="module")
-def quick_run(tmp_path_factory):
-    """The notebook, run headless in quick mode with two networks, by papermill."""
+def execute(folder: Path) -> None:
+    """Run the notebook headless in quick mode with two networks, by papermill."""
     import papermill
 
-    folder = tmp_path_factory.mktemp("quick")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "FRACTURE_QUICK": "1",
@@ -116,6 +117,13 @@ def quick_run(tmp_path_factory):
             progress_bar=False,
             kernel_name="python3",
         )
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """The folder of a run of the notebook."""
+    folder = tmp_path_factory.mktemp("quick")
+    execute(folder)
     return folder
 
 
@@ -163,3 +171,39 @@ def test_the_executed_notebook_is_quiet(quick_run):
     assert len(shown) >= 12
     plain = [cell for cell in executed.cells if cell.cell_type == "code" and not cell.outputs]
     assert len(plain) <= 3, [cell.source for cell in plain]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_notebook_executed_twice_gives_identical_tables(quick_run):
+    tables = sorted((quick_run / "results").glob("*.csv"))
+    first = {table.name: table.read_bytes() for table in tables}
+    execute(quick_run)
+    log = (quick_run / "results" / "run.log").read_text()
+    assert log.count("kept from an earlier run") == 2
+    again = {table.name: table.read_bytes() for table in tables}
+    assert len(first) >= 10
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("BATCH_SIZE", "many", "The setting batch_size (FRACTURE_BATCH_SIZE) is 'many'"),
+        ("DATA_DIR", "nowhere", "The data folder nowhere does not exist."),
+        ("BACKBONES", "Foo", "'Foo' is no known backbone; choose from DenseNet121"),
+    ],
+)
+def test_a_wrong_setting_ends_a_headless_run_with_a_sentence(tmp_path, setting, value, sentence):
+    environment = os.environ | {f"FRACTURE_{setting}": value, "PYTHONPATH": str(ROOT)}
+    notebook = tmp_path / "fracture-detection.ipynb"
+    shutil.copy(ROOT / notebook.name, notebook)
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", str(notebook)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    shown = done.stderr.split("------------------")[-1]  # what follows the cell's source
+    assert "pydantic" not in shown
+    assert "fracture_utils/" not in shown
+    assert not list(tmp_path.glob("*.html"))

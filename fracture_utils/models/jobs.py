@@ -192,10 +192,10 @@ def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: C
     Ensemble.json, where there are several networks, says how their mean decides.
     """
     chosen, members = operating_points.set_index("model"), {}
+    classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
         rule = chosen.loc[name, ["temperature", "threshold", "rule"]].to_dict()
-        classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
         card |= {"class_names": classes, "source": config.source} | rule
         files.write_json(config.models_dir / f"{name}.json", card)
         members[name] = card["weights_sha256"]
@@ -203,7 +203,7 @@ def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: C
     path.unlink(missing_ok=True)  # an old one would describe other networks
     if ENSEMBLE in chosen.index:
         rule = chosen.loc[ENSEMBLE, ["temperature", "threshold", "rule"]].to_dict()
-        files.write_json(path, {"members": members} | rule)
+        files.write_json(path, {"members": members, "class_names": classes} | rule)
 
 
 def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
