@@ -4,12 +4,18 @@ For education and research, never for clinical use.
 
 A map, from left to right; a module imports only from its left.
 
-config      every setting, once
-files       whole files or none; errors: sentences for people; ledger: what is done and valid
-download    files from the internet, resumed and checked
-data/       reader, phantoms, sources, images, audit, store, augmentation, batches
-models/     precision, backbones, classifier, features, training, prediction, jobs, worker
-evaluation/ metrics, calibration, comparison, conclusion, plots, report (no Keras here)
+errors, files   sentences for people; whole files or none
+config          every setting, once
+download        files from the internet, resumed and checked
+ledger          what is done and still valid, and who holds a folder
+data/           reader, anatomy, radiography, phantoms, sources, duplicates, inventory, images,
+                audit, store, augmentation, batches
+models/         precision, backbones, classifier, features, training, heatmaps, familiarity,
+                prediction, progress, jobs, worker
+evaluation/     metrics, calibration, comparison, localisation, gallery, conclusion, plots,
+                report (no Keras here)
+run             the record of a run
+predict, clean  command lines: ask about one X-ray; free disk space
 
 Between the steps stand tables: images, audit, history, predictions, scores, comparisons.
 """
