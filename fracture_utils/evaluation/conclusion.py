@@ -128,7 +128,7 @@ def _tied(best: str, others: Sequence[str], comparisons: pd.DataFrame) -> str:
     if not tied:
         every = "every other network" if len(beaten) > 1 else beaten[0]
         return f"Its lead over {every} holds in the {test}."
-    return f"The {test} does not tell it from {_list(tied)}; it is ahead of {_list(beaten)}."
+    return f"The {test} does not tell it from {_list(tied, 'or')}; it is ahead of {_list(beaten)}."
 
 
 def _sure(best: str, stability: pd.DataFrame | None) -> str:
