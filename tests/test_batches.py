@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fracture_utils import predict
 from fracture_utils.config import Config
 from fracture_utils.data import reader, store
 from fracture_utils.data.augmentation import augment
@@ -110,3 +111,22 @@ def test_the_store_decodes_once_and_mends_itself(pictures, monkeypatch):
     other = images.assign(sha256="changed")
     store.pixels(other, config, 32)
     assert len(reads) == 10
+
+
+@pytest.mark.parametrize("aspect", ["pad", "squash"])
+def test_training_prediction_and_heat_maps_see_the_same_pixels(pictures, aspect):
+    images, config = pictures
+    config = config.model_copy(update={"aspect": aspect})
+    ramp = np.linspace(0, 65535, 60 * 90).reshape(60, 90).astype(np.uint16)
+    Image.fromarray(ramp).save(config.pictures_dir / images["path"][0])
+    images = images.assign(sha256=lambda table: table["sha256"] + aspect)
+    stored = store.pixels(images, config, 64)
+    batch = Batches(stored, np.zeros(len(images)), np.arange(len(images)), config)[0][0]
+    card = {"input_size": 64, "aspect": aspect}
+    networks = {"any": predict._Network(None, card)}
+    for row, path in enumerate(images["path"]):
+        asked = predict._read(config.pictures_dir / path, networks).squares[64, aspect]
+        assert asked.dtype == np.uint8
+        assert np.array_equal(asked, stored[row])
+        assert np.array_equal(asked, batch[row, :, :, 0])
+    assert 115 < stored[0][stored[0] > 0].mean() < 140
