@@ -26,9 +26,9 @@ def resolve(setting: str) -> str:
         )
     if setting != "auto":
         return setting
-    if keras.distribution.list_devices("tpu"):
+    if _has("tpu"):
         return "mixed_bfloat16"
-    if keras.distribution.list_devices("gpu"):
+    if _has("gpu"):
         capability = _compute_capability()
         if capability >= 8:
             return "mixed_bfloat16"
@@ -56,17 +56,24 @@ def compile_ahead() -> bool | str:
 
     There XLA makes depthwise convolutions about ten times slower.
     """
-    on_cpu = not (keras.distribution.list_devices("gpu") or keras.distribution.list_devices("tpu"))
+    on_cpu = not (_has("gpu") or _has("tpu"))
     return False if on_cpu and keras.backend.backend() == "tensorflow" else "auto"
 
 
 def hardware() -> str:
     """The accelerator, or else the processor, in words."""
-    if keras.distribution.list_devices("gpu"):
+    if _has("gpu"):
         return _ask_nvidia("name") or "GPU"
-    if keras.distribution.list_devices("tpu"):
+    if _has("tpu"):
         return "TPU"
     return f"CPU ({_cpu_field('model name') or 'unknown'})"
+
+
+def _has(kind: str) -> bool:
+    """Whether Keras's backend sees a device of a kind. Asked for all devices, because JAX raises
+    where it is asked for a kind that is not there.
+    """
+    return any(name.lower().startswith(kind) for name in keras.distribution.list_devices())
 
 
 def _compute_capability() -> float:
