@@ -1,7 +1,6 @@
 """Fetch a file over http(s): resumed after a break, checked against its hash, never half done."""
 
 import contextlib
-import hashlib
 import http.client
 import time
 import urllib.error
@@ -12,6 +11,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from fracture_utils import files
 from fracture_utils.errors import InputError
 
 CHUNK = 2**18
@@ -68,8 +68,7 @@ class _WrongError(Exception):
 def _check(path: Path, sha256: str | None, md5: str | None) -> None:
     for name, expected in (("sha256", sha256), ("md5", md5)):
         if expected:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, name).hexdigest()
+            found = getattr(files, name)(path)
             if found != expected.lower():
                 raise _WrongError(f"{path} has the {name} {found}, expected was {expected}")
 

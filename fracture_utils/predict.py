@@ -22,7 +22,6 @@ import pandas as pd
 from PIL import Image
 from scipy import special
 
-import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import PREFIX, Config
 from fracture_utils.data import reader
@@ -30,7 +29,7 @@ from fracture_utils.errors import InputError
 from fracture_utils.evaluation import localisation
 from fracture_utils.evaluation.conclusion import EDUCATION, note
 from fracture_utils.evaluation.metrics import ENSEMBLE
-from fracture_utils.models import familiarity
+from fracture_utils.models import familiarity, jobs
 from fracture_utils.models.backbones import REGISTRY
 
 CHUNK = 128
@@ -90,12 +89,9 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
     """The rows of `answer` for one picture, from a process of its own, which keeps Keras and its
     chatter out of the notebook. InputError where the picture cannot be read.
     """
-    environment = os.environ | {
+    environment = jobs.environment() | {
         f"{PREFIX}MODELS_DIR": str(config.models_dir),
         f"{PREFIX}RESULTS_DIR": str(config.results_dir),
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        ).rstrip(os.pathsep),
     }
     command = [sys.executable, "-m", "fracture_utils.predict", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

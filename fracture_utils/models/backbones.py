@@ -144,17 +144,19 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
     return found, missing
 
 
+def _keras_cache() -> Path:
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+
+
 def _on_disk(backbone: Backbone, config: Config) -> Weights | None:
-    keras_home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    for folder in (config.weights_dir, keras_home / "models"):
+    for folder in (config.weights_dir, _keras_cache()):
         if folder and (path := Path(folder) / backbone.weights_file).is_file():
             return _imagenet(backbone, path)
     return None
 
 
 def _downloaded(backbone: Backbone) -> Weights:
-    keras_home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    path = keras_home / "models" / backbone.weights_file
+    path = _keras_cache() / backbone.weights_file
     download.fetch(backbone.weights_address, path, md5=backbone.weights_md5)
     return _imagenet(backbone, path)
 

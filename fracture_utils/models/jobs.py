@@ -17,7 +17,7 @@ import pandas as pd
 import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
-from fracture_utils.data import reader, sources
+from fracture_utils.data import reader, sources, store
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones
@@ -46,6 +46,7 @@ LATE_CODE = ("models/heatmaps", "models/familiarity")
 """Those that matter to the last stage only."""
 ENSEMBLE = "Ensemble"
 """The model whose logit is the mean of the calibrated logits of all networks."""
+_FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
 START = 1000.0
 """What starting a process and building its graph costs, in billions of multiply-adds."""
 
@@ -123,8 +124,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     columns = ["path", "group", "label", "split", "sha256", "width", "height"]
     needed = images[[name for name in columns if name in images]]
     jobs = [Job(name, config, weights[name], needed) for name in weights]
-    for job in jobs:
-        REGISTRY[job.name].size(config)  # a size that is too small stops before anything runs
+    sizes = [REGISTRY[job.name].size(config) for job in jobs]  # one too small stops the run here
     rows = []
     with claim(config.cache_dir), claim(config.models_dir):
         folders = [config.results_dir, config.figures_dir, config.models_dir, config.cache_dir]
@@ -133,8 +133,9 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
             path.unlink()
         progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
         for name, why in left_out.items():
-            progress.finish(name, f"left out. {why}")
+            progress.finish(name, "left out", why)
             rows.append({"model": name, "status": "left out", "why": why})
+        store.build(needed, config, sizes)  # each picture is decoded once for all networks
         for job in jobs:
             rows.append(_row(*_train_one(job, progress)))
     networks = pd.DataFrame(rows)
@@ -183,9 +184,6 @@ def heatmaps(
     return maps
 
 
-_FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
-
-
 def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: Config) -> None:
     """Write models/<network>.json: how to use the weights beside it, decision rule included.
 
@@ -206,6 +204,13 @@ def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: C
         files.write_json(path, {"members": members, "class_names": classes} | rule)
 
 
+def environment() -> dict[str, str]:
+    """The environment of a process that runs a module of this package, wherever it is started."""
+    root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
+    path = os.pathsep.join(filter(None, [root, inherited]))
+    return os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
 def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
     """The job as it was finished, its status and why."""
     in_float32 = replace(job, config=job.config.model_copy(update={"precision": "float32"}))
@@ -222,7 +227,7 @@ def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
     if code == 0:
         progress.finish(job.name, "trained")
         return attempt, "trained", why
-    progress.finish(job.name, f"failed: {error}")
+    progress.finish(job.name, "failed", error)
     return attempt, "failed", error
 
 
@@ -231,12 +236,6 @@ def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
     job.save()
     log = job.folder / "log.txt"
     command = [sys.executable, "-m", "fracture_utils.models.worker", str(job.folder.resolve())]
-    root = str(Path(fracture_utils.__file__).parents[1])
-    inherited = os.environ.get("PYTHONPATH")
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited])),
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
     error = ""
     with (
         log.open("a", encoding="utf-8") as messages,
@@ -246,7 +245,7 @@ def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
             stdout=subprocess.PIPE,
             stderr=messages,
             text=True,
-            env=environment,
+            env=environment(),
         ) as process,
     ):
         try:

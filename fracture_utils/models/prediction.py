@@ -77,5 +77,6 @@ def load(name: str, config: Config) -> tuple[keras.Model, dict]:
     if files.sha256(weights) != description["weights_sha256"]:
         raise InputError(f"{weights} is not the file that {card} describes; train {name} again.")
     sized = Config(**config.model_dump() | {"image_size": description["input_size"]})
-    stored = Weights("released", weights)
-    return classifier.build(REGISTRY[name], stored, sized, description["precision"]), description
+    model = classifier.build(REGISTRY[name], Weights("random"), sized, description["precision"])
+    classifier.load(model, weights)
+    return model, description

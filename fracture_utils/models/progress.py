@@ -52,13 +52,14 @@ class Progress:
             self.say(f"{name}: {stage} again, because {event['why']}.")
         self._show(force="why" in event)
 
-    def finish(self, name: str, how: str) -> None:
-        """Note that nothing more will come of a network, and how it ended."""
+    def finish(self, name: str, how: str, why: str = "") -> None:
+        """Note that nothing more will come of a network, how it ended and, in a sentence, why."""
         took = time.monotonic() - self._began[name] if name in self._began else None
         if took is None:
             self.kept.add(name)
         self.share[name], self._current = 1.0, ""
-        self.say(f"{name}: {how.rstrip(chr(46))}" + (f" in {_minutes(took)}." if took else "."))
+        duration = f" in {_minutes(took)}" if took else ""
+        self.say(f"{name}: {how}{duration}. {why}".strip())
 
     def say(self, sentence: str) -> None:
         """A line that stays."""
