@@ -12,8 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +50,6 @@ class _Network(NamedTuple):
     explained: object
     card: dict
 
-    @property
-    def square(self) -> tuple[int, str]:
-        return self.card["input_size"], self.card["aspect"]
-
 
 def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[str]]:
     """What every trained network and their ensemble say about each picture, and what went wrong.
@@ -64,15 +60,25 @@ def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[st
     picture, and the heat map of the last model on it). The list holds a sentence for each file
     that cannot be read. Starts Keras in this process; `predict_one` starts another.
     """
-    networks, together = _load(config)
-    folder, tables, problems, overlays = config.results_dir / "answers", [], [], {}
+    cards, together = _cards(config)
+    squares = {(card["input_size"], card["aspect"]) for card in cards.values()}
+    folder, tables, problems = config.results_dir / "answers", [], []
+    overlays: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def read(start: int) -> list[Future]:
+            return [pool.submit(_read, path, squares) for path in paths[start : start + CHUNK]]
+
+        ahead = read(0)  # the threads work while Keras starts, and while the networks look
+        networks = _load(cards, config)
         for start in range(0, len(paths), CHUNK):
-            read = list(pool.map(lambda path: _read(path, networks), paths[start : start + CHUNK]))
-            problems += [str(item) for item in read if isinstance(item, reader.ReadError)]
-            pictures = [item for item in read if isinstance(item, _Picture)]
+            behind, done = list(overlays.values()), [future.result() for future in ahead]
+            ahead = read(start + CHUNK)
+            problems += [str(item) for item in done if isinstance(item, reader.ReadError)]
+            pictures = [item for item in done if isinstance(item, _Picture)]
             if pictures:
                 table, maps = _answer(pictures, networks, together, config)
+                wait(behind)  # no more than one chunk of them may pile up
                 for picture, heat in zip(pictures, maps, strict=True):
                     overlays[str(picture.path)] = pool.submit(_overlay, picture, heat, folder)
                 tables.append(table)
@@ -131,39 +137,43 @@ def upload(config: Config) -> object:
     return ipywidgets.VBox([button, output])
 
 
-def _load(config: Config) -> tuple[dict[str, _Network], dict | None]:
-    """The trained networks of models_dir, and the card of their ensemble if it fits them."""
-    names = [name for name in REGISTRY if (config.models_dir / f"{name}.json").is_file()]
-    if not names:
+def _cards(config: Config) -> tuple[dict[str, dict], dict | None]:
+    """The cards of the trained networks of models_dir, and that of their ensemble if it fits."""
+    cards = {}
+    for name in [*REGISTRY, ENSEMBLE]:
+        path = config.models_dir / f"{name}.json"
+        if path.is_file():
+            cards[name] = json.loads(path.read_text(encoding="utf-8"))
+    together = cards.pop(ENSEMBLE, None)
+    if not cards:
         raise InputError(
             f"There is no trained network in {config.models_dir}. Run the notebook first, or set "
             f"{PREFIX}MODELS_DIR to the folder that it wrote."
         )
+    digests = {name: card["weights_sha256"] for name, card in cards.items()}
+    fits = together is not None and together["members"].items() <= digests.items()
+    return cards, together if fits else None
+
+
+def _load(cards: Iterable[str], config: Config) -> dict[str, _Network]:
     from fracture_utils.models import heatmaps, prediction
 
     networks = {}
-    for name in names:
+    for name in cards:
         model, card = prediction.load(name, config)
         networks[name] = _Network(heatmaps.explaining(model), card)
-    path = config.models_dir / f"{ENSEMBLE}.json"
-    together = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    digests = {name: network.card["weights_sha256"] for name, network in networks.items()}
-    fits = together is not None and together["members"].items() <= digests.items()
-    return networks, together if fits else None
+    return networks
 
 
-def _read(path: Path, networks: dict[str, _Network]) -> _Picture | reader.ReadError:
+def _read(path: Path, squares: Iterable[tuple[int, str]]) -> _Picture | reader.ReadError:
     try:
         picture = reader.read(path)
     except reader.ReadError as error:
         return error
-    squares = {
-        square: reader.fit(picture, *square)
-        for square in {network.square for network in networks.values()}
-    }
     small = Image.fromarray(picture)
     small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    return _Picture(path, picture.shape, np.asarray(small), squares)
+    fitted = {square: reader.fit(picture, *square) for square in squares}
+    return _Picture(path, picture.shape, np.asarray(small), fitted)
 
 
 def _answer(
@@ -227,7 +237,7 @@ def _overlay(picture: _Picture, heat: np.ndarray, folder: Path) -> str:
     plain = np.repeat(picture.small[..., None], 3, axis=2)
     both = np.concatenate([plain, localisation.overlay(picture.small, heat)], axis=1)
     with files.replacing(target) as temporary:
-        Image.fromarray(both).save(temporary, compress_level=1)
+        temporary.write_bytes(localisation.png(both))
     return str(target)
 
 
@@ -251,10 +261,9 @@ def _sentences(table: pd.DataFrame) -> Iterator[str]:
 
 def _origin(config: Config) -> str:
     """What the networks were trained on."""
-    cards = [config.models_dir / f"{name}.json" for name in REGISTRY]
-    cards = [json.loads(card.read_text(encoding="utf-8")) for card in cards if card.is_file()]
-    starts = {card["model"]: card["initialisation"] for card in cards}
-    made_up = any(card["source"] == "phantoms" for card in cards)
+    cards, _ = _cards(config)
+    starts = {name: card["initialisation"] for name, card in cards.items()}
+    made_up = any(card["source"] == "phantoms" for card in cards.values())
     return note("phantoms" if made_up else "", starts)
 
 

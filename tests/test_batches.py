@@ -122,10 +122,8 @@ def test_training_prediction_and_heat_maps_see_the_same_pixels(pictures, aspect)
     images = images.assign(sha256=lambda table: table["sha256"] + aspect)
     stored = store.pixels(images, config, 64)
     batch = Batches(stored, np.zeros(len(images)), np.arange(len(images)), config)[0][0]
-    card = {"input_size": 64, "aspect": aspect}
-    networks = {"any": predict._Network(None, card)}
     for row, path in enumerate(images["path"]):
-        asked = predict._read(config.pictures_dir / path, networks).squares[64, aspect]
+        asked = predict._read(config.pictures_dir / path, [(64, aspect)]).squares[64, aspect]
         assert asked.dtype == np.uint8
         assert np.array_equal(asked, stored[row])
         assert np.array_equal(asked, batch[row, :, :, 0])

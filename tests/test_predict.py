@@ -134,15 +134,15 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
 
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, monkeypatch):
     config = trained[0]
-    networks, together = predict._load(config)
+    cards, together = predict._cards(config)
     assert together is None
-    network = networks["MobileNet"]
+    network = predict._load(cards, config)["MobileNet"]
     other = network._replace(card=network.card | {"temperature": 3.0, "threshold": 0.9})
     pair = {"MobileNet": network, "Other": other}
     known = predict.familiarity.path("MobileNet", config)
     monkeypatch.setattr(predict.familiarity, "path", lambda name, config: known)
     card = network.card | {"members": dict.fromkeys(pair, ""), "temperature": 2.0, "threshold": 0.5}
-    pictures = [predict._read(path, pair) for path in answered[0][:3]]
+    pictures = [predict._read(path, [(64, "pad")]) for path in answered[0][:3]]
     table, maps = predict._answer(pictures, pair, card, config)
     logits = {name: rows["logit"].to_numpy() for name, rows in table.groupby("model")}
     mean = (logits["MobileNet"] / network.card["temperature"] + logits["Other"] / 3) / 2
@@ -158,9 +158,9 @@ def test_an_ensemble_card_counts_only_for_its_own_members(trained, tmp_path):
     card = json.loads((config.models_dir / "MobileNet.json").read_text())
     ensemble = config.models_dir / "Ensemble.json"
     files.write_json(ensemble, {"members": {"MobileNet": card["weights_sha256"]}})
-    assert predict._load(config)[1] is not None
+    assert predict._cards(config)[1] is not None
     files.write_json(ensemble, {"members": {"MobileNet": card["weights_sha256"], "VGG16": "x"}})
-    assert predict._load(config)[1] is None
+    assert predict._cards(config)[1] is None
     ensemble.unlink()
     points = calibration.fit(calibration.ensembles(_two_models(trained[3])))
     both = pd.concat([trained[2]] * 2, ignore_index=True)

@@ -1,0 +1,66 @@
+"""Seconds of `python -m fracture_utils.predict` from a cold start, for one picture and for many,
+beside the pure forward pass of the same network: `python benchmarks/predict.py PICTURES [ROUNDS]`.
+
+Asks the networks in FRACTURE_MODELS_DIR. Prints medians, and what a picture more costs as a
+multiple of the forward pass (same process, same batches, pixels already in memory).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fracture_utils import predict
+from fracture_utils.config import Config
+from fracture_utils.data import reader
+
+MANY = 500
+
+
+def seconds(paths: list[Path]) -> float:
+    """Of the command line, as a user waits for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "fracture_utils.predict", *map(str, paths)]
+        environment = os.environ | {"FRACTURE_RESULTS_DIR": folder}
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+
+def forward(config: Config, paths: list[Path]) -> float:
+    """Of all networks over the same pictures in memory, after a warm-up."""
+    cards, _ = predict._cards(config)
+    total = 0.0
+    for network in predict._load(cards, config).values():
+        size, aspect = network.card["input_size"], network.card["aspect"]
+        pixels = np.stack([reader.fit(reader.read(path), size, aspect) for path in paths])
+        batch = pixels[..., None].astype(np.float32)
+        network.explained.predict(batch[:64], verbose=0)
+        started = time.perf_counter()
+        network.explained.predict(batch, verbose=0, batch_size=config.batch_size)
+        total += time.perf_counter() - started
+    return total
+
+
+def main() -> None:
+    """Rounds of one picture, many pictures and the forward pass, interleaved."""
+    folder, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in reader.SUFFIXES)[:MANY]
+    config, times = Config(source="pictures"), []
+    for _ in range(rounds):
+        times.append((seconds(paths[:1]), seconds(paths), forward(config, paths)))
+    one, many, passes = np.median(times, axis=0)
+    ratios = [(m - o) / f for o, m, f in times]
+    sys.stdout.write(
+        f"{len(paths)} pictures, {rounds} rounds (medians): one picture {one:.1f} s, all "
+        f"{many:.1f} s, forward pass {passes:.1f} s; a picture more costs "
+        f"{np.median(ratios):.2f} forward passes ({min(ratios):.2f} to {max(ratios):.2f})\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
