@@ -106,9 +106,21 @@ def read_arrays(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]] |
 
 
 def fingerprint(value: object) -> str:
-    """Sixteen hexadecimal digits that change whenever the JSON form of `value` does."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    """Sixteen hexadecimal digits that change whenever the JSON form of `value` does, or an array
+    or a table in it.
+    """
+    text = json.dumps(value, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, pd.DataFrame):
+        rows = pd.util.hash_pandas_object(value).to_numpy()
+        return [value.dtypes.astype(str).to_dict(), list(value.columns), _plain(rows)]
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        return [str(value.dtype), value.shape, digest]
+    return str(value)
 
 
 def md5(path: Path) -> str:

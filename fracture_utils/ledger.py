@@ -1,14 +1,53 @@
 """What has been computed, from what, and whether it is still whole."""
 
+import contextlib
+import importlib.metadata
+import inspect
 import json
+import platform
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
+import pandas as pd
 
+import fracture_utils
 from fracture_utils import files
+from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 
 LOCK = "run.lock"
+PACKAGES = (
+    *("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scikit-learn", "scipy"),
+    *("statsmodels", "pillow"),
+)
+_NEW = "not done yet"
+
+
+def versions() -> pd.Series:
+    """The versions that the numbers depend on, by name."""
+    found = {"fracture_utils": fracture_utils.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return pd.Series(found, name="version")
+
+
+def code_fingerprint(*modules: str) -> str:
+    """A fingerprint of the source of some modules ("models/training"), or of the whole package."""
+    package = Path(fracture_utils.__file__).parent
+    paths = [package / f"{module}.py" for module in modules] or sorted(package.rglob("*.py"))
+    return files.fingerprint([files.sha256(path) for path in paths])
+
+
+def note(log: Path, line: str) -> None:
+    """Add a line to the run's log; a full disk must not end a run whose results still fit."""
+    with contextlib.suppress(OSError), Path(log).open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
 def claim(folder: Path) -> filelock.FileLock:
@@ -37,16 +76,16 @@ def claim(folder: Path) -> filelock.FileLock:
 
 
 class Ledger:
-    """The finished stages of one piece of work, in `folder/ledger.json`.
+    """The finished stages of one piece of work, in `folder/ledger.json` or the file `path`.
 
     A stage is finished when it was recorded under the same key (a dictionary of the
     fingerprints of everything it depends on) and each of its files still has the SHA-256
     that was recorded. Files are named relative to the folder of the ledger or absolutely.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, path: Path | None = None) -> None:
         self.folder = Path(folder)
-        self._path = self.folder / "ledger.json"
+        self._path = path or self.folder / "ledger.json"
 
     def finished(self, stage: str, key: dict[str, str]) -> bool:
         """Whether nothing is left to do for `stage`."""
@@ -56,7 +95,7 @@ class Ledger:
         """Why `stage` has to be done (again), in words; None where it is finished."""
         entry = self._read().get(stage)
         if entry is None:
-            return "not done yet"
+            return _NEW
         changed = [
             part for part in {**entry["key"], **key} if entry["key"].get(part) != key.get(part)
         ]
@@ -71,12 +110,21 @@ class Ledger:
         return None
 
     def record(
-        self, stage: str, key: dict[str, str], outputs: list[Path], seconds: float = 0.0
+        self,
+        stage: str,
+        key: dict[str, str],
+        outputs: list[Path],
+        seconds: float = 0.0,
+        about: object = None,
     ) -> None:
-        """Note that `stage` is finished, what it wrote and how long it took."""
+        """Note that `stage` is finished, what it wrote, how long it took, and a word about it."""
         digests = {str(self._relative(path)): files.sha256(path) for path in outputs}
-        entry = {"key": key, "files": digests, "seconds": round(seconds, 1)}
+        entry = {"key": key, "files": digests, "seconds": round(seconds, 1), "about": about}
         files.write_json(self._path, self._read() | {stage: entry})
+
+    def about(self, stage: str) -> object:
+        """What `record` was told about a finished stage."""
+        return self._read()[stage]["about"]
 
     def seconds(self) -> dict[str, float]:
         """How long each recorded stage took."""
@@ -91,3 +139,65 @@ class Ledger:
             return json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+
+
+class Results:
+    """The tables and figures of a results folder. What an earlier run made from the same is kept.
+
+    One is made again where an argument of its function, the code of this package or a library has
+    changed, or its file is damaged; the run says which and why. All of it stands in run.log.
+    Sweeps up what a killed run left of an unfinished file, so `claim` comes first.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.folder, self._log = config.results_dir, config.results_dir / "run.log"
+        for path in files.leftovers(config.results_dir, config.figures_dir, config.cache_dir):
+            path.unlink()
+        self._ledger = Ledger(self.folder, config.cache_dir / "results.json")
+
+    def table(self, name: str, function: Callable, *arguments: object) -> pd.DataFrame:
+        """What `function(*arguments)` returns, by way of `<name>.csv`, which keeps every digit.
+
+        Missing text comes back empty.
+        """
+        path = self.folder / f"{name}.csv"
+
+        def make() -> dict[str, str]:
+            table = function(*arguments)
+            files.write_table(path, table)
+            return table.dtypes.astype(str).to_dict()
+
+        types = self.once(f"{name}.csv", path, make, function, arguments)
+        numbers = [column for column, kind in types.items() if kind not in ("object", "str")]
+        return pd.read_csv(
+            path,
+            dtype=types,
+            keep_default_na=False,
+            na_values={column: [""] for column in numbers},
+        )
+
+    def once(
+        self,
+        stage: str,
+        path: Path,
+        make: Callable[[], object],
+        function: Callable,
+        arguments: tuple,
+        words: object = None,
+    ) -> object:
+        """Have `make` write `path`, unless the file stands as a call of `function` with the same
+        `arguments` (and the same `words`) left it. Returns what `make` returned, then or now.
+        """
+        named = inspect.signature(function).bind(*arguments).arguments
+        key = {name: files.fingerprint(value) for name, value in named.items()}
+        key |= {"the words": files.fingerprint(words), "the code": code_fingerprint()}
+        key["a library"] = files.fingerprint(versions().to_dict())
+        if why := self._ledger.why(stage, key):
+            if why != _NEW:
+                sys.stdout.write(f"{stage} again, because {why}.\n")
+                note(self._log, f"{stage} again, because {why}.")
+            started, about = time.monotonic(), make()
+            self._ledger.record(stage, key, [path], time.monotonic() - started, about)
+        else:
+            note(self._log, f"{stage}: kept from an earlier run.")
+        return self._ledger.about(stage)

@@ -1,32 +1,15 @@
 """The record of a run: its tables, and how they came about."""
 
-import importlib.metadata
 import os
 import platform
 from datetime import UTC, datetime
 
 import pandas as pd
 
-import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data import sources
-
-PACKAGES = (
-    *("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scikit-learn", "scipy"),
-    *("statsmodels", "pillow"),
-)
-
-
-def versions() -> pd.Series:
-    """The versions that the numbers depend on, by name."""
-    found = {"fracture_utils": fracture_utils.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return pd.Series(found, name="version")
+from fracture_utils.ledger import versions
 
 
 def save(config: Config, **tables: pd.DataFrame) -> None:

@@ -108,7 +108,7 @@ def add(tmp_path, monkeypatch):
         boxes.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Text, "draw", draw)
-            album.add(name, chart, name)
+            album.add(name, name, lambda: chart)
         width, height = chart.get_size_inches() * plots.RESOLUTION
         for text, box in boxes.items():
             inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
@@ -188,7 +188,7 @@ def test_a_network_looks_the_same_everywhere_and_no_two_look_alike():
 def test_the_album_stamps_writes_and_remembers(tmp_path):
     album = plots.Album(tmp_path / "new" / "figures", NOTE)
     chart = plots.audit(pd.DataFrame(columns=["severity", "check"]))
-    assert album.add("audit", chart, "What the audit found, größer") is chart
+    assert album.add("audit", "What the audit found, größer", lambda: chart) is chart
     assert "Synthetic phantoms" in "".join(text.get_text() for text in chart.texts)
     assert album.captions == {"audit": "What the audit found, größer"}
     assert [p.name for p in (tmp_path / "new" / "figures").iterdir()] == ["audit.png"]
@@ -212,7 +212,7 @@ def test_jupyter_shows_a_figure_once_with_its_caption(tmp_path, capsys):
                     "from fracture_utils.evaluation import plots\n"
                     "album = plots.Album('figures', 'a note')\n"
                     "nothing = pd.DataFrame(columns=['severity', 'check'])\n"
-                    "album.add('audit', plots.audit(nothing), 'A caption')"
+                    "album.add('audit', 'A caption', plots.audit, nothing)"
                 )
             assert len(shown.outputs) == 1
             output = shown.outputs[0]
@@ -258,13 +258,13 @@ def test_an_album_of_abnormal_pictures_never_says_fractured(tmp_path, monkeypatc
         draw(text, *arguments, **keywords)
 
     monkeypatch.setattr(Text, "draw", listen)
-    album.add("a", plots.class_distribution(images), "Fractured and normal pictures.")
-    album.add("b", plots.roc(seen, scores), "")
-    album.add("c", plots.precision_recall(seen, scores), "")
-    album.add("d", plots.confusion_matrices(seen), "")
-    album.add("e", plots.ranking(scores), "")
-    album.add("f", plots.reliability(seen), "")
-    album.add("g", plots.sample_predictions([picture(20, 20)] * len(sample), sample), "")
+    album.add("a", "Fractured and normal pictures.", plots.class_distribution, images)
+    album.add("b", "", plots.roc, seen, scores)
+    album.add("c", "", plots.precision_recall, seen, scores)
+    album.add("d", "", plots.confusion_matrices, seen)
+    album.add("e", "", plots.ranking, scores)
+    album.add("f", "", plots.reliability, seen)
+    album.add("g", "", plots.sample_predictions, [picture(20, 20)] * len(sample), sample)
     assert "abnormal" in said
     assert not [text for text in said if "fractur" in text.lower()]
     assert album.captions["a"] == "Abnormal and normal pictures."

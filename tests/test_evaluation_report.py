@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from fracture_utils import files
 from fracture_utils.evaluation import __main__ as command
 from fracture_utils.evaluation import comparison, metrics, plots, report
 
@@ -73,7 +74,7 @@ def test_every_value_is_escaped(tmp_path, quick):
     run = {"settings": {HOSTILE: HOSTILE}, HOSTILE: HOSTILE, "failed": {HOSTILE: HOSTILE}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     album = plots.Album(tmp_path / "figures", HOSTILE)
-    album.add("audit", plots.audit(pd.DataFrame([finding])), HOSTILE)
+    album.add("audit", HOSTILE, plots.audit, pd.DataFrame([finding]))
     text = report.write(tmp_path).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags
@@ -100,6 +101,22 @@ def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
     assert "VGG16: out of memory" in text
     assert "The audit of the data found nothing." in text
     assert Page(text).titles[4] == "Data and audit"
+
+
+def test_results_of_other_predictions_are_never_mixed_in(tmp_path, quick, capsys):
+    path = write_predictions(tmp_path / "p.csv")
+    run, before = tmp_path / "run", tmp_path / "before"
+    files.write_json(run / "run.json", {})
+    assert command.main([str(path), "--output", str(run)]) == 2
+    assert "holds the results of a run" in capsys.readouterr().err
+    assert [p.name for p in run.iterdir()] == ["run.json"]
+    album = plots.Album(before / "figures")
+    album.add(
+        "heatmaps", "Maps of another run", plots.audit, pd.DataFrame(columns=["severity", "check"])
+    )
+    assert command.main([str(path), "--output", str(before)]) == 0
+    assert "Maps of another run" not in (before / "report.html").read_text(encoding="utf-8")
+    assert (before / "figures" / "heatmaps.png").is_file()
 
 
 def test_an_empty_folder_makes_a_page_that_says_so(tmp_path):
@@ -179,7 +196,8 @@ def test_a_bad_file_ends_with_one_sentence_and_exit_code_2(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("path,label,model,probability\na,1,A,2\n")
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fracture_utils.evaluation", str(path)],
+        [sys.executable, "-W", "error", "-m", "fracture_utils.evaluation",
+         str(path), "--output", str(tmp_path / "scored")],
         capture_output=True, text=True, cwd=Path(metrics.__file__).parents[2], check=False,
     )  # fmt: skip
     assert run.returncode == 2

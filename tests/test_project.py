@@ -179,7 +179,10 @@ def test_the_notebook_executed_twice_gives_identical_tables(quick_run):
     first = {table.name: table.read_bytes() for table in tables}
     execute(quick_run)
     log = (quick_run / "results" / "run.log").read_text()
-    assert log.count("kept from an earlier run") == 2
+    for kept in ("MobileNet", "VGG16", "scores.csv", "comparisons.csv", "figures/roc.png"):
+        assert f"{kept}: kept from an earlier run." in log
+    assert log.count("kept from an earlier run") >= 20
+    assert " again, because " not in log
     again = {table.name: table.read_bytes() for table in tables}
     assert len(first) >= 10
     assert first == again

@@ -40,8 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def evaluate(path: Path, config: Config) -> list[str]:
-    """Write all that follows from the predictions in `path`; returns the conclusion."""
+    """Write all that follows from the predictions in `path`; returns the conclusion.
+
+    InputError where the results folder holds a run whose predictions are others.
+    """
     folder = config.results_dir
+    at_home = path.resolve().parent == folder.resolve()
+    if not at_home and (folder / "run.json").is_file():
+        raise InputError(
+            f"{folder} holds the results of a run, and {path} is not one of them. Name another "
+            "folder with --output, so that the two are not mixed."
+        )
     sampling = {"resamples": config.resamples, "seed": config.seed}
     source, initialisation = report.provenance(path.parent)
     raw = metrics.read(path)
@@ -63,23 +72,23 @@ def evaluate(path: Path, config: Config) -> list[str]:
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
     album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
-    album.add("ranking", plots.ranking(scores), "AUC of each model with its 95 % interval")
+    album.add("ranking", "AUC of each model with its 95 % interval", plots.ranking, scores)
     if len(comparisons):
-        album.add("pairwise", plots.pairwise(comparisons), "Which models cannot be told apart")
-    album.add("roc", plots.roc(predictions, scores), "Receiver operating characteristic curves")
+        album.add("pairwise", "Which models cannot be told apart", plots.pairwise, comparisons)
+    album.add("roc", "Receiver operating characteristic curves", plots.roc, predictions, scores)
     album.add(
-        "precision_recall", plots.precision_recall(predictions, scores), "Precision and recall"
+        "precision_recall", "Precision and recall", plots.precision_recall, predictions, scores
     )
     album.add(
-        "confusion_matrices", plots.confusion_matrices(predictions), "What each model decides"
+        "confusion_matrices", "What each model decides", plots.confusion_matrices, predictions
     )
     album.add(
-        "reliability", plots.reliability(predictions), "Probabilities said, and what became of them"
+        "reliability", "Probabilities said, and what became of them", plots.reliability, predictions
     )
+    files.write_table(folder / "subgroups.csv", subgroups)
     if len(subgroups):
-        files.write_table(folder / "subgroups.csv", subgroups)
-        album.add("subgroups", plots.subgroups(subgroups), "AUC and sensitivity by subgroup")
-    report.write(folder)
+        album.add("subgroups", "AUC and sensitivity by subgroup", plots.subgroups, subgroups)
+    report.write(folder, None if at_home else album.captions)
     return sentences
 
 

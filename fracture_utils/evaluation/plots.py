@@ -26,6 +26,7 @@ from fracture_utils.evaluation.conclusion import reword
 from fracture_utils.evaluation.gallery import OUTCOMES
 from fracture_utils.evaluation.localisation import POINTS, boxes_of, overlay
 from fracture_utils.evaluation.metrics import FRACTURED, NORMAL, REFERENCES
+from fracture_utils.ledger import Results
 
 STYLE_OF = {
     "DenseNet121": ("#0072B2", "o"),
@@ -103,30 +104,54 @@ class Album:
     """Writes figures into a folder, each stamped with a note on what its numbers are worth.
 
     `positive` is the word for the positive class, where the data know better than "fractured".
+    With `results` a figure that an earlier run drew from the same arguments is kept.
     """
 
-    def __init__(self, folder: Path, note: str = "", positive: str = FRACTURED) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        note: str = "",
+        positive: str = FRACTURED,
+        results: Results | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.note = note
         self.positive = positive
+        self.results = results
         self.captions: dict[str, str] = {}
         """Name of each figure and what it shows, in the order in which they were added."""
 
-    def add(self, name: str, figure: Chart, caption: str) -> Chart:
-        """Stamp the figure, write it to `<folder>/<name>.png`, and return it to be shown."""
+    def add(self, name: str, caption: str, draw: Callable[..., Chart], *arguments: object) -> Chart:
+        """Have `draw(*arguments)` drawn, stamp it, write it to `<folder>/<name>.png`, and return
+        it to be shown.
+        """
+        caption, place = reword(caption, self.positive), len(self.captions)
+        self.captions[name] = caption
+        chart, path = Chart(), self.folder / f"{name}.png"
+
+        def make() -> None:
+            nonlocal chart
+            chart = draw(*arguments)
+            self._stamp(chart)
+            chart.caption, chart.place = caption, place
+            with files.replacing(path) as temporary:
+                temporary.write_bytes(chart.png())
+
+        if self.results is None:
+            make()
+        else:
+            words = [caption, place, self.note, self.positive]
+            self.results.once(f"figures/{path.name}", path, make, draw, arguments, words)
+        chart.caption, chart.saved = caption, path.read_bytes()
+        return chart
+
+    def _stamp(self, figure: Chart) -> None:
         _reword(figure, self.positive)
-        caption = reword(caption, self.positive)
         lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 15))
         height = (0.16 * len(lines) + 0.12) / figure.get_figheight() if lines else 0
         figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
         foot = 0.04 / figure.get_figheight()
         figure.text(0.01, foot, "\n".join(lines), size=8, color="#555555", va="bottom")
-        figure.caption, figure.place = caption, len(self.captions)
-        self.captions[name] = caption
-        with files.replacing(self.folder / f"{name}.png") as temporary:
-            figure.saved = figure.png()
-            temporary.write_bytes(figure.saved)
-        return figure
 
 
 def _reword(figure: Chart, positive: str) -> None:

@@ -64,8 +64,10 @@ def provenance(folder: Path) -> tuple[str, dict[str, str]]:
     return source, dict(zip(single["model"], single["initialisation"], strict=True))
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, shown: Iterable[str] | None = None) -> Path:
     """Write `report.html` from whatever results lie in `folder`, and return its path.
+
+    `shown` names the figures that belong to it, where others may lie there; None: all.
 
     Reads conclusion.txt (a sentence a line), scores.csv, comparisons.csv, operating_points.json,
     figures/*.png with the captions that the album put into them, images.csv, audit.csv and
@@ -75,7 +77,9 @@ def write(folder: Path) -> Path:
     folder = Path(folder)
     tables = {n: _table(folder / f"{n}.csv") for n in ("scores", "comparisons", "images", "audit")}
     points, run = _json(folder / "operating_points.json"), _json(folder / "run.json") or {}
-    figures = sorted(map(_figure, (folder / "figures").glob("[!.]*.png")))
+    drawn = (folder / "figures").glob("[!.]*.png")
+    wanted = None if shown is None else set(shown)
+    figures = sorted(_figure(path) for path in drawn if wanted is None or path.stem in wanted)
     positive = run.get("positive", FRACTURED)
     text = folder / "conclusion.txt"
     sentences = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []

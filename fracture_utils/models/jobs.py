@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
 from fracture_utils.data import reader, sources, store
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger, claim
+from fracture_utils.ledger import Ledger, claim, code_fingerprint
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import REGISTRY, Weights
 from fracture_utils.models.progress import Progress
@@ -75,13 +74,13 @@ class Job:
             "data": files.fingerprint(self.images[columns].to_numpy().tolist()),
             "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
             "precision": self.config.precision,
-            "code": _code(CODE),
+            "code": code_fingerprint(*CODE),
         }
         keys, settings = {}, {}
         for stage in STAGES:
             settings |= {name: getattr(self.config, name) for name in _SETTINGS[stage]}
             keys[stage] = key | {"settings": files.fingerprint(settings)}
-        keys["predict"]["code"] += _code(LATE_CODE)
+        keys["predict"]["code"] += code_fingerprint(*LATE_CODE)
         return keys
 
     def path(self, stage: str) -> Path:
@@ -127,7 +126,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     sizes = [REGISTRY[job.name].size(config) for job in jobs]  # one too small stops the run here
     rows = []
     with claim(config.cache_dir), claim(config.models_dir):
-        folders = [config.results_dir, config.figures_dir, config.models_dir, config.cache_dir]
+        folders = [config.results_dir, config.models_dir, config.cache_dir]
         folders += [config.cache_dir / "pixels", *(job.folder for job in jobs)]
         for path in files.leftovers(*folders):
             path.unlink()
@@ -303,9 +302,3 @@ def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:
 
 def _folder(name: str, config: Config) -> Path:
     return config.cache_dir / "networks" / name
-
-
-def _code(modules: Sequence[str]) -> str:
-    """A fingerprint of the source of some modules."""
-    package = Path(fracture_utils.__file__).parent
-    return files.fingerprint([files.sha256(package / f"{module}.py") for module in modules])

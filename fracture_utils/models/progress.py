@@ -1,9 +1,10 @@
 """Progress that a person can follow: in a notebook, in a terminal, and in results/run.log."""
 
-import contextlib
 import sys
 import time
 from pathlib import Path
+
+from fracture_utils import ledger
 
 SECONDS_BETWEEN_LINES = 60
 _STAGE = {
@@ -89,9 +90,7 @@ class Progress:
             self._write(self._current)
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
-            # a full disk must not end a run whose results still fit
-            log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        ledger.note(self.log, line)
         if self._output is None:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
