@@ -1,8 +1,12 @@
+import concurrent.futures
 import io
+import multiprocessing
 import os
+import signal
 import struct
 import sys
 import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -268,25 +272,87 @@ def test_dicom_without_pydicom_names_the_extra(monkeypatch):
         reader.read("a.dcm")
 
 
-def test_a_mutated_file_gives_a_picture_or_a_read_error(capfd):
-    generator = np.random.default_rng(0)
-    outcomes = {True: 0, False: 0}
-    for original in samples():
-        for _ in range(150):
-            data = bytearray(original)
-            for _ in range(generator.integers(1, 8)):
-                data[generator.integers(len(data))] = generator.integers(256)
-            if generator.random() < 0.3:
-                del data[generator.integers(len(data)) :]
-            Path("f").write_bytes(data)
-            try:
-                pixels = reader.read("f")
-                assert pixels.dtype == np.uint8
-                assert pixels.ndim == 2
-                outcomes[True] += 1
-            except reader.ReadError:
-                outcomes[False] += 1
-    assert min(outcomes.values()) > 50
+def truncate(data, random):
+    del data[random.integers(len(data)) :]
+
+
+def flip_bits(data, random):
+    for _ in range(random.integers(1, 12)):
+        data[random.integers(len(data))] ^= 1 << random.integers(8)
+
+
+def overwrite_bytes(data, random):
+    for _ in range(random.integers(1, 8)):
+        data[random.integers(len(data))] = random.integers(256)
+
+
+def give_another_header(data, random):
+    length = int(random.integers(2, 40))
+    other = list(samples())[random.integers(5)] if random.random() < 0.7 else random.bytes(length)
+    data[:length] = other[:length]
+
+
+def declare_a_huge_size(data, random):
+    """Wherever the header may say 40 or 60 pixels, let it say far more; a PNG with its checksum."""
+    for side in (40, 60):
+        huge = int(random.choice([3_000, 7_000, 32_000, 65_535, 2**27, 2**31 - 1, 2**32 - 1]))
+        for form in (">I", "<I", ">H", "<H"):
+            if huge < 256 ** struct.calcsize(form):
+                head = bytes(data[:900]).replace(struct.pack(form, side), struct.pack(form, huge))
+                data[:900] = head
+    if data[:4] == b"\x89PNG":
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+
+
+MUTATIONS = (truncate, flip_bits, overwrite_bytes, give_another_header, declare_a_huge_size)
+ROUNDS = 200
+
+
+def fuzz(path):
+    """Read ROUNDS mutated files of each kind and format in this process: how many were read and
+    refused by each mutation, the slowest in seconds, and the peak of memory in MiB above the start.
+    """
+    import resource  # not on Windows
+
+    random, outcomes, slowest = np.random.default_rng(0), {}, 0.0
+    originals = list(samples())
+    for original in originals:
+        path.write_bytes(original)
+        reader.read(path)  # whatever is imported at first use counts as the start
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for mutate in MUTATIONS:
+        read = refused = 0
+        for original in originals:
+            for _ in range(ROUNDS):
+                data = bytearray(original)
+                mutate(data, random)
+                path.write_bytes(data)
+                signal.alarm(5)  # a hang ends the process
+                begun = time.monotonic()
+                try:
+                    pixels = reader.read(path)
+                    assert pixels.dtype == np.uint8
+                    assert pixels.ndim == 2
+                    read += 1
+                except reader.ReadError:
+                    refused += 1
+                signal.alarm(0)
+                slowest = max(slowest, time.monotonic() - begun)
+        outcomes[mutate.__name__] = (read, refused)
+    return outcomes, slowest, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
+
+
+@pytest.mark.skipif(os.name != "posix", reason="alarms and memory peaks are measured on POSIX")
+def test_5000_mutated_files_give_a_picture_or_a_read_error_soon_and_in_bounded_memory(capfd):
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as process:
+        outcomes, slowest, peak = process.submit(fuzz, Path("f").resolve()).result()
+    assert sum(map(sum, outcomes.values())) == ROUNDS * len(MUTATIONS) * 5 == 5000
+    for name, (read, refused) in outcomes.items():
+        assert refused > 50, name
+        assert read > 50 or name == "truncate", name
+    assert slowest < 5
+    assert peak < 1024
     said = capfd.readouterr()
     assert said.out == ""
     assert "Warning" not in said.err  # libtiff, in C, may name a damaged strip; Python is silent
