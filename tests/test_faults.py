@@ -1,19 +1,25 @@
 """Real faults: processes killed at random, disks that are full, folders that cannot be written."""
 
+import contextlib
 import os
 import random
+import shutil
 import subprocess
 import threading
-import time
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 from test_jobs import data, settings  # noqa: F401  (fixtures and small settings)
 
 from fracture_utils import files
+from fracture_utils.config import Config
 from fracture_utils.errors import InputError
-from fracture_utils.models import jobs
+from fracture_utils.evaluation import plots
+from fracture_utils.ledger import Results
+from fracture_utils.models import backbones, jobs
+from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
 
 KILLS = 5
@@ -21,10 +27,30 @@ KILLS = 5
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):  # noqa: F811
-    """The predictions and the history of a run that nobody disturbed."""
+    """Predictions, history and seconds a stage of a run that nobody disturbed."""
     config = settings(data, tmp_path_factory.mktemp("whole"), fine_tune_epochs=4)
     networks = jobs.train(data[1], config)
-    return jobs.predictions(networks, data[1], config), jobs.history(networks, config)
+    seconds = {stage: networks[f"seconds_{stage}"].item() for stage in jobs.STAGES}
+    return jobs.predictions(networks, data[1], config), jobs.history(networks, config), seconds
+
+
+class Assassin:
+    """Kills the worker of a job with SIGKILL at random moments of one stage, KILLS times."""
+
+    def __init__(self, stage, config, seconds):
+        self.stage, self.dice, self.seconds = stage, random.Random(stage), seconds
+        self.pattern = f"fracture_utils.models.worker {config.cache_dir}"
+        self.kills, self.now = 0, ""
+
+    def hear(self, event):
+        self.now = event.get("stage", self.now)
+        if self.now == self.stage and "why" in event:
+            threading.Timer(self.dice.uniform(0, self.seconds), self.strike).start()
+
+    def strike(self):
+        if self.now == self.stage and self.kills < KILLS:
+            kill = ["pkill", "-9", "-f", self.pattern]
+            self.kills += subprocess.run(kill, check=False).returncode == 0
 
 
 @pytest.mark.slow
@@ -36,22 +62,17 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
     monkeypatch,
     stage,
 ):
-    config, dice = settings(data, tmp_path, fine_tune_epochs=4), random.Random(stage)
-    hear, kills = Progress.hear, []
-    pattern = f"fracture_utils.models.worker {config.cache_dir}"
-    longest = {"features": 2.0, "head": 1.0, "fine_tune": 6.0, "predict": 2.0}[stage]
-
-    def kill_after_a_while(self, name, event):
-        hear(self, name, event)
-        if event.get("stage") == stage and "why" in event and len(kills) < KILLS:
-            kills.append(delay := dice.uniform(0, longest))
-            kill = ["pkill", "-9", "-f", pattern]
-            threading.Timer(delay, subprocess.run, [kill], {"check": False}).start()
-
-    monkeypatch.setattr(Progress, "hear", kill_after_a_while)
-    networks, attempts, best = None, 0, -np.inf
+    predictions, history, seconds = whole
+    config = settings(data, tmp_path, fine_tune_epochs=4)
+    assassin, hear = Assassin(stage, config, seconds[stage]), Progress.hear
+    monkeypatch.setattr(
+        Progress,
+        "hear",
+        lambda self, name, event: hear(self, name, event) or assassin.hear(event),
+    )
+    networks, best = None, -np.inf
     while networks is None:
-        attempts += 1
+        assassin.now = ""
         try:
             networks = jobs.train(data[1], config)
         except InputError as error:
@@ -60,16 +81,14 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
             meta, _ = files.read_arrays(checkpoint)
             assert meta["best_auc"] >= best  # the best never gets worse
             best = meta["best_auc"]
-        if networks is not None and len(kills) < KILLS:
-            for name in ("ledger.json", "predictions.csv"):  # too quick to be hit: once more
-                (config.cache_dir / "networks/MobileNet" / name).unlink(missing_ok=True)
-            networks = None
-    predictions, history = whole
+        if networks is not None and assassin.kills < KILLS:  # it got away: from the beginning
+            shutil.rmtree(config.cache_dir / "networks")
+            networks, best = None, -np.inf
     resumed = jobs.predictions(networks, data[1], config)
-    np.testing.assert_allclose(resumed["logit"], predictions["logit"], rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(resumed, predictions, check_exact=True)
     again = jobs.history(networks, config).drop(columns="seconds")
-    pd.testing.assert_frame_equal(again, history.drop(columns="seconds"), rtol=1e-4)
-    assert len(kills) == KILLS
+    pd.testing.assert_frame_equal(again, history.drop(columns="seconds"), check_exact=True)
+    assert assassin.kills == KILLS
     assert not list(config.results_dir.rglob(files.TEMPORARY_PREFIX + "*"))
 
 
@@ -81,48 +100,139 @@ def test_the_same_run_twice_gives_identical_tables(data, whole, tmp_path):  # no
 
 
 @pytest.fixture
-def tiny_disk(tmp_path):
-    """A mounted disk of eight megabytes; skipped where mounting is not allowed."""
+def disk(tmp_path):
+    """A function that mounts a disk of some megabytes, or mounts it anew with other options;
+    skipped where mounting is not allowed.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root on Linux")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+    def mount(options):
+        again = "remount," if os.path.ismount(folder) else ""
+        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(folder)]
+        if os.name != "posix" or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a small disk needs root on Linux")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_spoils_nothing(data, tiny_disk):  # noqa: F811
-    config = settings(data, tiny_disk)
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_full_disk_is_one_sentence_and_spoils_nothing(data, disk):  # noqa: F811
+    folder = disk("size=8m")
+    config = settings(data, folder)
     (config.results_dir).mkdir()
     files.write_text(config.results_dir / "scores.csv", "precious\n")
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         jobs.train(data[1], config)  # the weights of MobileNet alone take 13 MB
     assert (config.results_dir / "scores.csv").read_text() == "precious\n"
-    assert not list(tiny_disk.rglob(files.TEMPORARY_PREFIX + "*"))
-    subprocess.run(["mount", "-o", "remount,size=200m", str(tiny_disk)], check=True)
+    assert not list(folder.rglob(files.TEMPORARY_PREFIX + "*"))
+    disk("size=200m")
     networks = jobs.train(data[1], config)
     assert networks["status"].item() == "trained"
 
 
-def test_a_results_folder_that_cannot_be_written_is_one_sentence(data, tmp_path):  # noqa: F811
+def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
+    folder = disk("size=2m")
+    config = Config(source="phantoms", results_dir=folder / "results")
+    findings = pd.DataFrame({"severity": ["red"] * 5000, "check": ["x"] * 5000})
+
+    def make(findings):
+        results = Results(config)
+        album = plots.Album(config.figures_dir, results=results)
+        album.add("audit", "Findings", plots.audit, findings)
+        return results.table("audit", pd.DataFrame.copy, findings)
+
+    make(findings)
+    kept = (config.results_dir / "audit.csv", config.figures_dir / "audit.png")
+    before = [path.read_bytes() for path in kept]
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(InputError, match=r"audit\.png cannot be written \(No space"):
+        make(findings.assign(severity="amber"))
+    assert [path.read_bytes() for path in kept] == before
+    assert not list(folder.rglob(files.TEMPORARY_PREFIX + "*"))
+    (folder / "filler").unlink()
+    again = make(findings.assign(severity="amber"))
+    assert set(again["severity"]) == {"amber"}
+    assert kept[1].read_bytes() != before[1]
+
+
+def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, disk):  # noqa: F811
+    folder = disk("size=100m")
+    config = settings(data, folder)
+    jobs.train(data[1], config)
+    before = contents(folder)
+    disk("ro")
+    for changed in (config, config.model_copy(update={"head_epochs": 2})):
+        with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\)") as it:
+            jobs.train(data[1], changed)
+        assert "FRACTURE_RESULTS_DIR" in str(it.value)
+    assert contents(folder) == before
+
+
+def test_a_results_folder_that_is_a_file_is_one_sentence(data, tmp_path):  # noqa: F811
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="FRACTURE_RESULTS_DIR"):
         jobs.train(data[1], settings(data, tmp_path))
 
 
-def test_a_clock_set_back_and_flipped_bits_do_not_hurt(data, whole, tmp_path, monkeypatch):  # noqa: F811
+def flip(content):
+    content[len(content) // 2] ^= 0xFF
+
+
+def cut(content):
+    del content[len(content) * 2 // 3 :]
+
+
+@pytest.mark.parametrize("spoil", [flip, cut])
+def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, tmp_path, spoil):  # noqa: F811
     config = settings(data, tmp_path, fine_tune_epochs=4)
     jobs.train(data[1], config)
-    monkeypatch.setattr(time, "time", lambda: 0.0)
     folder = config.cache_dir / "networks" / "MobileNet"
-    for path in [config.cache_dir / "pixels/32.npy", *folder.glob("*.npz")]:
-        broken = bytearray(path.read_bytes())
-        broken[len(broken) // 2] ^= 0xFF
-        path.write_bytes(broken)
+    damaged = [config.cache_dir / "pixels/32.npy", *folder.glob("*.npz")]
+    damaged += [config.models_dir / "MobileNet.weights.h5"]
+    assert len(damaged) >= 5
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        spoil(content)
+        path.write_bytes(content)
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (2**32, 2**32))  # written in the year 2106, the clock says
     networks = jobs.train(data[1], config)
     again = jobs.predictions(networks, data[1], config)
-    np.testing.assert_allclose(again["logit"], whole[0]["logit"], rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(again, whole[0], check_exact=True)
+    log = (config.results_dir / "run.log").read_text()
+    assert "frozen features again, because features-" in log
+    assert ".npz is damaged." in log
+
+
+def diverging(folder):
+    """A weights file of MobileNet that overflows in float16, and in float32 does not."""
+    model = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
+    kernel = model.get_layer("conv1").get_weights()[0]
+    model.get_layer("conv1").set_weights([kernel * 1e6])
+    model.save_weights(folder / "mobile.weights.h5")
+    return Weights("imagenet", folder / "mobile.weights.h5")
+
+
+def test_a_network_that_overflows_in_float16_is_trained_in_float32(data, tmp_path, monkeypatch):  # noqa: F811
+    weights = diverging(tmp_path)
+    monkeypatch.setattr(backbones, "find_weights", lambda config: ({"MobileNet": weights}, {}))
+    config = settings(data, tmp_path, precision="mixed_float16", fine_tune_epochs=1)
+    networks = jobs.train(data[1], config)
+    row = networks.iloc[0]
+    assert (row["status"], row["precision"]) == ("trained", "float32")
+    assert row["why"] == "float32, since the loss was no number before"
+    assert "are no numbers. Once more in float32." in (config.results_dir / "run.log").read_text()
+    assert np.isfinite(jobs.predictions(networks, data[1], config)["logit"]).all()
+    pd.testing.assert_frame_equal(jobs.train(data[1], config), networks)
 
 
 def test_results_of_another_data_set_are_not_mixed_in(data, whole, tmp_path, capsys):  # noqa: F811
