@@ -159,12 +159,17 @@ def answers(logits):
 
 
 def test_the_gallery_shows_misses_first_and_the_surest_of_each_kind():
-    predictions = answers({"A": [-3, -1, 2, -4]})
-    table = gallery.surest(predictions, "A", 1)
-    assert list(table["outcome"]) == ["missed", "false alarm", "cleared"]
-    assert list(table["path"]) == ["test0", "test2", "test3"]
-    assert list(table)[:5] == ["outcome", "path", "label", "decision", "probability"]
+    predictions = answers({"A": [-3, -1, 2, -4], "B": [5, 5, 5, 5], "Ensemble": [2, 4, -1, 3]})
+    table = gallery.surest(predictions, ["A", "Ensemble"], errors=2)
+    assert list(table["model"]) == ["A"] * 4 + ["Ensemble"] * 3
+    assert list(table["outcome"])[:4] == ["missed", "missed", "false alarm", "cleared"]
+    assert list(table["outcome"])[4:] == ["false alarm", "found", "cleared"]
+    assert list(table["path"])[:4] == ["test0", "test1", "test2", "test3"]
+    assert list(table["path"])[4:] == ["test3", "test1", "test2"]
+    assert list(table)[:6] == ["model", "outcome", "path", "label", "decision", "probability"]
     assert "body_part" in table
+    fewest = gallery.surest(predictions, ["A", "no such model"], errors=1)
+    assert list(fewest["path"]) == ["test0", "test2", "test3"]
 
 
 def test_labels_are_suspected_when_all_networks_are_sure_and_against_them():
@@ -184,13 +189,15 @@ def test_the_figures_draw_and_name_what_they_show():
     assert chart.get_suptitle().startswith("The heat maps of 1 of 2 models point at")
     assert chart.png()
     assert plots.localisation(localisation.table(maps, images, EMPTY, {})).png()
-    rows = images.head(3).assign(decision="normal", probability=0.2, body_part="hand")
+    rows = images.head(3).assign(
+        model="VGG16", decision="normal", probability=0.2, body_part="hand"
+    )
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 255, (h, w)).astype(np.uint8)
                 for h, w in ((900, 700), (40, 90), (64, 64))]  # fmt: skip
     chart = plots.heatmaps(pictures, [maps["good"][p] for p in rows["path"]], boxes, rows)
     titles = [ax.get_title() for ax in chart.axes]
-    assert titles[0] == "fractured: missed\nprobability 0.20"
+    assert titles[0] == "fractured: missed\nVGG16 0.20"
     assert titles[1] == "0.png\nhand"
     assert max(chart.axes[0].images[0].get_array().shape) == plots.LARGEST_SHOWN
     assert len(chart.axes[0].patches) == 1

@@ -1,5 +1,7 @@
 """Which pictures to go and look at: the surest errors, and labels that may be wrong."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
@@ -15,20 +17,25 @@ SURE = 0.2
 """A network is sure that a label is wrong where it gives it less than this probability."""
 
 
-def surest(predictions: pd.DataFrame, model: str, count: int = 4) -> pd.DataFrame:
-    """The test pictures about which `model` is surest, up to `count` of each outcome: misses first,
-    then false alarms, then what it got right. `predictions` come from calibration.apply; the
-    columns outcome, path, label, decision and probability come first, then the subgroups.
+def surest(
+    predictions: pd.DataFrame, models: Sequence[str], errors: int = 3, right: int = 1
+) -> pd.DataFrame:
+    """The test pictures about which each of the `models` that were asked is surest: misses first,
+    then false alarms, up to `errors` of each, then up to `right` found and cleared. `predictions`
+    come from calibration.apply. Columns: model, outcome, path, label, decision, probability, then
+    group and subgroups.
     """
-    rows = predictions[(predictions["split"] == "test") & (predictions["model"] == model)]
-    parts = []
-    for outcome, (label, decision) in OUTCOMES.items():
-        part = rows[(rows["label"] == label) & (rows["decision"] == decision)]
-        part = part.sort_values("probability", ascending=decision == NORMAL, kind="stable")
-        parts.append(part.head(count).assign(outcome=outcome))
-    first = ["outcome", "path", "label", "decision", "probability"]
+    tested, parts = predictions[predictions["split"] == "test"], []
+    for model in models:
+        rows = tested[tested["model"] == model]
+        for outcome, (label, decision) in OUTCOMES.items():
+            part = rows[(rows["label"] == label) & (rows["decision"] == decision)]
+            part = part.sort_values("probability", ascending=decision == NORMAL, kind="stable")
+            count = right if label == decision else errors
+            parts.append(part.head(count).assign(outcome=outcome))
+    first = ["model", "outcome", "path", "label", "decision", "probability"]
     table = pd.concat(parts, ignore_index=True)
-    others = [c for c in table if c not in {*first, "split", "model", "logit"}]
+    others = [c for c in table if c not in {*first, "split", "logit"}]
     return table[first + others]
 
 

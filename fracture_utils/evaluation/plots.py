@@ -539,8 +539,8 @@ def heatmaps(
 ) -> Chart:
     """X-rays, uint8 (height, width), each beside what of its heat map lies above the mean.
 
-    `rows` are their predictions (path, label, decision, probability) in the same order; `boxes`
-    (path, xmin, ymin, xmax, ymax in pixels) are drawn where there are any.
+    `rows` are their predictions (path, model, label, decision, probability) in the same order;
+    `boxes` (path, xmin, ymin, xmax, ymax in pixels) are drawn where there are any.
     """
     words = {answer: outcome for outcome, answer in OUTCOMES.items()}
     chart, axes = _panels(2 * len(pictures), 2.5)
@@ -561,7 +561,7 @@ def heatmaps(
         outcome = words[row["label"], row["decision"]]
         wrong = row["label"] != row["decision"]
         left.set_title(
-            f"{row['label']}: {outcome}\nprobability {row['probability']:.2f}",
+            f"{row['label']}: {outcome}\n{_short(row['model'])} {row['probability']:.2f}",
             size=8, color="#B2182B" if wrong else "#222222", weight="bold" if wrong else "normal",
         )  # fmt: skip
         known = [str(row[name]) for name in ("body_part", "view") if row.get(name)]
