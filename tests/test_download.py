@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import http.server
 import threading
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from fracture_utils import download
+from fracture_utils.config import Config
 from fracture_utils.errors import InputError
+from fracture_utils.models import backbones
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -163,12 +166,79 @@ def test_only_http(url):
         download.fetch(url, "a")
 
 
-def test_a_proxy_that_refuses_is_one_sentence(server, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 2)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(InputError, match="refused"):
-        download.fetch("http://weights.invalid/a", "a", SHA256, timeout=0.5)
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """What stands between a hospital and the internet, in three bad moods."""
+
+    def answer(self):
+        self.server.requests.append(self.path)
+        if self.server.mood == "refuses":
+            return self.send_error(403, "Blocked by policy")
+        if self.server.mood == "hangs":
+            return time.sleep(3)
+        return self.wfile.write(b"\x16\x03 nonsense <html>\r\n\r\n" * 1000)
+
+    do_GET = do_CONNECT = answer
+
+    def log_message(self, *_):
+        pass
+
+
+REASONS = {
+    "refuses": "Blocked by policy",
+    "hangs": "timed out",
+    "serves garbage": "nonsense|BadStatus|Protocol",
+    "is not there": "refused",
+}
+
+
+@pytest.fixture(params=REASONS)
+def proxy(request, monkeypatch):
+    """A proxy for http and https on this machine; no request gets past it."""
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "STALL", 0.5)
+    with Server(("127.0.0.1", 0), Proxy) as running:
+        running.mood, running.requests = request.param, []
+        port = 9 if request.param == "is not there" else running.server_port
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_behind_a_bad_proxy_it_gives_up_soon_and_says_what_to_do(proxy, scheme):
+    address = f"{scheme}://weights.invalid/a.h5"
+    started = time.monotonic()
+    with pytest.raises(InputError, match=REASONS[proxy.mood]) as caught:
+        download.fetch(address, "w/a.h5", SHA256, timeout=0.3)
+    assert time.monotonic() - started < 5
+    for part in ("a.h5", address, str(Path("w").resolve())):
+        assert part in str(caught.value)
+    assert not list(Path("w").glob("*.h5"))
+
+
+def test_behind_a_bad_proxy_one_try_stands_for_all_six_networks(proxy, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(Path("keras").resolve()))
+    monkeypatch.setattr(backbones, "RELEASED_DIR", Path("none"))
+    monkeypatch.setattr(download, "fetch", functools.partial(download.fetch, timeout=0.3))
+    found, missing = backbones.find_weights(Config(source="phantoms"))
+    assert {weights.initialisation for weights in found.values()} == {"random"}
+    assert not missing
+    asked = {path.split("/")[-1] for path in proxy.requests}
+    assert len(asked) == (0 if proxy.mood == "is not there" else 1)
+    Path("mine/train/normal").mkdir(parents=True)
+    Path("mine/train/normal/a.png").touch()
+    with pytest.raises(InputError) as caught:
+        backbones.find_weights(Config(data_dir="mine", weights_dir="brought"))
+    for network in backbones.REGISTRY.values():
+        for part in (network.weights_file, network.weights_address, "into brought"):
+            assert part in str(caught.value)
+
+
+def test_an_address_that_is_none_is_one_sentence(server):
     with pytest.raises(InputError, match="could not be fetched"):
         download.fetch("http://[broken/a", "a")
 

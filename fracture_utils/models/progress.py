@@ -60,7 +60,7 @@ class Progress:
             self.kept.add(name)
         self.share[name], self._current = 1.0, ""
         duration = f" in {_minutes(took)}" if took else ""
-        self.say(f"{name}: {how}{duration}. {why}".strip())
+        self.say(f"{name}: {how}{duration}. {why[:1].upper()}{why[1:]}".strip())
 
     def say(self, sentence: str) -> None:
         """A line that stays."""
