@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from PIL import Image
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import claim
+from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones, jobs
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
@@ -113,29 +114,21 @@ def test_labels_or_splits_that_change_make_everything_new(data, finished):
     assert all(one[stage] != otherwise[stage] for stage in jobs.STAGES)
 
 
-def test_a_killed_worker_is_reported_and_the_next_run_ends_like_an_uninterrupted_one(
-    data, finished, tmp_path, monkeypatch
-):
-    config = settings(data, tmp_path)
-    hear = Progress.hear
-    killed = []
-
-    def kill_in_fine_tuning(self, name, event):
-        hear(self, name, event)
-        if event.get("stage") == "fine_tune" and event.get("done") and not killed:
-            killed.append(event["done"])
-            pattern = f"fracture_utils.models.worker {config.cache_dir}"
-            subprocess.run(["pkill", "-9", "-f", pattern], check=True)
-
-    monkeypatch.setattr(Progress, "hear", kill_in_fine_tuning)
-    with pytest.raises(InputError, match=r"No network could be trained.*killed"):
-        jobs.train(data[1], config)
-    networks = jobs.train(data[1], config)
-    assert killed
-    whole, whole_config = finished[1], finished[0]
-    expected = jobs.predictions(whole, data[1], whole_config)
-    resumed = jobs.predictions(networks, data[1], config)
-    np.testing.assert_allclose(resumed["logit"], expected["logit"], rtol=1e-4, atol=1e-5)
+def test_another_library_or_architecture_makes_everything_new(data, finished, monkeypatch):
+    config, _ = finished
+    job = jobs.Job("MobileNet", config, Weights("random"), data[1])
+    one, ledger = job.keys(), Ledger(job.folder)
+    assert ledger.why("head", one["head"]) is None
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert ledger.why("head", job.keys()["head"]) == "a library changed"
+    monkeypatch.delenv("KERAS_BACKEND")
+    newer = jobs.versions().replace(jobs.versions()["keras"], "99.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "versions", lambda: newer)
+        assert ledger.why("head", job.keys()["head"]) == "a library changed"
+    other = replace(jobs.REGISTRY["MobileNet"], fine_tune_after="conv_pw_10_relu")
+    monkeypatch.setitem(jobs.REGISTRY, "MobileNet", other)
+    assert {ledger.why(stage, key) for stage, key in job.keys().items()} == {"architecture changed"}
 
 
 def test_one_network_that_fails_leaves_the_others_standing(data, tmp_path, monkeypatch):
@@ -168,7 +161,7 @@ def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, 
 
 HOLD = """
 import sys, time
-from fracture_utils.ledger import claim
+from fracture_utils.ledger import Ledger, claim
 lock = claim(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

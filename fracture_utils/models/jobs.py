@@ -18,7 +18,7 @@ from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
 from fracture_utils.data import reader, sources, store
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger, claim, code_fingerprint
+from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import REGISTRY, Weights
 from fracture_utils.models.progress import Progress
@@ -38,9 +38,12 @@ _SETTINGS = {
 """What each stage depends on, beside what the stages before it depend on."""
 CODE = (
     *("models/classifier", "models/features", "models/training", "models/prediction"),
-    *("models/precision", "models/worker", "data/reader", "data/augmentation", "data/batches"),
+    *("models/precision", "models/worker"),
+    *("data/reader", "data/store", "data/augmentation", "data/batches"),
 )
 """The modules that a trained network depends on."""
+LIBRARIES = ["keras", "tensorflow", "numpy"]
+"""The libraries that it depends on."""
 LATE_CODE = ("models/heatmaps", "models/familiarity")
 """Those that matter to the last stage only."""
 ENSEMBLE = "Ensemble"
@@ -74,7 +77,9 @@ class Job:
             "data": files.fingerprint(self.images[columns].to_numpy().tolist()),
             "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
             "precision": self.config.precision,
+            "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
             "code": code_fingerprint(*CODE),
+            "a library": f"{os.environ.get('KERAS_BACKEND', '')} {versions()[LIBRARIES].to_dict()}",
         }
         keys, settings = {}, {}
         for stage in STAGES:
