@@ -36,6 +36,8 @@ CHUNK = 128
 """Pictures in memory at once."""
 OVERLAY_SIDE = 512
 """Longest side of a picture in its overlay, in pixels."""
+BROWSER = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
+"""Variables of the environment, one of which is set where a notebook stands in a browser."""
 COLUMNS = ["path", "model", "logit", "probability", "threshold", "decision", "warning", "overlay"]
 
 
@@ -108,32 +110,41 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
     return pd.read_csv(config.results_dir / "answers.csv", dtype=types, keep_default_na=False)
 
 
+def show(table: pd.DataFrame) -> None:
+    """Display in a notebook what `predict_one` returned: warning, numbers and heat map."""
+    from IPython import display
+
+    if caution := _caution(table):
+        display.display(display.Markdown(f"**{caution}**"))
+    display.display(table.drop(columns=["path", "overlay"]).round(3).set_index("model"))
+    display.display(display.Image(table["overlay"].iloc[-1]), display.Markdown(EDUCATION))
+
+
 def upload(config: Config) -> object:
     """A button for a picture of one's own, where a browser is there; elsewhere a sentence."""
-    if not {"JPY_SESSION_NAME", "VSCODE_PID"} & set(os.environ):
+    if not set(BROWSER) & set(os.environ):
         return "In a browser a button to upload an X-ray stands here."
     import ipywidgets
     from IPython import display
 
-    button = ipywidgets.FileUpload(description="Upload an X-ray", multiple=False)
+    button = ipywidgets.FileUpload(
+        description="Upload an X-ray", multiple=False, layout={"width": "max-content"}
+    )
     output = ipywidgets.Output()
 
-    def show(_: object) -> None:
+    def answer_to(_: object) -> None:
         sent = button.value[0]
         target = config.results_dir / "answers" / Path(sent["name"]).name
-        with files.replacing(target) as temporary:
-            temporary.write_bytes(sent["content"])
         with output:
             output.clear_output()
             try:
-                table = predict_one(target, config)
-            except InputError as error:
-                display.display(display.Markdown(str(error)))
-                return
-            display.display(table.drop(columns=["path", "overlay"]))
-            display.display(display.Image(table["overlay"].iloc[0]), display.Markdown(EDUCATION))
+                with files.replacing(target) as temporary:
+                    temporary.write_bytes(sent["content"])
+                show(predict_one(target, config))
+            except InputError as error:  # as plain text, because a file's name may hold HTML
+                display.display({"text/plain": str(error)}, raw=True)
 
-    button.observe(show, "value")
+    button.observe(answer_to, "value")
     return ipywidgets.VBox([button, output])
 
 
@@ -250,13 +261,16 @@ def _sentences(table: pd.DataFrame) -> Iterator[str]:
                 f"  {row['model']:<12} {row['probability']:.3f}  {row['decision']} "
                 f"(threshold {row['threshold']:.3f})"
             )
-        last = rows.iloc[-1]
-        if last["warning"]:
-            yield (
-                f"  Do not trust this: the picture is unlike those that the networks know "
-                f"({last['warning']})."
-            )
-        yield f"  {last['overlay']}"
+        if caution := _caution(rows):
+            yield f"  {caution}"
+        yield f"  {rows['overlay'].iloc[-1]}"
+
+
+def _caution(rows: pd.DataFrame) -> str:
+    """A sentence where a picture is odd to the last model: the ensemble, if there is one."""
+    warning = rows["warning"].iloc[-1]
+    known = "the picture is unlike those that the networks know"
+    return f"Do not trust this: {known} ({warning})." if warning else ""
 
 
 def _origin(config: Config) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -180,13 +181,50 @@ def test_without_networks_a_sentence_says_what_to_do(tmp_path, capsys, monkeypat
     assert "Run the notebook first" in capsys.readouterr().err
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed, in order."""
+    from IPython import display
+
+    found = []
+    monkeypatch.setattr(display, "display", lambda *things, **_: found.extend(things))
+    return found
+
+
 def test_the_upload_button_waits_for_a_browser_and_never_without_one(trained, monkeypatch):
-    for name in ("JPY_SESSION_NAME", "VSCODE_PID"):
+    for name in predict.BROWSER:
         monkeypatch.delenv(name, raising=False)
     assert "browser" in predict.upload(trained[0])
     monkeypatch.setenv("JPY_SESSION_NAME", "fracture-detection.ipynb")
     button = predict.upload(trained[0])
     assert type(button).__name__ == "VBox"
+
+
+def test_an_uploaded_picture_is_answered_and_what_is_none_is_refused_as_plain_text(
+    trained, answered, shown, monkeypatch
+):
+    config = trained[0]
+    monkeypatch.setenv("JPY_SESSION_NAME", "fracture-detection.ipynb")
+    button = predict.upload(config).children[0]
+    good = {"name": "../mine.png", "content": answered[0][0].read_bytes(), "type": "", "size": 1}
+    button.value = ({**good, "last_modified": datetime.now(UTC)},)
+    table = next(thing for thing in shown if isinstance(thing, pd.DataFrame))
+    expected = answered[1]["probability"].iloc[0]
+    assert table.loc["MobileNet", "probability"] == pytest.approx(expected, abs=1e-3)
+    assert (config.results_dir / "answers" / "mine.png").is_file()
+    shown.clear()
+    bad = {**good, "name": "<b>bad.png", "content": b"no picture"}
+    button.value = ({**bad, "last_modified": datetime.now(UTC)},)
+    assert [list(thing) for thing in shown] == [["text/plain"]]
+    assert "<b>bad.png cannot be read" in shown[0]["text/plain"]
+
+
+def test_an_odd_picture_is_shown_with_a_warning(answered, shown):
+    row = answered[1].head(1)
+    predict.show(row.assign(warning=""))
+    assert len(shown) == 3
+    predict.show(row.assign(warning="size, content"))
+    assert "unlike those that the networks know (size, content)" in shown[3].data
 
 
 def test_odd_words_count_when_half_of_the_networks_say_them():
