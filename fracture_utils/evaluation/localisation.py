@@ -3,8 +3,6 @@
 A map is an array (rows, columns) that covers its picture from edge to edge; maps[model][path].
 """
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -178,28 +176,6 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     opacity = level.point(lambda value: OPACITY * value)
     grey = Image.fromarray(picture).convert("RGB")
     return np.asarray(Image.composite(colour.convert("RGB"), grey, opacity))
-
-
-def png(picture: np.ndarray) -> bytes:
-    """A PNG file of a picture, uint8 RGB (height, width, 3), to the last bit.
-
-    Each row is filtered by the one above it. Pillow tries five filters for every row, and takes
-    more than twice as long, which counts where a network needs ten milliseconds for a picture.
-    """
-    height, width, _ = picture.shape
-    rows = picture.reshape(height, -1)
-    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)  # 2: the filter "up"
-    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
-    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
-        b"IDAT": packer.compress(filtered) + packer.flush(),
-        b"IEND": b"",
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
-    )
 
 
 def _with_interval(name: str, values: Sequence[float], weights: np.ndarray) -> dict[str, float]:
