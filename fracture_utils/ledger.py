@@ -19,6 +19,11 @@ from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 
 LOCK = "run.lock"
+UNFINISHED = "UNFINISHED.txt"
+WARNING = (
+    "A run began here, and is at work or was interrupted: what lies beside this file may be "
+    "of it or of the run before. Run the notebook again; it goes on where it stopped."
+)
 PACKAGES = (
     *("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scikit-learn", "scipy"),
     *("statsmodels", "pillow"),
@@ -146,14 +151,21 @@ class Results:
 
     One is made again where an argument of its function, the code of this package or a library has
     changed, or its file is damaged; the run says which and why. All of it stands in run.log.
-    Sweeps up what a killed run left of an unfinished file, so `claim` comes first.
+    Sweeps up what a killed run left of an unfinished file, so `claim` comes first. Until `finish`
+    the file UNFINISHED warns whoever looks into the folder that it may hold parts of two runs.
     """
 
     def __init__(self, config: Config) -> None:
         self.folder, self._log = config.results_dir, config.results_dir / "run.log"
+        self._unfinished = self.folder / UNFINISHED
         for path in files.leftovers(config.results_dir, config.figures_dir, config.cache_dir):
             path.unlink()
         self._ledger = Ledger(self.folder, config.cache_dir / "results.json")
+        files.write_text(self._unfinished, f"{time.strftime('%Y-%m-%d %H:%M')} {WARNING}\n")
+
+    def finish(self) -> None:
+        """Say that all in the folder is of one run."""
+        self._unfinished.unlink(missing_ok=True)
 
     def table(self, name: str, function: Callable, *arguments: object) -> pd.DataFrame:
         """What `function(*arguments)` returns, by way of `<name>.csv`, which keeps every digit.

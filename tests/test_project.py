@@ -169,6 +169,7 @@ def test_the_notebook_runs_headless_and_leaves_every_result(quick_run):
     assert "random" in (results / "scores.csv").read_text()
     figures = {path.stem for path in (results / "figures").glob("*.png")}
     assert {"history", "roc", "confusion_matrices", "ranking", "pairwise"} <= figures
+    assert not (results / "UNFINISHED.txt").exists()
     for name in ("MobileNet", "VGG16"):
         card = json.loads((quick_run / f"models/{name}.json").read_text())
         assert {"temperature", "threshold", "input_size", "class_names"} <= set(card)

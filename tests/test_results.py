@@ -71,6 +71,15 @@ def test_a_table_is_made_once_and_again_for_a_reason(config, capsys, monkeypatch
     assert said(capsys) == ""
 
 
+def test_a_folder_says_that_it_is_unfinished_until_it_is(config):
+    results = Results(config)
+    results.table("scores", doubled, {"a": 1.0})
+    warning = config.results_dir / ledger.UNFINISHED
+    assert "Run the notebook again" in warning.read_text()
+    results.finish()
+    assert not warning.exists()
+
+
 def test_a_ledger_that_is_lost_or_torn_only_costs_time(config):
     Results(config).table("scores", doubled, {"a": 1.0})
     for spoil in (lambda p: p.unlink(), lambda p: p.write_text(p.read_text()[:-20])):
@@ -156,6 +165,7 @@ print("figures", flush=True)
 for k in range(3):
     album.add(f"roc_{k}", "Curves", plots.roc, seen, scores)
     album.add(f"matrices_{k}", "Decisions", plots.confusion_matrices, seen)
+results.finish()
 print("done", flush=True)
 """
 
@@ -190,12 +200,15 @@ def test_killed_at_random_while_scores_and_figures_are_made_nothing_differs(tmp_
             before, whole = outcome("killed"), outcome("whole")
             before = {name: text for name, text in before.items() if not name.startswith(".")}
             assert all(whole[name] == text for name, text in before.items())
+            unfinished = (tmp_path / "killed" / ledger.UNFINISHED).is_file()
+            assert unfinished or before.keys() == whole.keys()
             if before.keys() == whole.keys():  # all is done: take some away
                 next((tmp_path / "killed").glob("scores_*.csv")).unlink()
                 next((tmp_path / "killed" / "figures").glob("*.png")).unlink()
     with start("killed") as last:
         assert last.stdout.read().split()[-1] == "done"
     assert outcome("killed") == outcome("whole")
+    assert not (tmp_path / "killed" / ledger.UNFINISHED).exists()
     assert not list((tmp_path / "killed").rglob(files.TEMPORARY_PREFIX + "*"))
 
 
