@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fracture_utils.evaluation import comparison, conclusion, metrics
+from fracture_utils.evaluation import comparison, conclusion, localisation, metrics
 from fracture_utils.evaluation.comparison import Power
 
 NAMES = ("A", "B", "C")
@@ -59,6 +59,27 @@ def test_the_best_and_its_rivals():
     assert "does not tell it from B; it is ahead of C." in said
     assert "cannot say which network is best" in text(scores(AUCS), TIED)
     assert "Its lead over every other network holds" in text(scores(AUCS), WON)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (localisation.POINTS, "they point at the fracture."),
+        (localisation.CENTRE, "better than chance, but no better than the middle."),
+        (localisation.CHANCE, "they do not show where the fracture is."),
+    ],
+)
+def test_heat_maps_are_told_what_they_are_worth(verdict, words):
+    row = {"model": "A", "pictures": 60, "hit_rate": 0.6, "hit_rate_low": 0.45}
+    row |= {"hit_rate_high": 0.7, "chance": 0.08, "centre": 0.52, "verdict": verdict}
+    assert (
+        "The heat maps of A are highest in or right beside the fracture in 60 % of 60 pictures "
+        "(95 % interval 45 to 70 %), against 8 % for a random point and 52 % for the middle of "
+        f"the picture: {words}"
+    ) in text(scores(AUCS), LEAD, located=pd.DataFrame([row]))
+    other = pd.DataFrame([row | {"model": "B"}])
+    assert "heat maps" not in text(scores(AUCS), LEAD, located=other)
+    assert "heat maps" not in text(scores(AUCS), LEAD)
 
 
 def test_two_networks():

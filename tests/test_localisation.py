@@ -192,7 +192,10 @@ def test_the_figures_draw_and_name_what_they_show():
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 255, (h, w)).astype(np.uint8)
                 for h, w in ((900, 700), (40, 90), (64, 64))]  # fmt: skip
-    chart = plots.heatmaps(pictures, [maps["good"][p] for p in rows["path"]], boxes, rows)
+    heats, caution = [maps["good"][p] for p in rows["path"]], localisation.warning(table, "corner")
+    chart = plots.heatmaps(pictures, heats, boxes, rows, caution)
+    assert chart.get_suptitle().replace("\n", " ") == caution
+    assert plots.heatmaps(pictures, heats, boxes, rows).get_suptitle() == ""
     titles = [ax.get_title() for ax in chart.axes]
     assert titles[0] == "fractured: missed\nVGG16 0.20"
     assert titles[1] == "0.png\nhand"

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES
+from fracture_utils.evaluation import localisation
 from fracture_utils.evaluation.comparison import Power
 from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, PROBE, REFERENCES
 
@@ -63,12 +64,15 @@ def sentences(
     power: Power | None = None,
     source: str = "",
     positive: str = FRACTURED,
+    located: pd.DataFrame | None = None,
 ) -> list[str]:
     """The conclusion: which model is best and with which it is tied, what it misses, how sure all
-    of that is, whether its probabilities may be believed, and what the numbers are worth.
+    of that is, whether its probabilities and heat maps may be believed, and what the numbers are
+    worth.
 
-    Takes the tables of metrics.scores, comparison.pairs, calibration.fit and
-    comparison.rank_stability, and the result of comparison.power; what is not given is not said.
+    Takes the tables of metrics.scores, comparison.pairs, calibration.fit,
+    comparison.rank_stability and (`located`) localisation.table, and the result of
+    comparison.power; what is not given is not said.
     The best model is sought among the networks; ensembles are told about after it.
     """
     models = scores[~scores["model"].isin(REFERENCES)]
@@ -86,6 +90,7 @@ def sentences(
             *_ensembles(models, best, comparisons),
         ]
     said += [_missed(best, operating_points), _believed(best, operating_points)]
+    said += [_pointing(best["model"], located)]
     said += [_few(best), _metadata(scores), *_worth(networks, source), EDUCATION]
     return [reword(sentence, positive) for sentence in said if sentence]
 
@@ -223,6 +228,24 @@ def _believed(best: pd.Series, operating_points: pd.DataFrame | None) -> str:
     return (
         f"Calibrated on validation (temperature {point['temperature']:.2f}), its probabilities "
         f"are {off} (expected calibration error) and {judged}."
+    )
+
+
+def _pointing(best: str, located: pd.DataFrame | None) -> str:
+    if located is None or best not in set(located["model"]):
+        return ""
+    row = located.set_index("model").loc[best]
+    verdict = {
+        localisation.POINTS: "they point at the fracture",
+        localisation.CENTRE: "better than chance, but no better than the middle",
+        localisation.CHANCE: "they do not show where the fracture is",
+    }[row["verdict"]]
+    return (
+        f"The heat maps of {best} are highest in or right beside the fracture in "
+        f"{_percent(row['hit_rate'])} of {row['pictures']:,} pictures (95 % interval "
+        f"{100 * row['hit_rate_low']:.0f} to {100 * row['hit_rate_high']:.0f} %), against "
+        f"{_percent(row['chance'])} for a random point and {_percent(row['centre'])} for the "
+        f"middle of the picture: {verdict}."
     )
 
 

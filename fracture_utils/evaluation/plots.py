@@ -536,11 +536,13 @@ def heatmaps(
     maps: Sequence[np.ndarray],
     boxes: pd.DataFrame,
     rows: pd.DataFrame,
+    caution: str = "",
 ) -> Chart:
     """X-rays, uint8 (height, width), each beside what of its heat map lies above the mean.
 
     `rows` are their predictions (path, model, label, decision, probability) in the same order;
     `boxes` (path, xmin, ymin, xmax, ymax in pixels) are drawn where there are any.
+    `caution` stands above them all.
     """
     words = {answer: outcome for outcome, answer in OUTCOMES.items()}
     chart, axes = _panels(2 * len(pictures), 2.5)
@@ -566,6 +568,8 @@ def heatmaps(
         )  # fmt: skip
         known = [str(row[name]) for name in ("body_part", "view") if row.get(name)]
         right.set_title(f"{_short(Path(row['path']).name, 30)}\n{_short(' '.join(known))}", size=8)
+    if caution:
+        chart.suptitle(textwrap.fill(caution, 115), size=9, color="#B2182B")
     return chart
 
 
