@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import inspect
 import json
+import os
 import platform
 import sys
 import time
@@ -85,7 +86,8 @@ class Ledger:
 
     A stage is finished when it was recorded under the same key (a dictionary of the
     fingerprints of everything it depends on) and each of its files still has the SHA-256
-    that was recorded. Files are named relative to the folder of the ledger or absolutely.
+    that was recorded. Files are named relative to the folder of the ledger, so that the whole
+    may be moved.
     """
 
     def __init__(self, folder: Path, path: Path | None = None) -> None:
@@ -123,7 +125,7 @@ class Ledger:
         about: object = None,
     ) -> None:
         """Note that `stage` is finished, what it wrote, how long it took, and a word about it."""
-        digests = {str(self._relative(path)): files.sha256(path) for path in outputs}
+        digests = {self._relative(path): files.sha256(path) for path in outputs}
         entry = {"key": key, "files": digests, "seconds": round(seconds, 1), "about": about}
         files.write_json(self._path, self._read() | {stage: entry})
 
@@ -135,9 +137,11 @@ class Ledger:
         """How long each recorded stage took."""
         return {stage: entry["seconds"] for stage, entry in self._read().items()}
 
-    def _relative(self, path: Path) -> Path:
-        path = Path(path)
-        return path.relative_to(self.folder) if path.is_relative_to(self.folder) else path.resolve()
+    def _relative(self, path: Path) -> str:
+        try:
+            return Path(os.path.relpath(path, self.folder)).as_posix()
+        except ValueError:  # on another drive of Windows
+            return str(Path(path).resolve())
 
     def _read(self) -> dict[str, dict]:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,19 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data, finished, mon
     assert "fine-tuning again" not in said
     assert set(mirrored["model"]) == {"MobileNet", "MobileNet + mirror"}
     jobs.train(data[1], config)
+
+
+def test_a_project_that_was_moved_is_still_finished(data, finished, tmp_path):
+    config, networks = finished
+    shutil.copytree(config.results_dir.parent, tmp_path / "moved")
+    moved = settings(data, tmp_path / "moved")
+    again = jobs.predictions(jobs.train(data[1], moved), data[1], moved)
+    pd.testing.assert_frame_equal(again, jobs.predictions(networks, data[1], config))
+    assert "kept from an earlier run" in (moved.results_dir / "run.log").read_text()
+    (moved.models_dir / "MobileNet.weights.h5").unlink()
+    job = jobs.Job("MobileNet", moved, Weights("random"), data[1])
+    why = Ledger(job.folder).why("fine_tune", job.keys()["fine_tune"])
+    assert why.endswith("models/MobileNet.weights.h5 is missing")
 
 
 def test_labels_or_splits_that_change_make_everything_new(data, finished):

@@ -569,7 +569,8 @@ def heatmaps(
         known = [str(row[name]) for name in ("body_part", "view") if row.get(name)]
         right.set_title(f"{_short(Path(row['path']).name, 30)}\n{_short(' '.join(known))}", size=8)
     if caution:
-        chart.suptitle(textwrap.fill(caution, 115), size=9, color="#B2182B")
+        lines = [textwrap.fill(line, 115) for line in caution.splitlines()]
+        chart.suptitle("\n".join(lines), size=9, color="#B2182B")
     return chart
 
 
