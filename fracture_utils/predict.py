@@ -149,21 +149,25 @@ def upload(config: Config) -> object:
 
 
 def _cards(config: Config) -> tuple[dict[str, dict], dict | None]:
-    """The cards of the trained networks of models_dir, and that of their ensemble if it fits."""
+    """The cards of the networks of the last run in models_dir, and that of their ensemble if there
+    is one and all its members are here.
+    """
     cards = {}
     for name in [*REGISTRY, ENSEMBLE]:
         path = config.models_dir / f"{name}.json"
         if path.is_file():
             cards[name] = json.loads(path.read_text(encoding="utf-8"))
     together = cards.pop(ENSEMBLE, None)
+    if together:
+        cards = {name: card for name, card in cards.items() if name in together["members"]}
     if not cards:
         raise InputError(
             f"There is no trained network in {config.models_dir}. Run the notebook first, or set "
             f"{PREFIX}MODELS_DIR to the folder that it wrote."
         )
     digests = {name: card["weights_sha256"] for name, card in cards.items()}
-    fits = together is not None and together["members"].items() <= digests.items()
-    return cards, together if fits else None
+    decides = together is not None and "threshold" in together
+    return cards, together if decides and together["members"] == digests else None
 
 
 def _load(cards: Iterable[str], config: Config) -> dict[str, _Network]:

@@ -154,21 +154,38 @@ def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, mo
     assert abs(float(maps[0].mean())) < 1e-4
 
 
-def test_an_ensemble_card_counts_only_for_its_own_members(trained, tmp_path):
-    config = trained[0]
+def test_an_ensemble_card_counts_only_for_its_own_members(trained):
+    config, _, networks, predictions = trained
     card = json.loads((config.models_dir / "MobileNet.json").read_text())
-    ensemble = config.models_dir / "Ensemble.json"
-    files.write_json(ensemble, {"members": {"MobileNet": card["weights_sha256"]}})
+    ensemble, rule = config.models_dir / "Ensemble.json", {"threshold": 0.5}
+    members = {"MobileNet": card["weights_sha256"]}
+    assert json.loads(ensemble.read_text())["members"] == members
+    assert predict._cards(config)[1] is None  # a single network makes no ensemble
+    files.write_json(ensemble, {"members": members} | rule)
     assert predict._cards(config)[1] is not None
-    files.write_json(ensemble, {"members": {"MobileNet": card["weights_sha256"], "VGG16": "x"}})
-    assert predict._cards(config)[1] is None
-    ensemble.unlink()
-    points = calibration.fit(calibration.ensembles(_two_models(trained[3])))
-    both = pd.concat([trained[2]] * 2, ignore_index=True)
-    jobs.save_cards(both, points, config)
-    assert json.loads(ensemble.read_text())["members"] == {"MobileNet": card["weights_sha256"]}
-    jobs.save_cards(trained[2], points[points["model"] == "MobileNet"], config)
-    assert not ensemble.exists()
+    for others in ({"VGG16": "x"}, {"MobileNet": "x"}):
+        files.write_json(ensemble, {"members": members | others} | rule)
+        assert predict._cards(config)[1] is None
+    points = calibration.fit(calibration.ensembles(_two_models(predictions)))
+    jobs.save_cards(pd.concat([networks] * 2, ignore_index=True), points, config)
+    written = json.loads(ensemble.read_text())
+    assert written["members"] == members
+    assert {"temperature", "threshold", "rule"} <= set(written)
+    jobs.save_cards(networks, points[points["model"] == "MobileNet"], config)
+    assert set(json.loads(ensemble.read_text())) == {"members", "class_names"}
+
+
+def test_a_network_of_an_earlier_run_is_not_asked_with_those_of_the_last(trained):
+    config = trained[0]
+    old = config.models_dir / "VGG16.json"
+    old.write_bytes((config.models_dir / "MobileNet.json").read_bytes())
+    try:
+        assert list(predict._cards(config)[0]) == ["MobileNet"]
+        (config.models_dir / "Ensemble.json").rename(config.models_dir / "aside")
+        assert list(predict._cards(config)[0]) == ["VGG16", "MobileNet"]  # which run, nobody knows
+    finally:
+        (config.models_dir / "aside").rename(config.models_dir / "Ensemble.json")
+        old.unlink()
 
 
 def _two_models(predictions):

@@ -191,21 +191,21 @@ def heatmaps(
 def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: Config) -> None:
     """Write models/<network>.json: how to use the weights beside it, decision rule included.
 
-    Ensemble.json, where there are several networks, says how their mean decides.
+    Ensemble.json names the networks of this run and, where there are several, says how their mean
+    decides; so what an earlier run left beside them is not asked with them.
     """
     chosen, members = operating_points.set_index("model"), {}
     classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
+    columns = ["temperature", "threshold", "rule"]
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
-        rule = chosen.loc[name, ["temperature", "threshold", "rule"]].to_dict()
-        card |= {"class_names": classes, "source": config.source} | rule
+        card |= {"class_names": classes, "source": config.source}
+        card |= chosen.loc[name, columns].to_dict()
         files.write_json(config.models_dir / f"{name}.json", card)
         members[name] = card["weights_sha256"]
+    rule = chosen.loc[ENSEMBLE, columns].to_dict() if ENSEMBLE in chosen.index else {}
     path = config.models_dir / f"{ENSEMBLE}.json"
-    path.unlink(missing_ok=True)  # an old one would describe other networks
-    if ENSEMBLE in chosen.index:
-        rule = chosen.loc[ENSEMBLE, ["temperature", "threshold", "rule"]].to_dict()
-        files.write_json(path, {"members": members, "class_names": classes} | rule)
+    files.write_json(path, {"members": members, "class_names": classes} | rule)
 
 
 def environment() -> dict[str, str]:
