@@ -21,11 +21,12 @@ from fracture_utils.data import reader
 MANY = 500
 
 
-def seconds(paths: list[Path]) -> float:
+def seconds(paths: list[Path], *options: str) -> float:
     """Of the command line, as a user waits for it."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        command = [sys.executable, "-m", "fracture_utils.predict", *map(str, paths)]
+        command = [sys.executable, "-m", "fracture_utils.predict", *options]
+        command += map(str, paths)
         environment = os.environ | {"FRACTURE_RESULTS_DIR": folder}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         return time.perf_counter() - started
@@ -52,14 +53,19 @@ def main() -> None:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in reader.SUFFIXES)[:MANY]
     config, times = Config(source="pictures"), []
     for _ in range(rounds):
-        times.append((seconds(paths[:1]), seconds(paths), forward(config, paths)))
-    one, many, passes = np.median(times, axis=0)
-    ratios = [(m - o) / f for o, m, f in times]
+        numbers = seconds(paths, "--numbers-only")
+        times.append((seconds(paths[:1]), seconds(paths), numbers, forward(config, paths)))
+    one, drawn, numbers, passes = np.median(times, axis=0)
     sys.stdout.write(
         f"{len(paths)} pictures, {rounds} rounds (medians): one picture {one:.1f} s, all "
-        f"{many:.1f} s, forward pass {passes:.1f} s; a picture more costs "
-        f"{np.median(ratios):.2f} forward passes ({min(ratios):.2f} to {max(ratios):.2f})\n"
+        f"{drawn:.1f} s, numbers only {numbers:.1f} s, forward pass {passes:.1f} s\n"
     )
+    for name, column in (("with its heat map", 1), ("in numbers only", 2)):
+        ratios = [(row[column] - row[0]) / row[3] for row in times]
+        sys.stdout.write(
+            f"a picture more {name} costs {np.median(ratios):.2f} forward passes "
+            f"({min(ratios):.2f} to {max(ratios):.2f})\n"
+        )
 
 
 if __name__ == "__main__":

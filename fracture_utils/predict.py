@@ -53,14 +53,17 @@ class _Network(NamedTuple):
     card: dict
 
 
-def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[str]]:
+def answer(
+    paths: Sequence[Path], config: Config, draw: bool = True
+) -> tuple[pd.DataFrame, list[str]]:
     """What every trained network and their ensemble say about each picture, and what went wrong.
 
     The table has a row a picture and model, with COLUMNS: logit (raw; of the ensemble the mean of
     the calibrated ones), probability (calibrated), threshold, decision, warning (what about
     the picture is unlike those the network knows; empty: nothing) and overlay (the PNG: the
-    picture, and the heat map of the last model on it). The list holds a sentence for each file
-    that cannot be read. Starts Keras in this process; `predict_one` starts another.
+    picture, and the heat map of the last model on it; empty unless `draw`). The list holds a
+    sentence for each file that cannot be read. Starts Keras in this process; `predict_one` starts
+    another.
     """
     cards, together = _cards(config)
     squares = {(card["input_size"], card["aspect"]) for card in cards.values()}
@@ -81,13 +84,13 @@ def answer(paths: Sequence[Path], config: Config) -> tuple[pd.DataFrame, list[st
             if pictures:
                 table, maps = _answer(pictures, networks, together, config)
                 wait(behind)  # no more than one chunk of them may pile up
-                for picture, heat in zip(pictures, maps, strict=True):
+                for picture, heat in zip(pictures, maps, strict=True) if draw else ():
                     overlays[str(picture.path)] = pool.submit(_overlay, picture, heat, folder)
                 tables.append(table)
     if not tables:
         return pd.DataFrame(columns=COLUMNS), problems
     table = pd.concat(tables, ignore_index=True)
-    table["overlay"] = [overlays[path].result() for path in table["path"]]
+    table["overlay"] = [overlays[path].result() if draw else "" for path in table["path"]]
     order = {str(path): place for place, path in enumerate(paths)}
     table = table.sort_values("path", key=lambda path: path.map(order), kind="stable")
     return table[COLUMNS].reset_index(drop=True), problems
@@ -269,7 +272,8 @@ def _sentences(table: pd.DataFrame) -> Iterator[str]:
             )
         if caution := _caution(rows):
             yield f"  {caution}"
-        yield f"  {rows['overlay'].iloc[-1]}"
+        if overlay := rows["overlay"].iloc[-1]:
+            yield f"  {overlay}"
 
 
 def _caution(rows: pd.DataFrame) -> str:
@@ -305,11 +309,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     parser = argparse.ArgumentParser("fracture_utils.predict", description=__doc__.split("\n\n")[1])
     parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, BMP or DICOM")
-    paths = list(dict.fromkeys(parser.parse_args(arguments).pictures))
+    parser.add_argument(
+        "--numbers-only", action="store_true", help="draw no heat maps: faster for many pictures"
+    )
+    given = parser.parse_args(arguments)
+    paths = list(dict.fromkeys(given.pictures))
     try:
         config = Config()
         with _quiet():
-            table, problems = answer(paths, config)
+            table, problems = answer(paths, config, draw=not given.numbers_only)
         files.write_table(config.results_dir / "answers.csv", table)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
@@ -322,4 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # everything is written; TensorFlow takes a second to say farewell

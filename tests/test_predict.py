@@ -119,6 +119,19 @@ def test_the_command_line_answers_all_it_can_read_and_says_what_it_cannot(
         predict.predict_one(bad, config)
 
 
+def test_numbers_alone_are_the_same_and_leave_no_picture(trained, answered, monkeypatch, capsys):
+    config, paths = trained[0], answered[0]
+    monkeypatch.setenv("FRACTURE_MODELS_DIR", str(config.models_dir))
+    monkeypatch.setenv("FRACTURE_RESULTS_DIR", "elsewhere")
+    assert predict.main(["--numbers-only", *map(str, paths[:3])]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.endswith(".png")] == [str(path) for path in paths[:3]]
+    assert [path.name for path in files.Path("elsewhere").iterdir()] == ["answers.csv"]
+    table = pd.read_csv("elsewhere/answers.csv", keep_default_na=False)
+    assert set(table["overlay"]) == {""}
+    np.testing.assert_allclose(table["probability"], answered[1]["probability"][:3], atol=1e-5)
+
+
 def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     config = trained[0]
     flagged = answered[1]["warning"].ne("").mean()
