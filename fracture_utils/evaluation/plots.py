@@ -147,7 +147,7 @@ class Album:
 
     def _stamp(self, figure: Chart) -> None:
         _reword(figure, self.positive)
-        lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 15))
+        lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 17))
         height = (0.16 * len(lines) + 0.12) / figure.get_figheight() if lines else 0
         figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
         foot = 0.04 / figure.get_figheight()
@@ -506,18 +506,17 @@ def localisation(table: pd.DataFrame) -> Chart:
     models = list(table["model"])
     chart, axes = _chart(0.36 * max(len(models), 1) + 1.6, 1, 2, sharey=True)
     panels = [
-        ("hit_rate", "chance", "highest point in or beside a box"),
-        ("energy", "area", "share of the map inside a box"),
+        ("hit_rate", ["chance", "centre"], "highest point in or beside a box"),
+        ("energy", ["area"], "share of the map inside a box"),
     ]
     for ax, (name, even, title) in zip(axes.flat, panels, strict=True):
         for place, row in table.reset_index(drop=True).iterrows():
             look = style(row["model"], models)
             _interval(ax, row[name], row[f"{name}_low"], row[f"{name}_high"], place, look)
-        if len(table):
-            ax.axvline(table[even].iloc[0], color="#888888", linewidth=1, linestyle="--")
-        ax.set(xlim=(-0.02, 1.02), xlabel=f"{title}, 95 % interval")
-    if len(table):
-        axes.flat[0].axvline(table["centre"].iloc[0], color="#888888", linewidth=1, linestyle=":")
+        for column, line in zip(even if len(table) else (), ("--", ":"), strict=False):
+            ax.axvline(table[column].iloc[0], color="#888888", linewidth=1, linestyle=line)
+        widest = table[[f"{name}_high", *even]].max(axis=None) if len(table) else 1
+        ax.set(xlim=(-0.03 * widest, 1.1 * widest), xlabel=f"{title}, 95 % interval")
     axes.flat[0].set_yticks(range(len(models)), [_short(model) for model in models])
     axes.flat[0].set_ylim(max(len(models), 1) - 0.5, -0.5)
     pointing = int((table["verdict"] == POINTS).sum())
