@@ -133,7 +133,7 @@ def _conclusion(sentences: list[str], failed: object, lacking: list[str]) -> str
     html = f'<div class="conclusion">{_paragraphs(sentences)}</div>' if sentences else ""
     if isinstance(failed, dict) and failed:
         reasons = _list(f"{model}: {reason}" for model, reason in failed.items())
-        html += f"<p>These networks failed and are missing from every table:</p>{reasons}"
+        html += f"<p>These networks are missing from every table:</p>{reasons}"
     if lacking:
         html += (
             f"<p>Not in this report, because the run left no such file: {', '.join(lacking)}.</p>"
