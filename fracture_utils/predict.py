@@ -8,7 +8,6 @@ are answered all the same. Research and education only.
 
 import argparse
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -113,14 +112,15 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
     return pd.read_csv(config.results_dir / "answers.csv", dtype=types, keep_default_na=False)
 
 
-def show(table: pd.DataFrame) -> None:
-    """Display in a notebook what `predict_one` returned: warning, numbers and heat map."""
+def show(table: pd.DataFrame, config: Config) -> None:
+    """Display in a notebook what `predict_one` returned: warnings, numbers and heat map."""
     from IPython import display
 
-    if caution := _caution(table):
-        display.display(display.Markdown(f"**{caution}**"))
+    if odd := _odd(table):
+        display.display(display.Markdown(f"**{odd}**"))
     display.display(table.drop(columns=["path", "overlay"]).round(3).set_index("model"))
-    display.display(display.Image(table["overlay"].iloc[-1]), display.Markdown(EDUCATION))
+    display.display(display.Image(table["overlay"].iloc[-1]))
+    display.display(display.Markdown(f"{_caution(config)} {EDUCATION}".strip()))
 
 
 def upload(config: Config) -> object:
@@ -143,7 +143,7 @@ def upload(config: Config) -> object:
             try:
                 with files.replacing(target) as temporary:
                     temporary.write_bytes(sent["content"])
-                show(predict_one(target, config))
+                show(predict_one(target, config), config)
             except InputError as error:  # as plain text, because a file's name may hold HTML
                 display.display({"text/plain": str(error)}, raw=True)
 
@@ -159,7 +159,7 @@ def _cards(config: Config) -> tuple[dict[str, dict], dict | None]:
     for name in [*REGISTRY, ENSEMBLE]:
         path = config.models_dir / f"{name}.json"
         if path.is_file():
-            cards[name] = json.loads(path.read_text(encoding="utf-8"))
+            cards[name] = files.read_json(path)
     together = cards.pop(ENSEMBLE, None)
     if together:
         cards = {name: card for name, card in cards.items() if name in together["members"]}
@@ -255,9 +255,7 @@ def _overlay(picture: _Picture, heat: np.ndarray, folder: Path) -> str:
     plain = np.repeat(picture.small[..., None], 3, axis=2)
     both = np.concatenate([plain, localisation.overlay(picture.small, heat)], axis=1)
     with files.replacing(target) as temporary:
-        Image.fromarray(both).save(
-            temporary, compress_level=1
-        )  # 6, the default, takes more than twice as long
+        Image.fromarray(both).save(temporary, compress_level=1)  # the default takes twice as long
     return str(target)
 
 
@@ -270,17 +268,23 @@ def _sentences(table: pd.DataFrame) -> Iterator[str]:
                 f"  {row['model']:<12} {row['probability']:.3f}  {row['decision']} "
                 f"(threshold {row['threshold']:.3f})"
             )
-        if caution := _caution(rows):
-            yield f"  {caution}"
+        if odd := _odd(rows):
+            yield f"  {odd}"
         if overlay := rows["overlay"].iloc[-1]:
             yield f"  {overlay}"
 
 
-def _caution(rows: pd.DataFrame) -> str:
+def _odd(rows: pd.DataFrame) -> str:
     """A sentence where a picture is odd to the last model: the ensemble, if there is one."""
     warning = rows["warning"].iloc[-1]
     known = "the picture is unlike those that the networks know"
     return f"Do not trust this: {known} ({warning})." if warning else ""
+
+
+def _caution(config: Config) -> str:
+    """What the run found out about the heat maps of the last model; empty if they are good."""
+    cards, together = _cards(config)
+    return (together or list(cards.values())[-1])["heat_maps"]
 
 
 def _origin(config: Config) -> str:
@@ -322,7 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    for line in [*_sentences(table), _origin(config)]:
+    caution = "" if given.numbers_only else _caution(config)
+    for line in filter(None, [*_sentences(table), caution, _origin(config)]):
         sys.stdout.write(line + "\n")
     for problem in problems:
         sys.stderr.write(problem + "\n")

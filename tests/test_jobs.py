@@ -229,9 +229,10 @@ def test_cards_say_how_to_use_the_weights(data, finished):
     points = pd.DataFrame(
         [{"model": "MobileNet", "temperature": 1.5, "threshold": 0.3, "rule": "youden"}]
     )
-    jobs.save_cards(networks, points, config)
+    jobs.save_cards(networks, points, config, {"MobileNet": "Beware."})
     card = json.loads((config.models_dir / "MobileNet.json").read_text())
     assert card["class_names"] == ["normal", "fractured"]
+    assert card["heat_maps"] == "Beware."
     assert (card["temperature"], card["threshold"], card["input_size"]) == (1.5, 0.3, 32)
     assert card["weights_sha256"] == files.sha256(config.models_dir / "MobileNet.weights.h5")
     assert card["fingerprint"]
@@ -245,7 +246,7 @@ def test_a_saved_network_predicts_what_it_predicted(data, finished):
     points = pd.DataFrame(
         [{"model": "MobileNet", "temperature": 1.0, "threshold": 0.5, "rule": "youden"}]
     )
-    jobs.save_cards(networks, points, config)
+    jobs.save_cards(networks, points, config, {"MobileNet": "Beware."})
     model, _ = prediction.load("MobileNet", config)
     rows = np.flatnonzero(data[1]["split"] != "train")
     pixels = store.pixels(data[1], config, 32)

@@ -20,6 +20,7 @@ from fracture_utils.errors import InputError
 from fracture_utils.evaluation import calibration
 from fracture_utils.models import jobs
 
+CAUTIONS = {"MobileNet": "Warning: they miss.", "Ensemble": "Warning: they miss, too."}
 ROOT = files.Path(files.__file__).parents[1]
 
 
@@ -38,7 +39,7 @@ def trained(tmp_path_factory):
     networks = jobs.train(images, config)
     predictions = jobs.predictions(networks, images, config)
     points = calibration.fit(predictions)
-    jobs.save_cards(networks, points, config)
+    jobs.save_cards(networks, points, config, CAUTIONS)
     return config, images, networks, calibration.apply(predictions, points)
 
 
@@ -108,6 +109,7 @@ def test_the_command_line_answers_all_it_can_read_and_says_what_it_cannot(
     assert "absent.png cannot be read" in lines[-1]
     assert len(lines) == 2  # and no chatter of TensorFlow
     assert str(good) in done.stdout
+    assert "Warning: they miss." in done.stdout
     assert "research and education only" in done.stdout
     assert "Synthetic phantoms" in done.stdout
     table = pd.read_csv(config.results_dir / "answers.csv")
@@ -180,11 +182,11 @@ def test_an_ensemble_card_counts_only_for_its_own_members(trained):
         files.write_json(ensemble, {"members": members | others} | rule)
         assert predict._cards(config)[1] is None
     points = calibration.fit(calibration.ensembles(_two_models(predictions)))
-    jobs.save_cards(pd.concat([networks] * 2, ignore_index=True), points, config)
+    jobs.save_cards(pd.concat([networks] * 2, ignore_index=True), points, config, CAUTIONS)
     written = json.loads(ensemble.read_text())
     assert written["members"] == members
     assert {"temperature", "threshold", "rule"} <= set(written)
-    jobs.save_cards(networks, points[points["model"] == "MobileNet"], config)
+    jobs.save_cards(networks, points[points["model"] == "MobileNet"], config, CAUTIONS)
     assert set(json.loads(ensemble.read_text())) == {"members", "class_names"}
 
 
@@ -203,6 +205,18 @@ def test_a_network_of_an_earlier_run_is_not_asked_with_those_of_the_last(trained
 
 def _two_models(predictions):
     return pd.concat([predictions, predictions.assign(model="Other")], ignore_index=True)
+
+
+def test_a_damaged_card_is_one_sentence(trained, monkeypatch, capsys):
+    card = trained[0].models_dir / "MobileNet.json"
+    whole = card.read_bytes()
+    card.write_bytes(whole[:-20])
+    monkeypatch.setenv("FRACTURE_MODELS_DIR", str(card.parent))
+    try:
+        assert predict.main(["x.png"]) == 2
+    finally:
+        card.write_bytes(whole)
+    assert "MobileNet.json is damaged" in capsys.readouterr().err
 
 
 def test_without_networks_a_sentence_says_what_to_do(tmp_path, capsys, monkeypatch):
@@ -249,11 +263,12 @@ def test_an_uploaded_picture_is_answered_and_what_is_none_is_refused_as_plain_te
     assert "<b>bad.png cannot be read" in shown[0]["text/plain"]
 
 
-def test_an_odd_picture_is_shown_with_a_warning(answered, shown):
+def test_an_odd_picture_is_shown_with_a_warning(trained, answered, shown):
     row = answered[1].head(1)
-    predict.show(row.assign(warning=""))
+    predict.show(row.assign(warning=""), trained[0])
     assert len(shown) == 3
-    predict.show(row.assign(warning="size, content"))
+    assert shown[2].data.startswith("Warning: they miss. Research and education only")
+    predict.show(row.assign(warning="size, content"), trained[0])
     assert "unlike those that the networks know (size, content)" in shown[3].data
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -188,8 +189,14 @@ def heatmaps(
     return maps
 
 
-def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: Config) -> None:
-    """Write models/<network>.json: how to use the weights beside it, decision rule included.
+def save_cards(
+    networks: pd.DataFrame,
+    operating_points: pd.DataFrame,
+    config: Config,
+    cautions: Mapping[str, str],
+) -> None:
+    """Write models/<network>.json: how to use the weights beside it, decision rule included, and,
+    from `cautions`, what to say beside a heat map of each model (empty: it may be believed).
 
     Ensemble.json names the networks of this run and, where there are several, says how their mean
     decides; so what an earlier run left beside them is not asked with them.
@@ -200,12 +207,13 @@ def save_cards(networks: pd.DataFrame, operating_points: pd.DataFrame, config: C
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
         card |= {"class_names": classes, "source": config.source}
-        card |= chosen.loc[name, columns].to_dict()
+        card |= chosen.loc[name, columns].to_dict() | {"heat_maps": cautions[name]}
         files.write_json(config.models_dir / f"{name}.json", card)
         members[name] = card["weights_sha256"]
-    rule = chosen.loc[ENSEMBLE, columns].to_dict() if ENSEMBLE in chosen.index else {}
-    path = config.models_dir / f"{ENSEMBLE}.json"
-    files.write_json(path, {"members": members, "class_names": classes} | rule)
+    together = {"members": members, "class_names": classes}
+    if ENSEMBLE in chosen.index:
+        together |= chosen.loc[ENSEMBLE, columns].to_dict() | {"heat_maps": cautions[ENSEMBLE]}
+    files.write_json(config.models_dir / f"{ENSEMBLE}.json", together)
 
 
 def environment() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """From networks and pictures to the predictions table, and trained networks on disk."""
 
-import json
 import time
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def load(name: str, config: Config) -> tuple[keras.Model, dict]:
             f"There is no trained {name} in {config.models_dir} (files {card.name} and "
             f"{weights.name}); run the notebook first, or name another folder."
         )
-    description = json.loads(card.read_text(encoding="utf-8"))
+    description = files.read_json(card)
     if files.sha256(weights) != description["weights_sha256"]:
         raise InputError(f"{weights} is not the file that {card} describes; train {name} again.")
     sized = Config(**config.model_dump() | {"image_size": description["input_size"]})
