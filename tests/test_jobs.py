@@ -19,7 +19,7 @@ from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim
-from fracture_utils.models import backbones, jobs
+from fracture_utils.models import backbones, jobs, worker
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
 
@@ -171,6 +171,29 @@ def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, 
         jobs.train(data[1], config)
     assert tried == ["mixed_bfloat16", "float32"]
     assert "Once more in float32" in (config.results_dir / "run.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), jobs.REFUSED),
+        (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating"), jobs.REFUSED),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), jobs.REFUSED),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), jobs.REFUSED),
+        (RuntimeError("another fault"), 1),
+    ],
+)
+def test_a_full_memory_is_a_sentence_in_every_backend(data, tmp_path, monkeypatch, error, code):
+    def fail(job, tell):
+        raise error
+
+    job = jobs.Job("MobileNet", settings(data, tmp_path), Weights("random"), data[1])
+    job.save()
+    monkeypatch.setattr(worker, "work", fail)
+    told = []
+    assert worker._exit_code(job.folder, told.append) == code
+    said = [event["error"] for event in told]
+    assert said == (["Not enough memory; lower FRACTURE_BATCH_SIZE and run again."] * (code > 1))
 
 
 HOLD = """

@@ -147,13 +147,22 @@ def _exit_code(folder: Path, tell: Callable[[dict], None]) -> int:
     except InputError as error:
         tell({"error": str(error)})
         return REFUSED
-    except MemoryError:
+    except Exception as error:
+        traceback.print_exc()
+        if not _lacks_memory(error):
+            return 1
         tell({"error": f"Not enough memory; lower {PREFIX}BATCH_SIZE and run again."})
         return REFUSED
-    except Exception:
-        traceback.print_exc()
-        return 1
     return 0
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """TensorFlow, JAX and PyTorch each have their own word for a full memory."""
+    words = f"{type(error).__name__} {error}".lower()
+    return any(
+        known in words
+        for known in ("memoryerror", "resourceexhausted", "resource_exhausted", "out of memory")
+    )
 
 
 def _end_with_parent() -> None:
