@@ -141,9 +141,9 @@ def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
     folder = disk("size=2m")
     config = Config(source="phantoms", results_dir=folder / "results")
     findings = pd.DataFrame({"severity": ["red"] * 5000, "check": ["x"] * 5000})
+    results = Results(config)
 
     def make(findings):
-        results = Results(config)
         album = plots.Album(config.figures_dir, results=results)
         album.add("audit", "Findings", plots.audit, findings)
         return results.table("audit", pd.DataFrame.copy, findings)
@@ -157,6 +157,8 @@ def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
     with pytest.raises(InputError, match=r"audit\.png cannot be written \(No space"):
         make(findings.assign(severity="amber"))
     assert [path.read_bytes() for path in kept] == before
+    with pytest.raises(InputError, match=r"UNFINISHED\.txt cannot be written"):
+        Results(config)  # a run that begins on a full disk
     assert not list(folder.rglob(files.TEMPORARY_PREFIX + "*"))
     (folder / "filler").unlink()
     again = make(findings.assign(severity="amber"))
