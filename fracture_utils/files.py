@@ -80,7 +80,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict | list:
     """What `write_json` wrote. InputError where the file is damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ from fracture_utils.config import PREFIX, Config
 from fracture_utils.data import reader
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import localisation
-from fracture_utils.evaluation.conclusion import EDUCATION, note
+from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.metrics import ENSEMBLE
 from fracture_utils.models import familiarity, jobs
 from fracture_utils.models.backbones import REGISTRY
@@ -37,6 +37,10 @@ OVERLAY_SIDE = 512
 """Longest side of a picture in its overlay, in pixels."""
 BROWSER = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 """Variables of the environment, one of which is set where a notebook stands in a browser."""
+UNCHECKED = (
+    "Unchecked: these networks were trained before their cards said what their heat maps are "
+    "worth; run the notebook again to know."
+)
 COLUMNS = ["path", "model", "logit", "probability", "threshold", "decision", "warning", "overlay"]
 
 
@@ -284,7 +288,8 @@ def _odd(rows: pd.DataFrame) -> str:
 def _caution(config: Config) -> str:
     """What the run found out about the heat maps of the last model; empty if they are good."""
     cards, together = _cards(config)
-    return (together or list(cards.values())[-1])["heat_maps"]
+    card = together or list(cards.values())[-1]
+    return reword(card.get("heat_maps", UNCHECKED), card["class_names"][1])
 
 
 def _origin(config: Config) -> str:

@@ -207,6 +207,22 @@ def _two_models(predictions):
     return pd.concat([predictions, predictions.assign(model="Other")], ignore_index=True)
 
 
+def test_heat_maps_are_warned_of_in_the_words_of_the_data_and_where_nobody_checked_them(
+    trained, monkeypatch
+):
+    cards, _ = predict._cards(trained[0])
+    card = cards["MobileNet"] | {"heat_maps": "They miss the fracture."}
+    abnormal = card | {"class_names": ["normal", "abnormal"]}
+    unsaid = {name: value for name, value in card.items() if name != "heat_maps"}
+    for given, words in (
+        (card, "They miss the fracture."),
+        (abnormal, "They miss the abnormality."),
+        (unsaid, predict.UNCHECKED),
+    ):
+        monkeypatch.setattr(predict, "_cards", lambda config, g=given: ({"MobileNet": g}, None))
+        assert predict._caution(trained[0]) == words
+
+
 def test_a_damaged_card_is_one_sentence(trained, monkeypatch, capsys):
     card = trained[0].models_dir / "MobileNet.json"
     whole = card.read_bytes()

@@ -1,7 +1,6 @@
 """One HTML page from the files of a results folder: it opens offline, on a phone, and prints."""
 
 import base64
-import json
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -113,7 +112,7 @@ def _table(path: Path) -> pd.DataFrame | None:
 
 
 def _json(path: Path) -> dict | list | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else None
 
 
 def _figure(path: Path) -> tuple[int, str, str]:

@@ -109,7 +109,7 @@ class Job:
     @classmethod
     def load(cls, folder: Path) -> "Job":
         """The job that was saved in `folder`."""
-        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        job = files.read_json(folder / "job.json")
         path = job["weights"]["path"]
         weights = Weights(**job["weights"] | {"path": Path(path) if path else None})
         images = pd.read_csv(folder / "images.csv", dtype=str, keep_default_na=False)
@@ -180,7 +180,7 @@ def heatmaps(
     maps = {}
     for name in networks.loc[networks["status"] == "trained", "model"]:
         folder = _folder(name, config)
-        size = json.loads((folder / "network.json").read_text(encoding="utf-8"))["input_size"]
+        size = files.read_json(folder / "network.json")["input_size"]
         squares = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
         maps[name] = {
             row.path: reader.unfit(squares[row.Index], (row.height, row.width), size, config.aspect)
@@ -205,7 +205,7 @@ def save_cards(
     classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
     columns = ["temperature", "threshold", "rule"]
     for name in networks.loc[networks["status"] == "trained", "model"]:
-        card = json.loads((_folder(name, config) / "network.json").read_text(encoding="utf-8"))
+        card = files.read_json(_folder(name, config) / "network.json")
         card |= {"class_names": classes, "source": config.source}
         card |= chosen.loc[name, columns].to_dict() | {"heat_maps": cautions[name]}
         files.write_json(config.models_dir / f"{name}.json", card)
@@ -283,7 +283,7 @@ def _row(job: Job, status: str, why: str) -> dict:
     row |= {"initialisation": job.weights.initialisation, "note": job.weights.note}
     if status != "trained":
         return row
-    description = json.loads((job.folder / "network.json").read_text(encoding="utf-8"))
+    description = files.read_json(job.folder / "network.json")
     seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
     kept = ("precision", "hardware", "parameters", "seconds_per_picture", "randomised_correlation")
     row |= {name: description[name] for name in kept}
