@@ -174,6 +174,8 @@ def _agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         warp, shape = _align(first, second, warp, blur, stride, steps)
         kept = (shape >= LEAST_SHAPE) & _is_mild(warp)
         near, first, second, warp = near[kept], first[kept], second[kept], warp[kept]
+        if not len(near):  # nothing is left to align, and NumPy reshapes no empty stack
+            return result
     moved, inside = _sample(second, warp, 1)
     rim = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
     agreement = _correlation(_details(first)[rim], _details(moved)[rim], inside[rim])

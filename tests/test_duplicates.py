@@ -1,0 +1,70 @@
+"""The search for near duplicates on stacks of every size, also where nothing is alike."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from fracture_utils.data import duplicates
+
+
+def stack(seed: int, count: int, shared: float) -> np.ndarray:
+    """Blurred noise (count, SIDE, SIDE) as uint8; `shared` is what all have in common coarsely,
+    as all hands have: it makes candidates that the alignment must give up.
+    """
+    random = np.random.default_rng(seed)
+    shape = (duplicates.SIDE, duplicates.SIDE)
+    common = ndimage.gaussian_filter(random.normal(size=shape), 5)
+    own = ndimage.gaussian_filter(random.normal(size=(count, *shape)), (0, 3, 3)) / 0.094
+    mixed = shared * common / common.std() + (1 - shared) * own
+    return np.clip(128 + 50 * mixed, 0, 255).astype(np.uint8)
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    count=st.integers(0, 12),
+    shared=st.sampled_from([0.0, 0.5, 0.7, 0.8, 0.9, 1.0]),
+    flat=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_stack_gives_a_sound_table(seed, count, shared, flat):
+    thumbnails = stack(seed, count, shared)
+    if flat and count:
+        thumbnails[0] = 7
+    found = duplicates.pairs(thumbnails)
+    assert list(found) == duplicates.COLUMNS
+    assert (found["first"] < found["second"]).all()
+    assert not found.duplicated(["first", "second"]).any()
+    assert found["agreement"].ge(duplicates.LEAST_AGREEMENT).all()
+    assert set(found[["first", "second"]].to_numpy().ravel()) <= set(range(count))
+
+
+@given(seed=st.integers(0, 2**16), count=st.integers(2, 12), data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_a_planted_copy_is_found_in_any_company(seed, count, data):
+    """Brighter and mirrored, among pictures that are coarsely like it."""
+    thumbnails = stack(seed, count, data.draw(st.sampled_from([0.3, 0.6])))
+    original, copy = data.draw(st.permutations(range(count)))[:2]
+    bright = np.clip(thumbnails[original].astype(int) + 9, 0, 255).astype(np.uint8)
+    thumbnails[copy] = bright[:, ::-1]
+    found = duplicates.pairs(thumbnails)
+    pair = found[(found["first"] == min(original, copy)) & (found["second"] == max(original, copy))]
+    assert list(pair["mirrored"]) == [True]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_the_answer_does_not_depend_on_the_chunks(chunk, monkeypatch):
+    """A chunk of one is where every candidate of a chunk is given up most often."""
+    thumbnails = stack(3, 24, 0.8)
+    thumbnails[20] = np.roll(thumbnails[4], 1, axis=1)
+    whole = duplicates.pairs(thumbnails)
+    assert len(whole) >= 1
+    monkeypatch.setattr(duplicates, "CHUNK", chunk)
+    parts = duplicates.pairs(thumbnails)
+    assert whole[["first", "second"]].equals(parts[["first", "second"]])
+
+
+def test_no_pair_is_sought_among_none_or_one():
+    for count in (0, 1):
+        assert duplicates.pairs(stack(0, count, 0.0)).empty
