@@ -10,8 +10,8 @@ download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder
 data/           reader, anatomy, radiography, phantoms, sources, duplicates, inventory, images,
                 audit, store, augmentation, batches
-models/         precision, backbones, classifier, features, training, heatmaps, familiarity,
-                prediction, progress, jobs, worker
+models/         precision, released, backbones, classifier, features, training, heatmaps,
+                familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, localisation, gallery, conclusion, plots,
                 report (no Keras here)
 run             the record of a run

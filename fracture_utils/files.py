@@ -96,10 +96,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_arrays(path: Path, meta: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(
+    path: Path, meta: dict[str, object], arrays: dict[str, np.ndarray], compress: bool = False
+) -> None:
     """Write named arrays and a JSON-able `meta` into one .npz, whole or not at all."""
+    save = np.savez_compressed if compress else np.savez
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays, **{_META: np.array(json.dumps(meta))})
+        save(file, **arrays, **{_META: np.array(json.dumps(meta))})
 
 
 def read_arrays(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]] | None:
