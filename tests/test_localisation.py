@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fracture_utils.evaluation import gallery, localisation, plots
+from fracture_utils.evaluation import detection, gallery, localisation, plots
 from fracture_utils.evaluation.localisation import CENTRE, CHANCE, POINTS
 
 GRID = (64, 64)
@@ -45,6 +45,12 @@ def drawn(images, boxes, at=None):
     }
 
 
+def located(maps, images, boxes, randomised=(), resamples=200):
+    """The localisation table, with the free-response curve that it quotes."""
+    froc = detection.curve(maps, images, boxes, resamples)
+    return localisation.table(maps, images, boxes, dict(randomised), froc, resamples)
+
+
 def test_good_random_and_central_maps_get_what_they_deserve():
     images, boxes = case()
     random = np.random.default_rng(1)
@@ -53,7 +59,7 @@ def test_good_random_and_central_maps_get_what_they_deserve():
         "good": drawn(images, boxes), "blind": blind, "central": drawn(images, boxes, (0.5, 0.5)),
         "corner": drawn(images, boxes, (0.01, 0.01)),
     }  # fmt: skip
-    table = localisation.table(maps, images, boxes, {"good": 0.1}, 200).set_index("model")
+    table = located(maps, images, boxes, {"good": 0.1}).set_index("model")
     assert list(table.reset_index()) == list(localisation.COLUMNS)
     assert (table["pictures"] == 60).all()
     assert (table["boxes"] == 60).all()
@@ -63,6 +69,15 @@ def test_good_random_and_central_maps_get_what_they_deserve():
     assert table.loc["good", "energy"] > 2 * table.loc["good", "area"]
     assert table.loc["blind", "energy"] == pytest.approx(table.loc["blind", "area"], abs=0.01)
     assert table.loc["blind", "verdict"] == CHANCE
+    assert table.loc["good", "energy_ratio"] == pytest.approx(
+        table.loc["good", "energy"] / table.loc["good", "area"]
+    )
+    assert table.loc["good", "energy_ratio_low"] > 2
+    assert table.loc["blind", "energy_ratio_low"] < 1.05
+    assert table.loc["good", "p_swapped"] == pytest.approx(1 / 201)
+    assert table.loc["good", "found_at_1"] == 1
+    assert table.loc["central", "verdict"] == CHANCE  # no better than another picture's map
+    assert table.loc["central", "p_swapped"] == 1
     assert table.loc["corner", "hit_rate"] == 0
     assert table.loc["corner", "hit_rate_high"] > 0
     assert table["area"].iloc[0] == pytest.approx(0.04, abs=0.005)
@@ -71,24 +86,74 @@ def test_good_random_and_central_maps_get_what_they_deserve():
     assert table.loc["central", "hit_rate"] == table.loc["central", "centre"]
     assert table.loc["good", "randomised_correlation"] == 0.1
     assert np.isnan(table.loc["blind", "randomised_correlation"])
-    again = localisation.table(maps, images, boxes, {"good": 0.1}, 200).set_index("model")
+    again = located(maps, images, boxes, {"good": 0.1}).set_index("model")
     pd.testing.assert_frame_equal(table, again)
 
 
-def test_pointing_at_the_centre_is_not_taken_for_finding_fractures():
+def test_maps_that_are_no_better_than_the_centre_are_not_taken_for_finding_fractures():
     images, boxes = case(centred=True)
-    table = localisation.table({"central": drawn(images, boxes)}, images, boxes, {}, 200)
-    assert table["verdict"].iloc[0] == CENTRE
-    assert "always pointing at the centre 100%" in localisation.warning(table, "central")
+    random = np.random.default_rng(2)
+    corner = set(random.permutation(60)[:30])
+    for k in corner:  # half of the boxes lie elsewhere, and the maps know which half
+        boxes.iloc[k, 1:] = [0, 0, 40, 40]
+    maps = {
+        path: peaked(row, [0, 0, 1, 1], (0.05, 0.05) if k in corner else (0.95, 0.95))
+        for k, (path, row) in enumerate(images.set_index("path", drop=False).iterrows())
+    }
+    row = located({"half": maps}, images, boxes).iloc[0]
+    assert row["hit_rate"] == row["centre"] == 0.5
+    assert row["swapped"] == pytest.approx(0.25, abs=0.05)
+    assert row["p_swapped"] < 0.01
+    assert row["p_centre"] > 0.4
+    assert row["verdict"] == CENTRE
+    assert "always pointing at the centre 50%" in localisation.warning(pd.DataFrame([row]), "half")
+
+
+def test_swapped_maps_and_a_middle_that_serves_as_well_are_rarely_beaten_by_chance():
+    """Patients of three pictures, whose maps and boxes are alike: 5 % of verdicts may be wrong."""
+    random, wrong = np.random.default_rng(7), np.zeros(2)
+    groups = np.repeat(np.arange(15), 3)
+    for run in range(200):
+        peaks = np.repeat(random.integers(0, 4, (15, 2)), 3, axis=0)
+        near = np.zeros((45, 4, 4), bool)
+        boxes = np.repeat(random.integers(0, 4, (15, 2)), 3, axis=0)
+        near[np.arange(45), boxes[:, 0]] = True
+        hits = near[np.arange(45), peaks[:, 0], peaks[:, 1]]
+        draws = localisation.swap(peaks, near, groups, 200, run)
+        middle = near[:, 2, 2]
+        beaten = (1 + np.sum(draws >= hits.mean() - 1e-9)) / 201
+        wrong += [beaten < 0.05, localisation.beyond(hits, middle, groups, 200, run) < 0.05]
+    assert (wrong / 200 < 0.09).all()
+
+
+def test_the_paired_test_against_the_middle_is_the_sign_test_on_groups():
+    """All groups better by as much: of the 2^k flips only one gets as far."""
+    hits, middle = np.ones(16, bool), np.zeros(16, bool)
+    groups = np.repeat(np.arange(8), 2)
+    p = localisation.beyond(hits, middle, groups, 20_000, 0)
+    assert p == pytest.approx(2**-8, abs=0.002)
+    assert localisation.beyond(middle, hits, groups, 100, 0) == 1
+    assert localisation.beyond(hits, hits, groups, 100, 0) == 1
+
+
+def test_a_swap_of_whole_groups_is_a_permutation_where_they_are_of_one_size():
+    random = np.random.default_rng(0)
+    groups = random.permutation(np.repeat(np.arange(4), 2))
+    near = np.zeros((8, 8, 1), bool)
+    near[np.arange(8), np.arange(8)] = True  # picture k is hit only by the map of picture k
+    peaks = np.column_stack([np.arange(8), np.zeros(8, int)])
+    rates = localisation.swap(peaks, near, groups, 4000, 1)
+    assert set(np.round(rates * 8)) == {0, 2, 4, 8}  # groups at home: 0, 1, 2 or all 4
+    assert rates.mean() == pytest.approx(1 / 4, abs=0.01)
 
 
 def test_captions_warn_unless_the_maps_were_checked_and_point():
     images, boxes = case()
     maps = {"good": drawn(images, boxes), "corner": drawn(images, boxes, (0.01, 0.01))}
-    table = localisation.table(maps, images, boxes, {}, 200)
+    table = located(maps, images, boxes)
     assert localisation.warning(table, "good") == ""
     assert "do not read these maps" in localisation.warning(table, "corner")
-    nothing = localisation.table(maps, images, EMPTY, {}, 200)
+    nothing = located(maps, images, EMPTY)
     assert list(nothing) == list(localisation.COLUMNS)
     assert localisation.warning(nothing, "good").startswith("Unchecked")
 
@@ -122,7 +187,7 @@ def test_a_plateau_points_at_its_middle_and_a_flat_map_says_nothing():
     heat[10:21, 0:11] = 1
     inside = np.zeros(GRID, bool)
     inside[15, 5] = True
-    assert localisation.hit(heat, inside)
+    assert inside[tuple(localisation.peak(heat))]
     assert localisation.energy(np.full(GRID, 0.3), inside) == inside.mean()
     assert not localisation.positive(np.full(GRID, -7.3, np.float16)).any()
 
@@ -181,11 +246,11 @@ def test_labels_are_suspected_when_all_networks_are_sure_and_against_them():
 def test_the_figures_draw_and_name_what_they_show():
     images, boxes = case(12)
     maps = {"good": drawn(images, boxes), "corner": drawn(images, boxes, (0.01, 0.01))}
-    table = localisation.table(maps, images, boxes, {}, 100)
+    table = located(maps, images, boxes)
     chart = plots.localisation(table)
     assert chart.get_suptitle().startswith("The heat maps of 1 of 2 models point at")
     assert chart.png()
-    assert plots.localisation(localisation.table(maps, images, EMPTY, {})).png()
+    assert plots.localisation(located(maps, images, EMPTY)).png()
     rows = images.head(3).assign(
         model="VGG16", decision="normal", probability=0.2, body_part="hand"
     )

@@ -237,15 +237,18 @@ def _pointing(best: str, located: pd.DataFrame | None) -> str:
     row = located.set_index("model").loc[best]
     verdict = {
         localisation.POINTS: "they point at the fracture",
-        localisation.CENTRE: "better than chance, but no better than the middle",
-        localisation.CHANCE: "they do not show where the fracture is",
+        localisation.CENTRE: "better than chance, but not shown to be better than the middle",
+        localisation.CHANCE: "they are not shown to point at the fracture",
     }[row["verdict"]]
     return (
         f"The heat maps of {best} are highest in or right beside the fracture in "
         f"{_percent(row['hit_rate'])} of {row['pictures']:,} pictures (95 % interval "
         f"{100 * row['hit_rate_low']:.0f} to {100 * row['hit_rate_high']:.0f} %), against "
-        f"{_percent(row['chance'])} for a random point and {_percent(row['centre'])} for the "
-        f"middle of the picture: {verdict}."
+        f"{_percent(row['swapped'])} for the maps of other pictures (p {_p(row['p_swapped'])}) and "
+        f"{_percent(row['centre'])} for the middle of the picture (p {_p(row['p_centre'])}): "
+        f"{verdict}. They hold {row['energy_ratio']:.1f} times as much in the box as an even map, "
+        f"and find {_percent(row['found_at_1'])} of {row['boxes']:,} fractures at one false mark "
+        "per picture."
     )
 
 
@@ -295,6 +298,10 @@ def _range(row: Mapping, metric: str, form: str) -> str:
     if low == high:
         return " (the same in every resample, so without an interval)"
     return f" (95 % interval {form.format(low)} to {form.format(high)})"
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.01 else 3}f}"
 
 
 def _percent(share: float) -> str:
