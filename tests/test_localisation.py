@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fracture_utils.evaluation import detection, gallery, localisation, plots
@@ -235,12 +235,47 @@ def test_the_gallery_shows_misses_first_and_the_surest_of_each_kind():
 
 
 def test_labels_are_suspected_when_all_networks_are_sure_and_against_them():
-    predictions = answers({"A": [-3, 3, 3, -3], "B": [-2, 3, 0.5, -3], "Ensemble": [3, 3, 3, 3]})
+    predictions = answers({"A": [-3, 3, 3, -3], "B": [-2, 3, 0.1, -3], "Ensemble": [3, 3, 3, 3]})
     table = gallery.suspected(predictions)
-    assert list(table["path"]) == ["test0", "validation0"]
+    assert sorted(table["path"]) == ["test0", "validation0"]
     assert (table["networks"] == 2).all()
-    assert table["least_sure"].iloc[0] == pytest.approx(1 / (1 + np.exp(2)))
+    row = table.iloc[0]
+    assert row["least_sure"] == pytest.approx(1 / (1 + np.exp(2)))
+    normal = 1 / (1 + np.exp([0.1, -3]))  # what B gives to the pictures labelled normal
+    assert row["threshold"] == pytest.approx(1 - normal.mean())
+    assert list(table) == [
+        *("path", "split", "label", "networks", "probability", "least_sure", "threshold")
+    ]
     assert gallery.suspected(answers({"A": [3, 3, -3, -3]})).empty
+    one_class = predictions[predictions["label"] == "normal"]
+    assert gallery.suspected(one_class).empty
+    assert gallery.suspected(predictions.head(0)).empty
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10_000), st.integers(2, 60), st.floats(0.05, 0.95))
+def test_sure_means_what_cleanlab_means(seed, count, share):
+    from cleanlab.count import compute_confident_joint, get_confident_thresholds
+
+    random = np.random.default_rng(seed)
+    fractured = random.random(count) < share
+    fractured[:2] = True, False
+    probability = random.beta(1, 1 + random.random() * 8, count).round(random.integers(1, 4))
+    doubted, thresholds = gallery.confident(fractured, probability)
+    both, labels = np.column_stack([1 - probability, probability]), fractured.astype(int)
+    np.testing.assert_allclose(thresholds, get_confident_thresholds(labels, both), atol=3e-6)
+    assume((thresholds > 1e-5).all())  # below, cleanlab puts a floor
+    found = compute_confident_joint(labels, both, return_indices_of_off_diagonals=True)[1]
+    assert set(np.flatnonzero(doubted)) == set(found)
+
+
+def test_a_fracture_that_is_called_rarer_than_one_in_five_is_no_doubted_label():
+    """The base rate is 0.14, and a network that says so of everything has no doubts."""
+    fractured = np.arange(100) < 14
+    assert not gallery.confident(fractured, np.linspace(0.15, 0.13, 100))[0][20:60].any()
+    sure = np.where(fractured, 0.6, 0.05)
+    sure[[0, 50]] = 0.01, 0.9
+    assert list(np.flatnonzero(gallery.confident(fractured, sure)[0])) == [0, 50]
 
 
 def test_the_figures_draw_and_name_what_they_show():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
@@ -13,8 +14,8 @@ OUTCOMES = {
     "cleared": (NORMAL, NORMAL),
 }
 """Truth and decision, in the order in which a reader should see them."""
-SURE = 0.2
-"""A network is sure that a label is wrong where it gives it less than this probability."""
+ROUNDING = 1e-6
+"""Of a mean: a probability that equals it counts as reaching it."""
 
 
 def surest(
@@ -43,21 +44,53 @@ def suspected(predictions: pd.DataFrame) -> pd.DataFrame:
     """Validation and test pictures whose label every network contradicts and is sure of it.
 
     A person should look at them: the label may be wrong, or the fracture be one that only other
-    views show. Columns: path, split, label, networks (how many), probability (mean of fractured),
-    least_sure (the probability of fractured of the network that is least sure).
+    views show. What is sure is settled by `confident` for each network, on the pictures that it
+    did not learn from. Columns: path, split, label, networks (how many), probability (mean of
+    fractured), least_sure (the probability of fractured of the network that is least sure) and
+    threshold (the one that it had to pass). The surest contradiction comes first.
     """
     named = predictions["model"].isin([*ENSEMBLES, *REFERENCES])
     rows = predictions[~named & ~predictions["model"].str.contains(" + ", regex=False)]
-    fractured = rows["label"] == FRACTURED
-    of_label = rows["probability"].where(fractured, 1 - rows["probability"])
-    rows = rows.assign(of_label=of_label, against=rows["label"] != rows["decision"])
-    table = rows.groupby(["path", "split", "label"], as_index=False).agg(
+    parts = [_doubted(part) for _, part in rows.groupby("model")] or [_doubted(rows)]
+    rows = pd.concat(parts).sort_values("margin", kind="stable")
+    table = rows.groupby(["path", "split", "label"], as_index=False, sort=False).agg(
         networks=("model", "nunique"),
         probability=("probability", "mean"),
-        worst=("of_label", "max"),
-        against=("against", "all"),
+        least_sure=("probability", "first"),
+        threshold=("threshold", "first"),
+        margin=("margin", "first"),
+        doubted=("doubted", "all"),
     )
-    table = table[table["against"] & (table["worst"] < SURE)].sort_values("worst")
-    least = table["worst"].where(table["label"] == FRACTURED, 1 - table["worst"])
-    table = table.assign(least_sure=least).drop(columns=["worst", "against"])
-    return table.reset_index(drop=True)
+    table = table[table["doubted"].astype(bool)]
+    table = table.sort_values("margin", ascending=False, kind="stable")
+    return table.drop(columns=["margin", "doubted"]).reset_index(drop=True)
+
+
+def _doubted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one network with doubted, threshold (of the probability of fractured) and margin
+    (by how much the other class passes it).
+    """
+    fractured = (rows["label"] == FRACTURED).to_numpy()
+    doubted, thresholds = confident(fractured, rows["probability"].to_numpy())
+    threshold = np.where(fractured, 1 - thresholds[0], thresholds[1])
+    margin = np.where(fractured, -1, 1) * (rows["probability"] - threshold)
+    return rows.assign(doubted=doubted, threshold=threshold, margin=margin)
+
+
+def confident(fractured: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which labels a network doubts, bool (n,), and from which probability on it is sure of normal
+    and of fractured, (2,): confident learning (Northcutt et al. 2021, equation 2).
+
+    `fractured` (n,) are the labels and `probability` (n,) what was said without having learned
+    them. A network is sure of a class where it gives it at least the mean probability that it
+    gives to pictures labelled so; of two such classes the likelier counts. A class that no
+    picture has is never sure (infinite).
+    """
+    of_class = np.column_stack([1 - probability, probability])
+    labelled = np.column_stack([~fractured, fractured])
+    thresholds = np.array(
+        [of_class[has, k].mean() if has.any() else np.inf for k, has in enumerate(labelled.T)]
+    )
+    sure = of_class >= thresholds - ROUNDING
+    guess = np.where(sure.all(axis=1), of_class.argmax(axis=1), sure.argmax(axis=1))
+    return sure.any(axis=1) & (guess != fractured), thresholds
