@@ -121,3 +121,44 @@ def test_a_photograph_is_unlike_x_rays_and_an_x_ray_is_not(known):
     assert sum(map(bool, found[:-1])) < 15
     odd = familiarity.unfamiliar(known, squares[:2], features[:2], [[3000, 3000], [310, 600]])
     assert [text.split(",")[0] for text in odd] == ["size", "aspect ratio"]
+
+
+@pytest.mark.parametrize(("groups", "of", "rate"), [(300, 1, 0.01), (40, 3, 1 / 41), (4, 2, 0.2)])
+def test_ordinary_pictures_are_warned_of_as_often_as_is_said(tmp_path, groups, of, rate):
+    """All checks together, on pictures of patients who were not seen before; and where the known
+    ones are few, a photograph is still found out.
+    """
+    target, share, found = tmp_path / "known.npz", [], []
+    for run in range(25 if groups > 40 else 60):
+        random = np.random.default_rng(run)
+
+        def draw(patients, each, random=random):
+            middle = random.normal(0, 1, (patients, 1, 6))
+            features = (middle + random.normal(0, 0.5, (patients, each, 6))).reshape(-1, 6) + 3
+            bright = 100 + 10 * middle[..., :1, None]
+            squares = random.normal(bright, 30, (patients, each, 8, 8))
+            squares = squares.clip(0, 255).astype(np.uint8).reshape(-1, 8, 8)
+            sides = random.lognormal(6, 0.2, (len(squares), 2))
+            return squares, features, sides
+
+        squares, features, sides = draw(groups, of)
+        images = pd.DataFrame({"group": np.repeat(np.arange(groups), of)})
+        images = images.assign(height=sides[:, 0], width=sides[:, 1])
+        familiarity.save(target, squares, features, images, run)
+        assert familiarity.rate(target) == pytest.approx(max(0.01, rate))
+        share.append(np.mean([bool(x) for x in familiarity.unfamiliar(target, *draw(100, 1))]))
+        strange = familiarity.unfamiliar(target, squares[:1] * 0 + 255, -features[:1], sides[:1])
+        found.append(strange[0])
+    assert (
+        np.mean(share) < (1.5 if groups < 10 else 1.25) * rate
+    )  # scales from 8 pictures are rough
+    assert np.mean(share) > 0.3 * rate
+    assert set(found) == {"grey levels, content"}
+
+
+def test_a_single_known_picture_tells_nothing(tmp_path):
+    images = pd.DataFrame({"group": ["a"], "height": [10], "width": [10]})
+    squares, features = np.zeros((1, 8, 8), np.uint8), np.ones((1, 3))
+    familiarity.save(tmp_path / "known.npz", squares, features, images, 0)
+    odd = familiarity.unfamiliar(tmp_path / "known.npz", squares + 200, -features, [[900, 10]])
+    assert odd == [""]

@@ -13,11 +13,16 @@ from fracture_utils.errors import InputError
 LARGEST = 400
 """Pictures kept for comparison."""
 NEIGHBOURS = 3
-QUANTILE = 0.99
-"""One in a hundred pictures of the training data's own kind is called unfamiliar, too."""
+RATE = 0.01
+"""Share of the pictures of the training data's own kind that are called unfamiliar, too."""
 LEVELS = 32
-SLACK = {"side": 2.0, "aspect": 1.25}
-"""Factors beyond the extremes of the known pictures at which a size becomes odd."""
+TAIL = 0.95
+"""Quantile of the known pictures' own distances that makes those of two checks comparable."""
+LEAST = {"size": np.log(2) / 5, "aspect ratio": np.log(1.25) / 5}
+"""What that quantile counts as at least: where all known pictures are of one size, a slightly
+other one is no oddity, and twice the size is."""
+ROUNDING = 1e-9
+SHAPE = {"height", "width"}
 
 
 def path(name: str, config: Config) -> Path:
@@ -35,20 +40,21 @@ def save(
     training pictures but not learned by heart.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:LARGEST])
-    groups = images["group"].to_numpy(str)[rows]
-    known = {
-        "features": _directions(features[rows]),
-        "levels": _levels(squares[rows]),
-        "shapes": np.empty((0, 2)),
-    }
-    if {"width", "height"} <= set(images):
-        known["shapes"] = images[["height", "width"]].to_numpy(float)
+    groups = np.unique(images["group"].to_numpy(str)[rows], return_inverse=True)[1]
+    if len(np.unique(groups)) < 2:
+        groups = np.arange(len(rows))
+    shapes = images[["height", "width"]].to_numpy(float)[rows] if set(images) >= SHAPE else None
+    known = _described(squares[rows], features[rows], shapes)
     strangers = groups[:, None] != groups
-    limits = {
-        name: float(np.quantile(_distances(known[name], known[name], strangers), QUANTILE))
-        for name in ("features", "levels")
-    }
-    files.write_arrays(target, {"limits": limits}, known)
+    neighbours = int(min(NEIGHBOURS, strangers.sum(axis=1).min())) if len(rows) > 1 else 0
+    meta = {"neighbours": neighbours, "scales": {}}
+    for check in known if neighbours else ():
+        own = _distances(known[check], known[check], neighbours, strangers)
+        middle, tail = np.quantile(own, [0.5, TAIL])
+        meta["scales"][check] = [middle, max(tail - middle, LEAST.get(check, ROUNDING))]
+    scores = _scores(known, known, meta, strangers).values()
+    known |= {"groups": groups, "scores": np.max(list(scores) or [groups], axis=0)}
+    files.write_arrays(target, meta, known)
 
 
 def unfamiliar(
@@ -58,22 +64,73 @@ def unfamiliar(
 
     Compared are the size (`shapes` are (n, 2): height and width of the file), the grey levels
     (Cramer's distance of their distributions) and the content: the direction of the features of
-    the network. The distance is that to the nearest neighbours (Sun et al. 2022).
+    the network. The distance is that to the nearest neighbours (Sun et al. 2022), and of the checks
+    the one that finds most counts. A picture is odd where its conformal p-value, the rank among the
+    scores that the known pictures have in the eyes of those of other groups (Vovk et al. 2005;
+    with every group of the same weight, Dunn et al. 2023), is no larger than `rate`: of pictures
+    of the known kind about that share is called odd, by all checks together.
     """
+    meta, known = _read(source)
+    asked = _described(squares, features, np.asarray(shapes, float))
+    scores = _scores(asked, known, meta)
+    bar = rate(source) + ROUNDING
+    odd = {check: _p_values(score, known) <= bar for check, score in scores.items()}
+    return [", ".join(check for check in odd if odd[check][row]) for row in range(len(squares))]
+
+
+def rate(source: Path) -> float:
+    """The share of pictures of the known kind that `unfamiliar` calls odd: RATE, or as little as
+    so few known groups can promise.
+    """
+    groups = len(np.unique(_read(source)[1]["groups"]))
+    return max(RATE, 1 / (1 + groups))
+
+
+def _read(source: Path) -> tuple[dict, dict[str, np.ndarray]]:
     stored = files.read_arrays(source)
-    if stored is None:
-        raise InputError(f"{source} is missing or damaged; run the notebook again to write it.")
-    meta, known = stored
+    if stored is None or "neighbours" not in stored[0]:
+        raise InputError(
+            f"{source} is missing, damaged or of an earlier version; run the notebook again to "
+            "write it."
+        )
+    return stored
+
+
+def _p_values(scores: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
+    """Of each score (n,), among those of the known pictures; every group weighs the same."""
+    sizes = np.bincount(known["groups"])
+    weights = 1 / sizes[known["groups"]]
+    as_odd = known["scores"] >= scores[:, None]
+    return (1 + as_odd @ weights) / (1 + len(sizes))
+
+
+def _scores(
+    asked: dict[str, np.ndarray],
+    known: dict[str, np.ndarray],
+    meta: dict,
+    allowed: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """How odd n pictures are by each check, (n,) each, on scales that can be compared; `allowed`
+    (n, known) says which known pictures are looked at.
+    """
     far = {
-        "grey levels": _distances(_levels(squares), known["levels"]) > meta["limits"]["levels"],
-        "content": _distances(_directions(features), known["features"])
-        > meta["limits"]["features"],
+        check: _distances(asked[check], known[check], meta["neighbours"], allowed)
+        for check in meta["scales"]
     }
-    odd = [_odd_size(shape, known["shapes"]) for shape in np.asarray(shapes, float)]
-    return [
-        ", ".join([*filter(None, [size]), *(name for name in far if far[name][row])])
-        for row, size in enumerate(odd)
-    ]
+    return {
+        check: (far[check] - middle) / spread for check, (middle, spread) in meta["scales"].items()
+    }
+
+
+def _described(
+    squares: np.ndarray, features: np.ndarray, shapes: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """What each check compares: n rows each, in the order in which they are told."""
+    sizes = {}
+    if shapes is not None:
+        sizes["size"] = np.log(shapes.min(axis=1, keepdims=True))
+        sizes["aspect ratio"] = np.log(shapes[:, 1:] / shapes[:, :1])
+    return sizes | {"grey levels": _levels(squares), "content": _directions(features)}
 
 
 def _levels(squares: np.ndarray) -> np.ndarray:
@@ -89,19 +146,11 @@ def _directions(features: np.ndarray) -> np.ndarray:
     return (features / np.maximum(length, 1e-12)).astype(np.float32)
 
 
-def _distances(one: np.ndarray, known: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+def _distances(
+    one: np.ndarray, known: np.ndarray, neighbours: int, allowed: np.ndarray | None = None
+) -> np.ndarray:
     """Mean distance of each row of `one` to its nearest rows of `known`, among those `allowed`."""
     distances = spatial.distance.cdist(one, known)
     if allowed is not None:
         distances[~allowed] = np.inf
-    return np.sort(distances, axis=1)[:, :NEIGHBOURS].mean(axis=1)
-
-
-def _odd_size(shape: np.ndarray, known: np.ndarray) -> str:
-    if not len(known):
-        return ""
-    sides, aspect = known.min(axis=1), known[:, 1] / known[:, 0]
-    if not sides.min() / SLACK["side"] <= shape.min() <= sides.max() * SLACK["side"]:
-        return "size"
-    ratio, slack = shape[1] / shape[0], SLACK["aspect"]
-    return "" if aspect.min() / slack <= ratio <= aspect.max() * slack else "aspect ratio"
+    return np.sort(distances, axis=1)[:, :neighbours].mean(axis=1)
