@@ -41,7 +41,12 @@ UNCHECKED = (
     "Unchecked: these networks were trained before their cards said what their heat maps are "
     "worth; run the notebook again to know."
 )
-COLUMNS = ["path", "model", "logit", "probability", "threshold", "decision", "warning", "overlay"]
+WITHHELD = "withheld"
+"""The decision about a picture that the networks do not know the like of."""
+COLUMNS = [
+    *("path", "model", "logit", "probability", "threshold", "decision", "warning"),
+    *("warning_rate", "overlay"),
+]
 
 
 class _Picture(NamedTuple):
@@ -63,7 +68,8 @@ def answer(
 
     The table has a row a picture and model, with COLUMNS: logit (raw; of the ensemble the mean of
     the calibrated ones), probability (calibrated), threshold, decision, warning (what about
-    the picture is unlike those the network knows; empty: nothing) and overlay (the PNG: the
+    the picture is unlike those the network knows; empty: nothing; else the decision is withheld),
+    warning_rate (the share of ordinary pictures that are warned of, too) and overlay (the PNG: the
     picture, and the heat map of the last model on it; empty unless `draw`). The list holds a
     sentence for each file that cannot be read. Starts Keras in this process; `predict_one` starts
     another.
@@ -205,23 +211,25 @@ def _answer(
     from fracture_utils.models import heatmaps
 
     paths, shapes = [str(p.path) for p in pictures], [p.shape for p in pictures]
-    tables, calibrated, maps, odd = [], {}, {}, {}
+    tables, calibrated, maps, odd, rates = [], {}, {}, {}, {}
     for name, (explained, card) in networks.items():
         squares = np.stack([p.squares[card["input_size"], card["aspect"]] for p in pictures])
         seen = heatmaps.look(explained, squares, np.arange(len(squares)), config)
         calibrated[name] = seen.logits / card["temperature"]
         known = familiarity.path(name, config)
         odd[name] = familiarity.unfamiliar(known, squares, seen.features, shapes)
+        rates[name] = familiarity.rate(known)
         maps[name] = [
             reader.unfit(heat, shape, card["input_size"], card["aspect"])
             for heat, shape in zip(seen.maps, shapes, strict=True)
         ]
-        tables.append(_rows(paths, name, seen.logits, card, odd[name]))
+        tables.append(_rows(paths, name, seen.logits, card, odd[name], rates[name]))
     if together:
         members = list(together["members"])
         mean = np.mean([calibrated[name] for name in members], axis=0)
         agreed = [_agreed(warnings) for warnings in zip(*(odd[m] for m in members), strict=True)]
-        tables.append(_rows(paths, ENSEMBLE, mean, together, agreed))
+        rate = max(rates[name] for name in members)
+        tables.append(_rows(paths, ENSEMBLE, mean, together, agreed, rate))
         maps[ENSEMBLE] = [
             localisation.combine(one) for one in zip(*(maps[m] for m in members), strict=True)
         ]
@@ -229,10 +237,11 @@ def _answer(
 
 
 def _rows(
-    paths: list[str], model: str, logits: np.ndarray, card: dict, warnings: list[str]
+    paths: list[str], model: str, logits: np.ndarray, card: dict, warnings: list[str], rate: float
 ) -> pd.DataFrame:
     probability = special.expit(logits / card["temperature"])
     reached = (probability >= card["threshold"]).astype(int)
+    warned = np.array([bool(warning) for warning in warnings])
     return pd.DataFrame(
         {
             "path": paths,
@@ -240,8 +249,9 @@ def _rows(
             "logit": logits,
             "probability": probability,
             "threshold": card["threshold"],
-            "decision": np.array(card["class_names"])[reached],
+            "decision": np.where(warned, WITHHELD, np.array(card["class_names"])[reached]),
             "warning": warnings,
+            "warning_rate": rate,
         }
     )
 
@@ -264,25 +274,30 @@ def _overlay(picture: _Picture, heat: np.ndarray, folder: Path) -> str:
 
 
 def _sentences(table: pd.DataFrame) -> Iterator[str]:
-    """What a person reads in the terminal, picture by picture."""
+    """What a person reads in the terminal, picture by picture; a warning before the numbers."""
     for path, rows in table.groupby("path", sort=False):
         yield str(path)
+        if odd := _odd(rows):
+            yield f"  {odd}"
         for row in rows.to_dict("records"):
             yield (
                 f"  {row['model']:<12} {row['probability']:.3f}  {row['decision']} "
                 f"(threshold {row['threshold']:.3f})"
             )
-        if odd := _odd(rows):
-            yield f"  {odd}"
         if overlay := rows["overlay"].iloc[-1]:
             yield f"  {overlay}"
 
 
 def _odd(rows: pd.DataFrame) -> str:
     """A sentence where a picture is odd to the last model: the ensemble, if there is one."""
-    warning = rows["warning"].iloc[-1]
-    known = "the picture is unlike those that the networks know"
-    return f"Do not trust this: {known} ({warning})." if warning else ""
+    last = rows.iloc[-1]
+    if not last["warning"]:
+        return ""
+    return (
+        "No decision: the picture is unlike those that the networks know "
+        f"({last['warning']}). Do not trust the numbers. About one in "
+        f"{1 / last['warning_rate']:.0f} ordinary pictures is warned of in this way, too."
+    )
 
 
 def _caution(config: Config) -> str:

@@ -143,6 +143,12 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
         Image.fromarray(load_sample_image(path.name)).save(path)
     table, _ = predict.answer([china, flower], config)
     assert list(table["warning"].str.split(", ").str[0]) == ["size", "size"]
+    assert set(table["decision"]) == {predict.WITHHELD}
+    lines = list(predict._sentences(table))
+    assert lines[1].startswith("  No decision: the picture is unlike those")
+    rate = table["warning_rate"].iloc[0]
+    assert 0.01 <= rate < 0.25
+    assert f"About one in {1 / rate:.0f} ordinary pictures is warned of" in lines[1]
     large = tmp_path / "large.png"
     Image.open(answered[0][0]).resize((64, 640)).save(large)
     assert "aspect ratio" in predict.answer([large], config)[0]["warning"].iloc[0]
