@@ -104,6 +104,10 @@ class Config(BaseSettings):
     )
     target_sensitivity: float = Field(0.95, gt=0, le=1, description="for the rule sensitivity")
 
+    prevalence: float | None = Field(
+        None, gt=0, lt=1, description="share of fractures where it would be used; None: as in test"
+    )
+
     def __init__(self, **keywords: Any) -> None:
         _refuse_unknown_variables()
         try:

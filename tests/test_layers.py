@@ -23,7 +23,7 @@ ORDER = [
     *("models.training", "models.heatmaps", "models.familiarity", "models.prediction"),
     *("models.progress", "models.jobs", "models.worker"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.comparison"),
-    *("evaluation.detection", "evaluation.localisation", "evaluation.gallery"),
+    *("evaluation.use", "evaluation.detection", "evaluation.localisation", "evaluation.gallery"),
     *("evaluation.conclusion", "evaluation.plots", "evaluation.report", "evaluation.__main__"),
     *("run", "predict", "clean"),
 ]

@@ -1,0 +1,183 @@
+"""What a network would be worth to those who use it: errors in a hundred, predictive values where
+fractures are as common as there, and whether acting on it beats acting on everyone or no one.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.metrics import REFERENCES, Answers
+
+VALUES = ("missed_of_100", "alarms_of_100", "ppv", "npv", "lr_positive", "lr_negative", "mcc")
+THRESHOLDS = np.arange(1, 100) / 100
+"""Probabilities of a fracture from which on a person might act."""
+CURVE = ("model", "threshold", "net_benefit", "net_benefit_low", "net_benefit_high", "treat_all")
+
+
+def table(
+    predictions: pd.DataFrame,
+    scores: pd.DataFrame,
+    prevalence: float | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a model but the references: model, prevalence, then each of VALUES with <value>_low
+    and <value>_high (95 %), at the threshold chosen on validation, on the test pictures.
+
+    missed_of_100: of 100 fractures; alarms_of_100: of 100 normal pictures. ppv and npv hold where
+    `prevalence` of the pictures are fractured (None: their share in the test). lr_positive and
+    lr_negative are the likelihood ratios; a positive one is infinite where there is no false
+    alarm. Their intervals, and by way of them those of ppv and npv, follow from those of
+    sensitivity and specificity in `scores` (`ratio`). mcc: Matthews's correlation (0 where only
+    one decision is made), interval by bootstrap over groups at this share of fractures.
+    """
+    seen = _seen(predictions)
+    share = float(seen.labels.mean()) if prevalence is None else prevalence
+    known = scores.set_index("model")
+    weights = np.concatenate(
+        list(metrics.resample(seen.labels, seen.groups, resamples, seed)), axis=1
+    )
+    rows = []
+    for index, model in enumerate(seen.models):
+        row = {"model": model, "prevalence": share} | _errors(known.loc[model])
+        row |= _ratios(known.loc[model], share)
+        decisions = seen.decisions[:, index]
+        draws = correlation(seen.labels, decisions, weights)
+        once = correlation(seen.labels, decisions, np.ones((len(decisions), 1)))
+        some = np.isfinite(draws).any() and len(np.unique(seen.groups)) > 1
+        low, high = np.nanpercentile(draws, [2.5, 97.5]) if some else (np.nan, np.nan)
+        row |= {"mcc": float(once[0]), "mcc_low": float(low), "mcc_high": float(high)}
+        rows.append(row)
+    ends = ("", "_low", "_high")
+    columns = ["model", "prevalence", *(f"{value}{end}" for value in VALUES for end in ends)]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _seen(predictions: pd.DataFrame) -> Answers:
+    return metrics.answers(predictions[~predictions["model"].isin(REFERENCES)], "test")
+
+
+def _errors(scores: Mapping[str, float]) -> dict[str, float]:
+    errors = {}
+    for name, metric in (("missed_of_100", "sensitivity"), ("alarms_of_100", "specificity")):
+        errors[name] = 100 * (1 - scores[metric])
+        errors[f"{name}_low"] = 100 * (1 - scores[f"{metric}_high"])
+        errors[f"{name}_high"] = 100 * (1 - scores[f"{metric}_low"])
+    return errors
+
+
+def _ratios(scores: Mapping[str, float], prevalence: float) -> dict[str, float]:
+    """Likelihood ratios and predictive values (Bayes's rule), each with its interval."""
+    found, cleared = (
+        np.array([scores[metric], scores[f"{metric}_low"], scores[f"{metric}_high"]], float)
+        for metric in ("sensitivity", "specificity")
+    )
+    positive = ratio(found, 1 - cleared[[0, 2, 1]])
+    negative = ratio(1 - found[[0, 2, 1]], cleared)
+    odds = prevalence / (1 - prevalence) if prevalence < 1 else np.inf
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ppv = 1 - 1 / (1 + odds * positive)
+        npv = (1 / (1 + odds * negative))[[0, 2, 1]]
+    named = {"lr_positive": positive, "lr_negative": negative, "ppv": ppv, "npv": npv}
+    ends = ("", "_low", "_high")
+    return {
+        f"{name}{end}": float(value)
+        for name, values in named.items()
+        for end, value in zip(ends, values, strict=True)
+    }
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """The ratio of two independent estimates and its interval, from the estimates, their lower and
+    their upper bounds, (3,) each: Donner and Zou (2012), section 2.2. Holds at 0 and 1, too.
+    """
+    (p, p_low, p_high), (q, q_low, q_high) = above, below
+    low_product, high_product = p_low * (2 * p - p_low), p_high * (2 * p - p_high)
+    q_high_product, q_low_product = q_high * (2 * q - q_high), q_low * (2 * q - q_low)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low = p * q - np.sqrt(np.maximum((p * q) ** 2 - low_product * q_high_product, 0))
+        high = p * q + np.sqrt(np.maximum((p * q) ** 2 - high_product * q_low_product, 0))
+        low, high = np.divide(low, q_high_product), np.divide(high, q_low_product)
+        point = np.divide(p, q)
+    if np.isnan([p_low, q_low]).any():
+        return np.array([point, np.nan, np.nan])
+    return np.array([point, max(low, 0), np.inf if q_low_product <= 0 else high])
+
+
+def correlation(labels: np.ndarray, decisions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Matthews's correlation coefficient under weights (n, b), as (b,)."""
+    positives, called, found = np.einsum(
+        "kn,nb->kb", np.stack([labels, decisions, labels * decisions]).astype(float), weights
+    )
+    n = weights.sum(axis=0)
+    spread = np.sqrt(positives * (n - positives) * called * (n - called))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > 0, (n * found - positives * called) / spread, 0.0)
+
+
+def decision_curve(
+    predictions: pd.DataFrame,
+    prevalence: float | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The net benefit of acting where a model's calibrated probability reaches a threshold
+    (Vickers and Elkin 2006): CURVE, a row for each of THRESHOLDS and models but the references.
+
+    In true positives per picture, less the false ones at the odds of the threshold: who acts from
+    0.1 on takes nine false alarms for one fracture. treat_all is the net benefit of acting on
+    every picture, that of acting on none is 0. All of it where `prevalence` of the pictures are
+    fractured (None: their share in the test): both classes are weighted so, and the probabilities
+    moved there by Bayes's rule. Intervals (95 %) by bootstrap over groups at that share. Empty
+    where the test has one class.
+    """
+    seen = _seen(predictions)
+    observed = float(seen.labels.mean())
+    if observed in (0, 1):
+        return pd.DataFrame(columns=CURVE)
+    share = observed if prevalence is None else prevalence
+    moved = special.logit(share) - special.logit(observed)
+    odds = THRESHOLDS / (1 - THRESHOLDS)
+    weights = np.concatenate(
+        list(metrics.resample(seen.labels, seen.groups, resamples, seed)), axis=1
+    )
+    some = len(np.unique(seen.groups)) > 1
+    tables = []
+    for model, said in zip(seen.models, seen.probabilities.T, strict=True):
+        probability = special.expit(special.logit(said) + moved) if moved else said
+        once = net_benefit(seen.labels, probability, np.ones((len(said), 1)), share)[:, 0]
+        draws = net_benefit(seen.labels, probability, weights, share)
+        low, high = np.nanpercentile(draws, [2.5, 97.5], axis=1) if some else (np.nan, np.nan)
+        values = (model, THRESHOLDS, once, low, high, share - (1 - share) * odds)
+        tables.append(pd.DataFrame(dict(zip(CURVE, values, strict=True))))
+    return pd.concat(tables, ignore_index=True)
+
+
+def net_benefit(
+    labels: np.ndarray, probability: np.ndarray, weights: np.ndarray, prevalence: float
+) -> np.ndarray:
+    """The net benefit at each of THRESHOLDS (99, b) under weights (n, b) of the n pictures."""
+    true, false = metrics.curve(labels, probability, weights)
+    start = np.zeros((1, weights.shape[1]))
+    with np.errstate(invalid="ignore"):
+        found = np.vstack([start, true / true[-1]])
+        alarms = np.vstack([start, false / false[-1]])
+    reached = np.searchsorted(-np.unique(probability)[::-1], -THRESHOLDS, side="right")
+    odds = (THRESHOLDS / (1 - THRESHOLDS))[:, None]
+    return prevalence * found[reached] - (1 - prevalence) * odds * alarms[reached]
+
+
+def worthwhile(curve: pd.DataFrame, model: str) -> tuple[float, float] | None:
+    """The longest range of thresholds at each of which the whole interval of a model's net benefit
+    lies above acting on all and on none; None where there is no such threshold.
+    """
+    rows = curve[curve["model"] == model].sort_values("threshold")
+    better = (rows["net_benefit_low"] > rows["treat_all"].clip(lower=0) + 1e-12).to_numpy()
+    runs = [run for _, run in rows[better].groupby((~better).cumsum()[better])]
+    if not runs:
+        return None
+    longest = max(runs, key=len)["threshold"]
+    return float(longest.iloc[0]), float(longest.iloc[-1])
