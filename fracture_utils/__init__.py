@@ -9,9 +9,9 @@ config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder
 data/           reader, anatomy, radiography, phantoms, sources, duplicates, inventory, images,
-                audit, store, augmentation, batches
-models/         precision, released, backbones, classifier, features, training, heatmaps,
-                familiarity, prediction, progress, jobs, worker
+                audit, store, places, augmentation, batches
+models/         precision, released, backbones, evidence, classifier, features, training, heads,
+                heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, use, detection, localisation, gallery,
                 conclusion, plots, report (no Keras here)
 run             the record of a run

@@ -82,11 +82,28 @@ class Config(BaseSettings):
     views: int = Field(
         2, ge=1, le=20, description="cached feature vectors per training picture; 1: as it is"
     )
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout before the logit")
+    head: Literal["auto", "evidence", "mean"] = Field(
+        "auto", description="how places become a logit; auto: the better on validation"
+    )
+    dropout: float = Field(0.2, ge=0, lt=1, description="mean head: dropout before the logit")
     head_epochs: int = Field(30, ge=1, description="most epochs of the head on frozen features")
     head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="learning rate of the head")
     head_l2: float = Field(
-        0.1, ge=0, description="L2 penalty of the head, for features of unit variance"
+        0.1, ge=0, description="mean head: L2 penalty, for features of unit variance"
+    )
+    head_width: int = Field(64, ge=1, le=1024, description="evidence head: channels of a place")
+    place_dropout: float = Field(
+        0.5, ge=0, lt=1, description="evidence head: share of map channels left out in training"
+    )
+    place_epochs: int = Field(12, ge=1, description="evidence head: epochs")
+    place_learning_rate: float = Field(
+        2e-3, gt=0, lt=1, description="evidence head: its peak learning rate"
+    )
+    box_weight: float = Field(
+        10.0, ge=0, description="evidence head: what boxes weigh against labels; 0: none"
+    )
+    maps_limit: float = Field(
+        16.0, ge=0, description="GiB of disk for the maps of one network while it trains"
     )
     fine_tune_epochs: int = Field(4, ge=0, description="most epochs of fine-tuning; 0: frozen only")
     fine_tune_learning_rate: float = Field(3e-5, gt=0, lt=1, description="its peak learning rate")

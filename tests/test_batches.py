@@ -7,7 +7,7 @@ from fracture_utils import predict
 from fracture_utils.config import Config
 from fracture_utils.data import reader, store
 from fracture_utils.data.augmentation import augment
-from fracture_utils.data.batches import Batches
+from fracture_utils.data.batches import Batches, MapBatches, shuffled
 
 CONFIG = Config(source="phantoms", batch_size=4)
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 48, 48), np.uint8)
@@ -26,7 +26,11 @@ def test_evaluated_pictures_keep_order_and_values():
 
 
 def test_each_epoch_differs_and_each_can_be_repeated():
-    epochs = [Batches(PIXELS, LABELS, np.arange(10), CONFIG, epoch) for epoch in (1, 2, 1)]
+    rows = [shuffled(np.arange(10), CONFIG, epoch) for epoch in (1, 2, 1)]
+    epochs = [
+        Batches(PIXELS, LABELS, order, CONFIG, epoch)
+        for order, epoch in zip(rows, (1, 2, 1), strict=True)
+    ]
     first, second, again = (np.concatenate([b[k][0] for k in range(len(b))]) for b in epochs)
     assert np.array_equal(first, again)
     assert not np.array_equal(np.sort(first, axis=None), np.sort(second, axis=None))
@@ -35,7 +39,8 @@ def test_each_epoch_differs_and_each_can_be_repeated():
 
 def test_labels_follow_their_pictures_through_the_shuffle():
     still = Config(source="phantoms", horizontal_flip=False, **STILL)
-    batches = Batches(PIXELS, LABELS, np.arange(10), still, epoch=3)
+    batches = Batches(PIXELS, LABELS, shuffled(np.arange(10), still, 3), still, epoch=3)
+    assert list(batches.rows) != sorted(batches.rows)
     pictures, labels = batches[0]
     assert np.array_equal(pictures[..., 0], PIXELS[batches.rows])
     assert np.array_equal(labels[:, 0], LABELS[batches.rows])
@@ -128,3 +133,21 @@ def test_training_prediction_and_heat_maps_see_the_same_pixels(pictures, aspect)
         assert np.array_equal(asked, stored[row])
         assert np.array_equal(asked, batch[row, :, :, 0])
     assert 115 < stored[0][stored[0] > 0].mean() < 140
+
+
+def test_maps_come_with_the_label_and_the_truth_of_their_row():
+    random = np.random.default_rng(5)
+    maps = [random.normal(size=(9, side, side, 3)).astype(np.float16) for side in (4, 2)]
+    labels, inside = np.arange(9) % 2, random.random((9, 4, 4)) > 0.5
+    truth = random.integers(-1, 2, (9, 4, 4)).astype(np.int8)
+    batches = MapBatches(maps, labels, np.array([8, 0, 5, 3]), 3, inside, truth)
+    assert len(batches) == 2
+    (early, last, where), (label, known) = batches[1]
+    assert np.array_equal(early, maps[0][[3]])
+    assert np.array_equal(last, maps[1][[3]])
+    assert np.array_equal(where, inside[[3]])
+    assert label.tolist() == [[1.0]]
+    assert known.dtype == np.float32
+    assert np.array_equal(known, truth[[3]])
+    plain = MapBatches(maps[:1], labels, np.arange(2), 3)[0]
+    assert [len(part) for part in plain] == [1, 1]

@@ -23,6 +23,8 @@ from fracture_utils.models import backbones, jobs, worker
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
 
+NO_BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -112,7 +114,7 @@ def test_a_project_that_was_moved_is_still_finished(data, finished, tmp_path):
     pd.testing.assert_frame_equal(again, jobs.predictions(networks, data[1], config))
     assert "kept from an earlier run" in (moved.results_dir / "run.log").read_text()
     (moved.models_dir / "MobileNet.weights.h5").unlink()
-    job = jobs.Job("MobileNet", moved, Weights("random"), data[1])
+    job = jobs.Job("MobileNet", moved, Weights("random"), data[1], NO_BOXES)
     why = Ledger(job.folder).why("fine_tune", job.keys()["fine_tune"])
     assert why.endswith("models/MobileNet.weights.h5 is missing")
 
@@ -121,16 +123,18 @@ def test_labels_or_splits_that_change_make_everything_new(data, finished):
     config, _ = finished
     relabelled = data[1].assign(split=data[1]["split"].replace({"validation": "test"}))
     weights = Weights("random")
-    one = jobs.Job("MobileNet", config, weights, data[1]).keys()
-    other = jobs.Job("MobileNet", config, weights, relabelled).keys()
+    one = jobs.Job("MobileNet", config, weights, data[1], NO_BOXES).keys()
+    other = jobs.Job("MobileNet", config, weights, relabelled, NO_BOXES).keys()
     assert all(one[stage] != other[stage] for stage in jobs.STAGES)
-    otherwise = jobs.Job("MobileNet", config, Weights("imagenet", sha256="a"), data[1]).keys()
+    otherwise = jobs.Job(
+        "MobileNet", config, Weights("imagenet", sha256="a"), data[1], NO_BOXES
+    ).keys()
     assert all(one[stage] != otherwise[stage] for stage in jobs.STAGES)
 
 
 def test_another_library_or_architecture_makes_everything_new(data, finished, monkeypatch):
     config, _ = finished
-    job = jobs.Job("MobileNet", config, Weights("random"), data[1])
+    job = jobs.Job("MobileNet", config, Weights("random"), data[1], NO_BOXES)
     one, ledger = job.keys(), Ledger(job.folder)
     assert ledger.why("head", one["head"]) is None
     monkeypatch.setenv("KERAS_BACKEND", "jax")
@@ -140,7 +144,7 @@ def test_another_library_or_architecture_makes_everything_new(data, finished, mo
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "versions", lambda: newer)
         assert ledger.why("head", job.keys()["head"]) == "a library changed"
-    other = replace(jobs.REGISTRY["MobileNet"], fine_tune_after="conv_pw_10_relu")
+    other = replace(jobs.REGISTRY["MobileNet"], early="conv_pw_10_relu")
     monkeypatch.setitem(jobs.REGISTRY, "MobileNet", other)
     assert {ledger.why(stage, key) for stage, key in job.keys().items()} == {"architecture changed"}
 
@@ -187,7 +191,7 @@ def test_a_full_memory_is_a_sentence_in_every_backend(data, tmp_path, monkeypatc
     def fail(job, tell):
         raise error
 
-    job = jobs.Job("MobileNet", settings(data, tmp_path), Weights("random"), data[1])
+    job = jobs.Job("MobileNet", settings(data, tmp_path), Weights("random"), data[1], NO_BOXES)
     job.save()
     monkeypatch.setattr(worker, "work", fail)
     told = []
@@ -223,7 +227,7 @@ def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matte
 
 def test_a_worker_ends_when_its_parent_does(data, tmp_path):
     config = settings(data, tmp_path)
-    job = jobs.Job("MobileNet", config, Weights("random"), data[1])
+    job = jobs.Job("MobileNet", config, Weights("random"), data[1], NO_BOXES)
     job.save()
     environment = os.environ | {"PYTHONPATH": str(files.Path(files.__file__).parents[1])}
     worker = subprocess.Popen(

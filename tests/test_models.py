@@ -8,14 +8,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fracture_utils.config import BACKBONES, Config
+from fracture_utils.data.batches import Batches, shuffled
 from fracture_utils.errors import InputError
 from fracture_utils.models import (
     backbones,
     classifier,
     features,
+    heads,
     heatmaps,
     precision,
     prediction,
+    released,
     training,
 )
 from fracture_utils.models.backbones import REGISTRY, Weights
@@ -41,6 +44,10 @@ def small_model(config=None, arithmetic="float32", name="MobileNet"):
     return classifier.build(REGISTRY[name], RANDOM, config or Config(**SMALL), arithmetic)
 
 
+def pooled(model):
+    return keras.Model(model.input, model.get_layer("pooled").output)
+
+
 def test_the_registry_is_what_the_settings_offer():
     assert tuple(REGISTRY) == BACKBONES
     assert list(backbones.table().index) == list(BACKBONES)
@@ -52,7 +59,7 @@ def test_every_backbone_builds_flat_with_its_own_preprocessing(name):
     config = Config(**SMALL | {"image_size": backbone.smallest_size})
     model = small_model(config, name=name)
     assert not [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    assert classifier.features(model).count_params() == backbone.parameters
+    assert pooled(model).count_params() == backbone.parameters
     assert model.input.shape == (None, backbone.smallest_size, backbone.smallest_size, 1)
     assert model.output.shape == (None, 1)
     assert model.output.dtype == "float32"
@@ -134,24 +141,46 @@ def test_automatic_precision_follows_the_gpu(monkeypatch, capability, expected):
 
 def test_features_are_in_order_and_an_interrupted_extraction_goes_on(tmp_path):
     config, train = Config(**SMALL), np.flatnonzero(SPLITS == "train")
-    network, told = classifier.features(small_model(config)), []
-    path = tmp_path / "features.npz"
-    whole = features.extract(network, PIXELS, train, config, path, lambda d, t: told.append((d, t)))
+    network = classifier.body(REGISTRY["MobileNet"], RANDOM, config, "float32")
+    classifier.adapt_normalisation(network, [PIXELS[..., None].astype(np.float32)])
+    seen, told = features.views(60, train, config), []
+
+    def extract():
+        told.clear()
+        kept = features.extract(
+            network, PIXELS, seen, config, tmp_path, True, lambda d, t: told.append((d, t))
+        )
+        return {name: np.array(array) for name, array in kept.items()}
+
+    whole = extract()
     direct = network.predict(PIXELS[..., None].astype(np.float32), verbose=0)
-    np.testing.assert_allclose(whole[:60], direct, rtol=1e-5, atol=1e-6)
-    assert whole.shape == (60 + 36, 1024)
+    for (name, array), expected in zip(whole.items(), direct, strict=True):
+        np.testing.assert_allclose(array[:60], expected, rtol=2e-3, atol=1e-5, err_msg=name)
+    assert whole["pooled"].shape == (60 + 36, 1024)
     assert told[-1] == (96, 96)
-    features.files.write_arrays(path, {"done": 60}, {"features": whole[:60]})
-    told.clear()
-    again = features.extract(network, PIXELS, train, config, path, lambda d, t: told.append(d))
-    np.testing.assert_allclose(again, whole, rtol=1e-6)
-    assert min(told) > 60
+    damaged = np.load(tmp_path / "early.npy", mmap_mode="r+")
+    damaged[70] += 1  # in the third of three chunks
+    again = extract()
+    assert told == [(96, 96)]
+    for name, array in whole.items():
+        assert np.array_equal(array, again[name]), name
+    (tmp_path / "last.npy").write_bytes(b"cut short")
+    assert all(
+        np.array_equal(a, b) for a, b in zip(whole.values(), extract().values(), strict=True)
+    )
+    assert len(told) == 3
+    assert features.gibibytes(network, 96) == pytest.approx(
+        sum(whole[name].nbytes for name in ("early", "last")) / 2**30
+    )
+    alone = features.extract(network, PIXELS, seen, config, tmp_path / "b", False, lambda *_: None)
+    assert list(alone) == ["pooled"]
+    np.testing.assert_allclose(alone["pooled"], whole["pooled"], rtol=1e-5, atol=1e-6)
 
 
 def test_random_networks_see_something_once_normalisation_is_adapted():
     model = small_model()
     batches = [PIXELS[k : k + 12, ..., None].astype(np.float32) for k in range(0, 60, 12)]
-    network = classifier.features(model)
+    network = pooled(model)
     dead = network.predict(PIXELS[..., None].astype(np.float32), verbose=0)
     classifier.adapt_normalisation(model, batches)
     alive = network.predict(PIXELS[..., None].astype(np.float32), verbose=0)
@@ -174,7 +203,7 @@ def planted_features(n=400, channels=40):
 
 def test_the_head_is_as_good_as_scikit_learns_logistic_regression():
     x, y, splits = planted_features()
-    kernel, bias, history = training.fit_head(x, y, splits, Config(**SMALL))
+    kernel, bias, history = heads.fit_mean(x, y, splits, Config(**SMALL))
     fit, held = splits == "train", splits == "validation"
     mean, spread = x[fit].mean(0), x[fit].std(0)
     reference = LogisticRegression(C=0.01, class_weight="balanced")
@@ -189,9 +218,9 @@ def test_the_head_is_as_good_as_scikit_learns_logistic_regression():
 def test_the_head_never_sees_the_test_split():
     x, y, splits = planted_features()
     splits[:40] = "test"
-    one = training.fit_head(x, y, splits, Config(**SMALL))
+    one = heads.fit_mean(x, y, splits, Config(**SMALL))
     x[:40], y[:40] = 1e6, 1 - y[:40]
-    other = training.fit_head(x, y, splits, Config(**SMALL))
+    other = heads.fit_mean(x, y, splits, Config(**SMALL))
     assert np.array_equal(one[0], other[0])
 
 
@@ -208,8 +237,19 @@ def tuned(path, config, head_auc=0.0, stop_after=None, monkeypatch=None):
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(training._State, "advance", die)
-    arguments = (PIXELS, LABELS, SPLITS, config, head_auc, path, lambda done, total: None)
-    return model, training.fine_tune(model, *arguments)
+    return model, training.fine_tune(*arguments(model, config, head_auc, path))
+
+
+def arguments(model, config, head_auc, path):
+    """What fine_tune takes, on pixels."""
+    train, validation, sample = training.watched_rows(LABELS, SPLITS, config)
+    watched = np.sort(np.concatenate([sample, validation]))
+
+    def served(epoch):
+        return Batches(PIXELS, LABELS, shuffled(train, config, epoch), config, epoch)
+
+    watch = Batches(PIXELS, LABELS, watched, config)
+    return model, served, watch, LABELS, SPLITS, config, head_auc, path, lambda done, total: None
 
 
 def test_fine_tuning_leaves_batch_normalisation_and_the_trunk_alone(tmp_path):
@@ -224,7 +264,7 @@ def test_fine_tuning_leaves_batch_normalisation_and_the_trunk_alone(tmp_path):
     assert moved
     assert not [layer for layer in moved if isinstance(layer, keras.layers.BatchNormalization)]
     names = [layer.name for layer in after.layers]
-    first = names.index(REGISTRY["MobileNet"].fine_tune_after)
+    first = names.index(REGISTRY["MobileNet"].early)
     assert min(names.index(layer.name) for layer in moved) > first
 
 
@@ -258,9 +298,8 @@ def test_a_loss_that_is_no_number_is_reported(tmp_path):
     classifier.unfreeze(model, REGISTRY["MobileNet"], "top")
     kernel, bias = model.get_layer("logit").get_weights()
     model.get_layer("logit").set_weights([kernel * np.nan, bias])
-    arguments = (PIXELS, LABELS, SPLITS, config, 0.0, tmp_path / "c.npz", lambda d, t: None)
     with pytest.raises(training.DivergedError, match="MobileNet is no number in epoch 1"):
-        training.fine_tune(model, *arguments)
+        training.fine_tune(*arguments(model, config, 0.0, tmp_path / "c.npz"))
 
 
 def test_class_weights_balance_the_classes_and_the_prior_is_given_back():
@@ -391,10 +430,15 @@ def test_random_weights_on_request(offline, tmp_path):
 def test_released_weights_come_last(offline, tmp_path):
     (tmp_path / "released").mkdir()
     config = Config(**SMALL, backbones="MobileNet")
-    model = small_model(config)
-    model.get_layer("logit").set_weights([np.full(1024, 0.5, np.float32), np.float32(3)])
-    model.save_weights(tmp_path / "released" / "MobileNet.weights.h5")
+    path = tmp_path / "released" / "MobileNet.npz"
+    body = classifier.body(REGISTRY["MobileNet"], RANDOM, config, "float32")
+    body.set_weights([RNG.normal(size=w.shape).astype(np.float32) for w in body.weights])
+    released.write(path, {str(k): np.asarray(w) for k, w in enumerate(body.get_weights())})
     found, _ = backbones.find_weights(config)
     assert found["MobileNet"].initialisation == "released"
     again = classifier.build(REGISTRY["MobileNet"], found["MobileNet"], config, "float32")
-    np.testing.assert_array_equal(again.get_layer("logit").get_weights()[1], np.float32(3))
+    stored = list(released.read(path).values())
+    assert all(np.array_equal(a, b) for a, b in zip(again.get_weights(), stored, strict=False))
+    released.write(path, {"0": np.zeros((3, 3), np.float32)})
+    with pytest.raises(InputError, match=r"MobileNet\.npz does not hold weights for"):
+        classifier.build(REGISTRY["MobileNet"], found["MobileNet"], config, "float32")

@@ -14,6 +14,17 @@ def augment(picture: np.ndarray, config: Config, random: np.random.Generator) ->
     Mirror, rotation, zoom and shift are one affine map with one bilinear interpolation, which
     is several times faster than a layer each and blurs once. What comes in from outside is black.
     """
+    moved = warp(picture, config, random)
+    gain = 1 + random.uniform(-config.contrast, config.contrast)
+    offset = 255 * random.uniform(-config.brightness, config.brightness)
+    grey = (moved.astype(np.float32) - MIDDLE_GREY) * gain + MIDDLE_GREY + offset
+    return np.clip(grey, 0, 255)
+
+
+def warp(picture: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """The geometry of `augment` alone, uint8 (size, size) in and out: what the same `random` does
+    to the X-ray it does to a picture of its boxes.
+    """
     size = picture.shape[0]
     image = Image.fromarray(picture).transform(
         (size, size),
@@ -21,10 +32,7 @@ def augment(picture: np.ndarray, config: Config, random: np.random.Generator) ->
         _affine(size, config, random),
         Image.Resampling.BILINEAR,
     )
-    gain = 1 + random.uniform(-config.contrast, config.contrast)
-    offset = 255 * random.uniform(-config.brightness, config.brightness)
-    grey = (np.asarray(image, np.float32) - MIDDLE_GREY) * gain + MIDDLE_GREY + offset
-    return np.clip(grey, 0, 255)
+    return np.asarray(image)
 
 
 def _affine(size: int, config: Config, random: np.random.Generator) -> tuple[float, ...]:

@@ -1,4 +1,6 @@
-"""Batch generators over the pixel store."""
+"""Batch generators over the pixel store, and over maps that a frozen network made of it."""
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -7,13 +9,23 @@ from fracture_utils.config import Config
 from fracture_utils.data.augmentation import augment
 
 
+def shuffled(rows: np.ndarray, config: Config, epoch: int) -> np.ndarray:
+    """The rows in an order that depends on the seed and the epoch only."""
+    return np.random.default_rng([config.seed, epoch]).permutation(rows)
+
+
+def randomness(config: Config, epoch: int, row: int) -> np.random.Generator:
+    """What augments a picture: it depends on the seed, the epoch and the row only, so that an
+    interrupted training sees the same pictures again and each epoch sees others.
+    """
+    return np.random.default_rng([config.seed, epoch, row])
+
+
 class Batches(keras.utils.PyDataset):
     """Pictures as float32 (batch, size, size, 1) in 0..255, with labels float32 (batch, 1).
 
-    `rows` are the rows of `pixels` (uint8, (pictures, size, size)) and of `labels` to serve. As
-    they stand: in this order, unchanged. With `epoch`: shuffled and augmented, in a way that
-    depends on the seed, the epoch and the row only, so that an interrupted training sees the
-    same pictures again and each epoch sees others.
+    `rows` are the rows of `pixels` (uint8, (pictures, size, size)) and of `labels` to serve, in
+    their order: as they stand, or with `epoch` augmented by `randomness`.
     """
 
     def __init__(
@@ -27,8 +39,6 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.pixels, self.labels, self.config, self.epoch = pixels, labels, config, epoch
         self.rows = np.asarray(rows)
-        if epoch is not None:
-            self.rows = np.random.default_rng([config.seed, epoch]).permutation(self.rows)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.config.batch_size)
@@ -43,5 +53,35 @@ class Batches(keras.utils.PyDataset):
         picture = np.asarray(self.pixels[row])
         if self.epoch is None:
             return picture.astype(np.float32)
-        random = np.random.default_rng([self.config.seed, self.epoch, row])
-        return augment(picture, self.config, random)
+        return augment(picture, self.config, randomness(self.config, self.epoch, row))
+
+
+class MapBatches(keras.utils.PyDataset):
+    """Maps as they were kept, each (batch, rows, columns, channels), with what is known of them.
+
+    Inputs are `maps` and `inside`, targets `labels` (batch, 1) and `truth`, as far as they are
+    given; all of these have one entry a row of the maps, and `rows` are those to serve.
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[np.ndarray],
+        labels: np.ndarray,
+        rows: np.ndarray,
+        batch_size: int,
+        inside: np.ndarray | None = None,
+        truth: np.ndarray | None = None,
+    ) -> None:
+        super().__init__()
+        self.inputs = [*maps, *([] if inside is None else [inside])]
+        self.targets = [labels[:, None], *([] if truth is None else [truth])]
+        self.rows, self.batch_size = np.asarray(rows), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[tuple, tuple]:
+        start = index * self.batch_size
+        rows = self.rows[start : start + self.batch_size]
+        targets = tuple(array[rows].astype(np.float32) for array in self.targets)
+        return tuple(array[rows] for array in self.inputs), targets

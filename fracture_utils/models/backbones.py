@@ -18,16 +18,19 @@ _ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 class Backbone:
     """One network of keras.applications.
 
-    `module` holds its builder and its `preprocess_input`. `fine_tune_after` is the last layer
-    that stays frozen when only the top block is fine-tuned. `multiply_adds` are billions per
-    picture at the native size (Keras documentation and the original papers).
+    `module` holds its builder and its `preprocess_input`. The top block begins behind `early`, the
+    maps of about twice the grid of the last ones: all that is fine-tuned passes through them, and
+    the evidence head looks at them, too. `early` is the name of a layer whose output they are,
+    or, after a "<", of one whose input they are (Xception's additions have no name of their own).
+    `multiply_adds` are billions per picture at the native size (Keras documentation and the
+    original papers).
     """
 
     name: str
     module: str
     native_size: int
     smallest_size: int
-    fine_tune_after: str
+    early: str
     parameters: int
     multiply_adds: float
     weights_path: str
@@ -59,7 +62,7 @@ REGISTRY = {
     backbone.name: backbone
     for backbone in (
         Backbone(
-            "DenseNet121", "densenet", 224, 32, "pool4_pool", 7_037_504, 2.9,
+            "DenseNet121", "densenet", 224, 32, "pool4_relu", 7_037_504, 2.9,
             "densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
             "30ee3e1110167f948a6b9946edeeb738",
         ),
@@ -79,12 +82,12 @@ REGISTRY = {
             None,
         ),
         Backbone(
-            "InceptionV3", "inception_v3", 299, 75, "mixed8", 21_802_784, 5.7,
+            "InceptionV3", "inception_v3", 299, 75, "mixed7", 21_802_784, 5.7,
             "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
             "bcbd6486424b2319ff4ef7d526e38f63",
         ),
         Backbone(
-            "Xception", "xception", 299, 71, "block12_sepconv3_bn", 20_861_480, 8.4,
+            "Xception", "xception", 299, 71, "<block13_sepconv1_act", 20_861_480, 8.4,
             "xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
             "b0042744bf5b25fce3cb969f33bebb97",
         ),
@@ -168,7 +171,7 @@ def _imagenet(backbone: Backbone, path: Path) -> Weights:
 
 
 def _released(backbone: Backbone) -> Weights | None:
-    path = RELEASED_DIR / f"{backbone.name}.weights.h5"
+    path = RELEASED_DIR / f"{backbone.name}.npz"
     if not path.is_file():
         return None
     return Weights("released", path, files.sha256(path), "trained by this project; see models/")

@@ -8,7 +8,7 @@ import numpy as np
 
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
-from fracture_utils.models import precision
+from fracture_utils.models import evidence, precision, released
 from fracture_utils.models.backbones import Backbone, Weights
 
 
@@ -36,12 +36,26 @@ class Logit(keras.layers.Layer):
         return keras.ops.sum(inputs * self.kernel, axis=-1, keepdims=True) + self.bias
 
 
-def build(backbone: Backbone, weights: Weights, config: Config, arithmetic: str) -> keras.Model:
+HEADS = ("mean", "evidence")
+"""The mean over places with a linear logit, or the soft maximum of the places' own logits."""
+
+
+def build(
+    backbone: Backbone, weights: Weights, config: Config, arithmetic: str, head: str = "mean"
+) -> keras.Model:
     """A model from (batch, size, size, 1) grey in 0..255 to (batch, 1) logits of "fractured".
 
-    Preprocessing is inside. Layers worth a name: "maps" is what `maps(model)` ends with,
-    "pooled" the pooled features (float32), "logit" the head. `arithmetic` is a resolved
-    precision. The weights are loaded into this code-built graph, never unpickled.
+    The body of `body` with one of HEADS. The weights are loaded into this code-built graph, never
+    unpickled.
+    """
+    return with_head(body(backbone, weights, config, arithmetic), head, config)
+
+
+def body(backbone: Backbone, weights: Weights, config: Config, arithmetic: str) -> keras.Model:
+    """The network without a head: grey to its early maps, its last maps (float32, layer "maps") and
+    their mean over places (float32, layer "pooled").
+
+    Preprocessing is inside. `arithmetic` is a resolved precision.
     """
     precision.apply(arithmetic)
     keras.utils.set_random_seed(config.seed)
@@ -54,13 +68,49 @@ def build(backbone: Backbone, weights: Weights, config: Config, arithmetic: str)
     )
     if weights.initialisation == "imagenet":
         load(network, weights.path)
-    x = keras.layers.Activation("linear", dtype="float32", name="maps")(network.output)
-    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(x)
-    x = keras.layers.Dropout(config.dropout, dtype="float32", name="dropout")(x)
-    model = keras.Model(inputs, Logit(name="logit")(x), name=backbone.name)
-    if weights.initialisation == "released":
-        load(model, weights.path)
-    return model
+    elif weights.initialisation == "released":
+        load_released(network, weights.path)
+    maps = keras.layers.Activation("linear", dtype="float32", name="maps")(network.output)
+    pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(maps)
+    return keras.Model(inputs, [_early(network, backbone), maps, pooled], name=backbone.name)
+
+
+def with_head(network: keras.Model, head: str, config: Config) -> keras.Model:
+    """The flat model of a `body` and one of HEADS; "logit" is its last layer, and the evidence
+    head's "places" (batch, rows, columns) in the grid of the early maps are its heat map.
+    """
+    early, maps, pooled = network.outputs
+    if head == "mean":
+        x = keras.layers.Dropout(config.dropout, dtype="float32", name="dropout")(pooled)
+        logits = Logit(name="logit")(x)
+    else:
+        inside = evidence.Inside(early.shape[1], name="inside")(network.input)
+        places = evidence.Places(
+            config.head_width, config.place_dropout, config.seed, name="places"
+        )([early, maps])
+        logits = evidence.Pool(name="logit")([places, inside])
+    return keras.Model(network.input, logits, name=network.name)
+
+
+def head_of(model: keras.Model) -> str:
+    """Which of HEADS a model has."""
+    return HEADS["places" in [layer.name for layer in model.layers]]
+
+
+def top(model: keras.Model, backbone: Backbone) -> keras.Model:
+    """What lies behind the early maps, sharing its layers with `model`: from early maps (and, for
+    the evidence head, `Inside`) to the logit (and the places).
+    """
+    early, logits = _early(model, backbone), model.get_layer("logit").output
+    if head_of(model) == "mean":
+        return keras.Model([early], [logits], name=model.name)
+    inside, places = (model.get_layer(name).output for name in ("inside", "places"))
+    return keras.Model([early, inside], [logits, places], name=model.name)
+
+
+def _early(network: keras.Model, backbone: Backbone):
+    layer = network.get_layer(backbone.early.removeprefix("<"))
+    return layer.input if backbone.early.startswith("<") else layer.output
 
 
 def adapt_normalisation(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
@@ -80,27 +130,26 @@ def adapt_normalisation(model: keras.Model, batches: Iterable[np.ndarray]) -> No
         layer.momentum = momentum
 
 
-def features(model: keras.Model) -> keras.Model:
-    """The part of `model` that ends with the pooled features, (batch, channels) float32."""
-    return keras.Model(model.input, model.get_layer("pooled").output)
-
-
-def maps(model: keras.Model) -> keras.Model:
-    """The part of `model` that ends with the last maps, (batch, rows, columns, channels)."""
-    return keras.Model(model.input, model.get_layer("maps").output)
-
-
 def unfreeze(model: keras.Model, backbone: Backbone, depth: str) -> None:
     """Make the head and the top block ("top") or every layer ("all") trainable.
 
     Batch normalisation stays frozen layer by layer, because `training=False` on the call no
     longer keeps its statistics once the layer is trainable.
     """
-    names = [layer.name for layer in model.layers]
-    first = 0 if depth == "all" else names.index(backbone.fine_tune_after) + 1
-    for position, layer in enumerate(model.layers):
+    tuned = model.layers if depth == "all" else top(model, backbone).layers
+    for layer in model.layers:
         normalises = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = position >= first and not normalises
+        layer.trainable = layer in tuned and not normalises
+
+
+def load_released(network: keras.Model, path: Path) -> None:
+    """Fill a code-built network with the body of released weights (see `released`)."""
+    arrays = list(released.read(path).values())[: len(network.weights)]
+    if [array.shape for array in arrays] != [tuple(w.shape) for w in network.weights]:
+        raise InputError(
+            f"{path} does not hold weights for {network.name}; replace it by the original."
+        )
+    network.set_weights(arrays)
 
 
 def load(model: keras.Model, path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fracture_utils.config import Config
 from fracture_utils.data.batches import Batches
+from fracture_utils.models import classifier
 from fracture_utils.models.backbones import Backbone
 
 PICTURES_TO_CHECK = 16
@@ -16,7 +17,8 @@ class Seen(NamedTuple):
     """What one forward pass says about n pictures: logits (n,) float64, maps (n, rows, columns)
     and features (n, channels), both float32.
 
-    A map is the contribution of each place to the logit: its mean plus the bias is the logit.
+    A map says what each place brings to the logit. Of the evidence head it is the places' own
+    logits, which the soft maximum pools; of the mean head its mean plus the bias is the logit.
     """
 
     logits: np.ndarray
@@ -45,8 +47,12 @@ def explaining(model: keras.Model) -> keras.Model:
     """A classifier that also gives its class activation map and its pooled features; it shares
     the weights of `model`, also those set later.
     """
-    maps = ClassMap(model.get_layer("logit"))(model.get_layer("maps").output)
-    outputs = [model.output, maps, model.get_layer("pooled").output]
+    if classifier.head_of(model) == "evidence":
+        maps = model.get_layer("places").output
+    else:
+        maps = ClassMap(model.get_layer("logit"))(model.get_layer("maps").output)
+    pool = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled_features")
+    outputs = [model.output, maps, pool(model.get_layer("maps").output)]
     return keras.Model(model.input, outputs, name=model.name)
 
 
@@ -74,8 +80,7 @@ def randomised_correlation(
     random = np.random.default_rng(config.seed)
     rows = np.sort(random.permutation(rows)[:PICTURES_TO_CHECK])
     before = look(explained, pixels, rows, config).maps
-    names = [layer.name for layer in explained.layers]
-    top = explained.layers[names.index(backbone.fine_tune_after) + 1 :]
+    top = classifier.top(explained, backbone).layers
     top = [layer for layer in top if not isinstance(layer, keras.layers.BatchNormalization)]
     kept = [(layer, layer.get_weights()) for layer in top if layer.weights]
     for layer, weights in kept:

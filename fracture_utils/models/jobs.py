@@ -17,7 +17,8 @@ import pandas as pd
 import fracture_utils
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
-from fracture_utils.data import reader, sources, store
+from fracture_utils.data import places, reader, sources, store
+from fracture_utils.data.images import BOX_COLUMNS, boxes
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
 from fracture_utils.models import backbones
@@ -30,17 +31,20 @@ STAGES = ("features", "head", "fine_tune", "predict")
 _SETTINGS = {
     "features": (
         "aspect", "image_size", "views", "batch_size", "seed", "horizontal_flip", "vertical_flip",
-        "rotation", "zoom", "shift", "brightness", "contrast",
+        "rotation", "zoom", "shift", "brightness", "contrast", "maps_limit",
     ),
-    "head": ("dropout", "head_epochs", "head_learning_rate", "head_l2", "patience"),
+    "head": (
+        "dropout", "head_epochs", "head_learning_rate", "head_l2", "patience", "head", "head_width",
+        "place_dropout", "place_epochs", "place_learning_rate", "box_weight",
+    ),
     "fine_tune": ("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_depth"),
     "predict": ("mirror",),
 }  # fmt: skip
 """What each stage depends on, beside what the stages before it depend on."""
 CODE = (
-    *("models/classifier", "models/features", "models/training", "models/prediction"),
-    *("models/precision", "models/worker"),
-    *("data/reader", "data/store", "data/augmentation", "data/batches"),
+    *("models/classifier", "models/evidence", "models/features", "models/heads"),
+    *("models/training", "models/prediction", "models/precision", "models/worker"),
+    *("data/reader", "data/store", "data/augmentation", "data/batches", "data/places"),
 )
 """The modules that a trained network depends on."""
 LIBRARIES = ["keras", "tensorflow", "numpy"]
@@ -50,6 +54,8 @@ LATE_CODE = ("models/heatmaps", "models/familiarity")
 ENSEMBLE = "Ensemble"
 """The model whose logit is the mean of the calibrated logits of all networks."""
 _FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
+MAPS = "maps"
+"""What the name of a folder begins with that holds maps until its network is trained."""
 START = 1000.0
 """What starting a process and building its graph costs, in billions of multiply-adds."""
 
@@ -58,13 +64,15 @@ START = 1000.0
 class Job:
     """The training of one network: everything its worker has to know, and where it works.
 
-    `images` has the columns path, group, label, split and sha256, and may have width and height.
+    `images` has the columns path, group, label, split and sha256, and may have width and height;
+    `boxes` are those of `images.boxes`, of pictures whose width and height are known.
     """
 
     name: str
     config: Config
     weights: Weights
     images: pd.DataFrame
+    boxes: pd.DataFrame
 
     @property
     def folder(self) -> Path:
@@ -75,7 +83,9 @@ class Job:
         """For each stage the fingerprints of all that its result depends on."""
         columns = ["path", "group", "label", "split", "sha256"]
         key = {
-            "data": files.fingerprint(self.images[columns].to_numpy().tolist()),
+            "data": files.fingerprint(
+                [self.images[columns].to_numpy().tolist(), self.boxes.to_numpy().tolist()]
+            ),
             "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
             "precision": self.config.precision,
             "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
@@ -94,6 +104,27 @@ class Job:
         key = self.keys()["fine_tune" if stage == "checkpoint" else stage]
         return self.folder / f"{stage}-{files.fingerprint(key)}.npz"
 
+    def maps_name(self) -> str:
+        """The folder of maps inside `folder`, named by the key of the features."""
+        return f"{MAPS}-{files.fingerprint(self.keys()['features'])}"
+
+    def marks(self) -> list[np.ndarray | None]:
+        """For each picture its boxes as a picture (`places.mark`), all black where it is normal,
+        and None for a fracture without a box.
+        """
+        size, known = REGISTRY[self.name].size(self.config), dict(list(self.boxes.groupby("path")))
+        marked = []
+        for row in self.images.itertuples():
+            if row.label == CLASS_NAMES[0]:
+                marked.append(np.zeros((size, size), np.uint8))
+            elif row.path in known:
+                corners = known[row.path][BOX_COLUMNS[1:]].to_numpy(float)
+                shape = (int(row.height), int(row.width))
+                marked.append(places.mark(corners, shape, size, self.config.aspect))
+            else:
+                marked.append(None)
+        return marked
+
     def finished(self) -> bool:
         """Whether every stage is finished and its files are whole."""
         ledger = Ledger(self.folder)
@@ -103,6 +134,7 @@ class Job:
         """Write what `load` reads."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write_table(self.folder / "images.csv", self.images)
+        files.write_table(self.folder / "boxes.csv", self.boxes)
         job = {"config": self.config.model_dump(mode="json"), "weights": asdict(self.weights)}
         files.write_json(self.folder / "job.json", job)
 
@@ -113,7 +145,8 @@ class Job:
         path = job["weights"]["path"]
         weights = Weights(**job["weights"] | {"path": Path(path) if path else None})
         images = pd.read_csv(folder / "images.csv", dtype=str, keep_default_na=False)
-        return cls(folder.name, Config(**job["config"]), weights, images)
+        boxes = pd.read_csv(folder / "boxes.csv", dtype={"path": str})
+        return cls(folder.name, Config(**job["config"]), weights, images, boxes)
 
 
 def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -128,7 +161,8 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     weights, left_out = backbones.find_weights(config)
     columns = ["path", "group", "label", "split", "sha256", "width", "height"]
     needed = images[[name for name in columns if name in images]]
-    jobs = [Job(name, config, weights[name], needed) for name in weights]
+    known = _known_boxes(images, config)
+    jobs = [Job(name, config, weights[name], needed, known) for name in weights]
     sizes = [REGISTRY[job.name].size(config) for job in jobs]  # one too small stops the run here
     rows = []
     with claim(config.cache_dir), claim(config.models_dir):
@@ -223,6 +257,13 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
+def _known_boxes(images: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The boxes of the pictures, as far as the table knows how large those are."""
+    known = boxes(config)
+    sized = images["path"] if {"width", "height"} <= set(images) else []
+    return known[known["path"].isin(sized)].reset_index(drop=True)
+
+
 def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
     """The job as it was finished, its status and why."""
     in_float32 = replace(job, config=job.config.model_copy(update={"precision": "float32"}))
@@ -285,7 +326,8 @@ def _row(job: Job, status: str, why: str) -> dict:
         return row
     description = files.read_json(job.folder / "network.json")
     seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
-    kept = ("precision", "hardware", "parameters", "seconds_per_picture", "randomised_correlation")
+    kept = ("head", "precision", "hardware", "parameters", "seconds_per_picture")
+    kept += ("randomised_correlation",)
     row |= {name: description[name] for name in kept}
     row["multiply_adds"] = REGISTRY[job.name].multiply_adds
     return row | {"seconds": round(sum(seconds.values()), 1)} | seconds

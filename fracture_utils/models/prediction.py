@@ -75,7 +75,12 @@ def load(name: str, config: Config) -> tuple[keras.Model, dict]:
     description = files.read_json(card)
     if files.sha256(weights) != description["weights_sha256"]:
         raise InputError(f"{weights} is not the file that {card} describes; train {name} again.")
-    sized = Config(**config.model_dump() | {"image_size": description["input_size"]})
-    model = classifier.build(REGISTRY[name], Weights("random"), sized, description["precision"])
+    as_trained = {"image_size": description["input_size"]}
+    as_trained |= {key: description[key] for key in ("head_width",) if key in description}
+    sized = Config(**config.model_dump() | as_trained)
+    model = classifier.build(
+        REGISTRY[name], Weights("random"), sized, description["precision"],
+        description.get("head", "mean"),
+    )  # fmt: skip
     classifier.load(model, weights)
     return model, description

@@ -6,6 +6,7 @@ notebook, and leaves the other networks standing when one runs out of memory.
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -20,107 +21,213 @@ import numpy as np
 from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, PREFIX
 from fracture_utils.data import store
-from fracture_utils.data.batches import Batches
+from fracture_utils.data.batches import Batches, MapBatches, shuffled
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger
 from fracture_utils.models import (
     classifier,
     familiarity,
     features,
+    heads,
     heatmaps,
     precision,
     prediction,
     training,
 )
 from fracture_utils.models.backbones import REGISTRY
-from fracture_utils.models.jobs import DIVERGED, REFUSED, Job
+from fracture_utils.models.jobs import DIVERGED, MAPS, REFUSED, Job
 
 BATCHES_TO_ADAPT = 2
 
 
 def work(job: Job, tell: Callable[[dict], None]) -> None:
     """Do every stage of `job` that its ledger does not know as finished, telling the progress."""
-    ledger, keys = Ledger(job.folder), job.keys()
-    pixels = store.pixels(job.images, job.config, REGISTRY[job.name].size(job.config))
-    labels = (job.images["label"] == CLASS_NAMES[1]).to_numpy(int)
-    splits = job.images["split"].to_numpy()
-    arithmetic = precision.resolve(job.config.precision)
-    model = classifier.build(REGISTRY[job.name], job.weights, job.config, arithmetic)
-    if job.weights.initialisation == "random":
-        batches = Batches(pixels, labels, np.flatnonzero(splits == "train"), job.config, epoch=0)
-        first = range(min(len(batches), BATCHES_TO_ADAPT))
-        classifier.adapt_normalisation(model, (batches[k][0] for k in first))
-
-    def run(stage: str, outputs: list[Path], action: Callable) -> None:
+    ledger, keys, desk = Ledger(job.folder), job.keys(), Desk(job)
+    for stage, (outputs, action) in desk.stages().items():
         if why := ledger.why(stage, keys[stage]):
             tell({"stage": stage, "why": why})
             started = time.monotonic()
-            action(lambda done, total: tell({"stage": stage, "done": done, "total": total}))
+            action(lambda done, total, s=stage: tell({"stage": s, "done": done, "total": total}))
             ledger.record(stage, keys[stage], outputs, time.monotonic() - started)
+    desk.clear()
 
-    def extract(progress: Callable) -> None:
-        network, train = classifier.features(model), np.flatnonzero(splits == "train")
-        features.extract(network, pixels, train, job.config, job.path("features"), progress)
 
-    def fit_head(_: Callable) -> None:
-        extracted = files.read_arrays(job.path("features"))[1]["features"]
-        kernel, bias, history = training.fit_head(extracted, labels, splits, job.config)
-        arrays = {"kernel": kernel, "bias": np.array(bias)}
-        files.write_arrays(job.path("head"), {"history": history}, arrays)
+class Desk:
+    """What the stages of one job share: pictures, labels, and the network as far as it is built."""
 
-    def fine_tune(progress: Callable) -> None:
-        stored, head = files.read_arrays(job.path("head"))
-        model.get_layer("logit").set_weights([head["kernel"], head["bias"]])
-        classifier.unfreeze(model, REGISTRY[job.name], job.config.fine_tune_depth)
-        best = max(row["val_auc"] for row in stored["history"])
-        history = training.fine_tune(
-            model, pixels, labels, splits, job.config, best, job.path("checkpoint"), progress
-        )
-        training.restore_prior(model, labels[splits == "train"])
-        prediction.save_weights(model, job.config)
-        table = training.history_table(stored["history"] + history, job.name)
-        files.write_table(job.folder / "history.csv", table)
+    def __init__(self, job: Job) -> None:
+        self.job, self.config, self.backbone = job, job.config, REGISTRY[job.name]
+        self.pixels = store.pixels(job.images, job.config, self.backbone.size(job.config))
+        self.labels = (job.images["label"] == CLASS_NAMES[1]).to_numpy(int)
+        self.splits = job.images["split"].to_numpy()
+        self.train = np.flatnonzero(self.splits == "train")
+        self.arithmetic = precision.resolve(job.config.precision)
+        self.body = classifier.body(self.backbone, job.weights, job.config, self.arithmetic)
+        if job.weights.initialisation == "random":
+            batches = Batches(self.pixels, self.labels, self.train, job.config, epoch=0)
+            first = range(min(len(batches), BATCHES_TO_ADAPT))
+            classifier.adapt_normalisation(self.body, (batches[k][0] for k in first))
+        self.views = features.views(len(self.labels), self.train, job.config)
+        room = job.config.maps_limit
+        self.with_maps = features.gibibytes(self.body, len(self.views.picture)) <= room
+        self.weights = prediction.weights_path(job.name, job.config)
+        self.known = familiarity.path(job.name, job.config)
 
-    def predict(_: Callable) -> None:
-        classifier.load(model, weights)
-        table, seen = prediction.predict(explained, pixels, job.images, job.config)
-        files.write_table(job.folder / "predictions.csv", table)
-        files.write_arrays(job.folder / "heatmaps.npz", {"model": job.name}, {"maps": seen.maps})
-        validation, rows = splits == "validation", splits[splits != "train"] == "validation"
-        familiarity.save(
-            known, pixels[validation], seen.features[rows], job.images[validation], job.config.seed
-        )
-        files.write_json(job.folder / "network.json", describe())
-
-    def describe() -> dict:
-        tested = np.flatnonzero(splits == "test")
+    def stages(self) -> dict[str, tuple[list[Path], Callable]]:
+        """The files and the action of each stage, in order."""
+        folder = self.job.folder
+        names = ("predictions.csv", "heatmaps.npz", "network.json")
         return {
-            "model": job.name,
-            "initialisation": job.weights.initialisation,
-            "note": job.weights.note,
-            "input_size": REGISTRY[job.name].size(job.config),
-            "aspect": job.config.aspect,
-            "precision": arithmetic,
+            "features": ([self.job.path("features")], self.extract),
+            "head": ([self.job.path("head")], self.fit_head),
+            "fine_tune": ([self.weights, folder / "history.csv"], self.fine_tune),
+            "predict": ([*(folder / name for name in names), self.known], self.predict),
+        }
+
+    def clear(self) -> None:
+        """Remove what only unfinished work needs."""
+        self.job.path("checkpoint").unlink(missing_ok=True)
+        for folder in self.job.folder.glob(f"{MAPS}-*"):
+            shutil.rmtree(folder)
+
+    def extract(self, progress: Callable) -> None:
+        pooled = self._kept(progress)["pooled"]
+        files.write_arrays(self.job.path("features"), {}, {"features": pooled})
+
+    def fit_head(self, progress: Callable) -> None:
+        """Each head that is possible, and of them the one with the highest validation AUC."""
+        extracted, fitted = files.read_arrays(self.job.path("features"))[1]["features"], {}
+        if self.config.head != "evidence" or not self.with_maps:
+            kernel, bias, history = heads.fit_mean(extracted, self.labels, self.splits, self.config)
+            fitted["mean"] = history, {"logit": [kernel, np.array(bias)]}
+        if self._may_look_at_places():
+            model = classifier.with_head(self.body, "evidence", self.config)
+            maps, known = self._kept(progress), self._truth()
+            history = heads.fit_evidence(
+                model, [maps["early"], maps["last"]], known, self.views,
+                self.labels, self.splits, self.config, progress,
+            )  # fmt: skip
+            layers = ("places", "logit")
+            fitted["evidence"] = history, {n: model.get_layer(n).get_weights() for n in layers}
+        best = {head: max(row["val_auc"] for row in rows) for head, (rows, _) in fitted.items()}
+        head = max(best, key=best.get)
+        history, layers = fitted[head]
+        arrays = {f"{name} {k}": w for name, ws in layers.items() for k, w in enumerate(ws)}
+        meta = {"head": head, "validation_auc": best, "history": history}
+        files.write_arrays(self.job.path("head"), meta, arrays)
+
+    def fine_tune(self, progress: Callable) -> None:
+        stored, model = self._with_fitted_head()
+        classifier.unfreeze(model, self.backbone, self.config.fine_tune_depth)
+        from_maps = self.with_maps and self.config.fine_tune_depth == "top"
+        tune = self._on_maps if from_maps else self._on_pixels
+        history = []
+        if self.config.fine_tune_epochs:
+            tuned, served, watch = tune(model, progress)
+            history = training.fine_tune(
+                tuned, served, watch, self.labels, self.splits, self.config,
+                max(row["val_auc"] for row in stored["history"]), self.job.path("checkpoint"),
+                progress,
+            )  # fmt: skip
+        training.restore_prior(model, self.labels[self.splits == "train"])
+        prediction.save_weights(model, self.config)
+        table = training.history_table(stored["history"] + history, self.job.name)
+        files.write_table(self.job.folder / "history.csv", table)
+
+    def predict(self, _: Callable) -> None:
+        stored, model = self._with_fitted_head()
+        classifier.load(model, self.weights)
+        explained = heatmaps.explaining(model)
+        folder = self.job.folder
+        table, seen = prediction.predict(explained, self.pixels, self.job.images, self.config)
+        files.write_table(folder / "predictions.csv", table)
+        files.write_arrays(folder / "heatmaps.npz", {"model": self.job.name}, {"maps": seen.maps})
+        validation = self.splits == "validation"
+        rows = self.splits[self.splits != "train"] == "validation"
+        familiarity.save(
+            self.known, self.pixels[validation], seen.features[rows],
+            self.job.images[validation], self.config.seed,
+        )  # fmt: skip
+        files.write_json(folder / "network.json", self._description(model, explained, stored))
+
+    def _description(self, model: keras.Model, explained: keras.Model, stored: dict) -> dict:
+        tested = np.flatnonzero(self.splits == "test")
+        return {
+            "model": self.job.name,
+            "initialisation": self.job.weights.initialisation,
+            "note": self.job.weights.note,
+            "input_size": self.backbone.size(self.config),
+            "aspect": self.config.aspect,
+            "head": stored["head"],
+            "head_validation_auc": stored["validation_auc"],
+            "head_width": self.config.head_width,
+            "precision": self.arithmetic,
             "hardware": precision.hardware(),
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "parameters": model.count_params(),
-            "seconds_per_picture": prediction.seconds_per_picture(model, pixels, job.config),
+            "seconds_per_picture": prediction.seconds_per_picture(model, self.pixels, self.config),
             "randomised_correlation": heatmaps.randomised_correlation(
-                explained, REGISTRY[job.name], pixels, tested, job.config
+                explained, self.backbone, self.pixels, tested, self.config
             ),
-            "weights_sha256": files.sha256(weights),
-            "fingerprint": files.fingerprint(keys["predict"]),
+            "weights_sha256": files.sha256(self.weights),
+            "fingerprint": files.fingerprint(self.job.keys()["predict"]),
         }
 
-    explained = heatmaps.explaining(model)
-    weights = prediction.weights_path(job.name, job.config)
-    known = familiarity.path(job.name, job.config)
-    run("features", [job.path("features")], extract)
-    run("head", [job.path("head")], fit_head)
-    run("fine_tune", [weights, job.folder / "history.csv"], fine_tune)
-    outputs = [job.folder / name for name in ("predictions.csv", "heatmaps.npz", "network.json")]
-    run("predict", [*outputs, known], predict)
-    job.path("checkpoint").unlink(missing_ok=True)
+    def _may_look_at_places(self) -> bool:
+        marked = self.job.images["path"].isin(self.job.boxes["path"])
+        boxed = marked[self.splits == "train"].any() and self.config.box_weight > 0
+        return self.with_maps and (
+            self.config.head == "evidence" or (self.config.head == "auto" and boxed)
+        )
+
+    def _kept(self, progress: Callable) -> dict[str, np.ndarray]:
+        """The features and maps of the frozen network, computed as far as they are not there."""
+        return features.extract(
+            self.body, self.pixels, self.views, self.config, self.job.folder / self.job.maps_name(),
+            self.with_maps, progress,
+        )  # fmt: skip
+
+    def _truth(self) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.body.outputs[0].shape[1]
+        return features.truth(self.views, self.pixels, self.job.marks(), rows, self.config)
+
+    def _with_fitted_head(self) -> tuple[dict, keras.Model]:
+        stored, arrays = files.read_arrays(self.job.path("head"))
+        model = classifier.with_head(self.body, stored["head"], self.config)
+        for name in dict.fromkeys(key.split()[0] for key in arrays):
+            values = [array for key, array in arrays.items() if key.split()[0] == name]
+            model.get_layer(name).set_weights(values)
+        return stored, model
+
+    def _on_maps(self, model: keras.Model, progress: Callable) -> tuple:
+        """The top block on the early maps of the frozen rest: the model, and its batches."""
+        evidence = classifier.head_of(model) == "evidence"
+        early, labels = [self._kept(progress)["early"]], self.labels[self.views.picture]
+        known, inside = self._truth() if evidence else (None, None)
+        size = self.config.batch_size
+
+        def served(epoch: int) -> MapBatches:
+            rows = features.drawn(
+                self.views, shuffled(self.train, self.config, epoch), self.config, epoch
+            )
+            return MapBatches(early, labels, rows, size, inside, known)
+
+        watch = MapBatches(early, labels, self._watched(), size, inside)
+        return classifier.top(model, self.backbone), served, watch
+
+    def _on_pixels(self, model: keras.Model, _: Callable) -> tuple:
+        """The whole network on freshly augmented pictures; boxes are not heeded here."""
+
+        def served(epoch: int) -> Batches:
+            rows = shuffled(self.train, self.config, epoch)
+            return Batches(self.pixels, self.labels, rows, self.config, epoch)
+
+        watch = Batches(self.pixels, self.labels, self._watched(), self.config)
+        return keras.Model(model.input, [model.output], name=model.name), served, watch
+
+    def _watched(self) -> np.ndarray:
+        _, validation, sample = training.watched_rows(self.labels, self.splits, self.config)
+        return np.sort(np.concatenate([sample, validation]))
 
 
 def main(folder: Path) -> NoReturn:

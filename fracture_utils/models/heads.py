@@ -1,0 +1,132 @@
+"""The heads on frozen features: one on the mean over places, one on the places themselves."""
+
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from fracture_utils.config import Config
+from fracture_utils.data.batches import MapBatches, shuffled
+from fracture_utils.models import classifier, precision
+from fracture_utils.models.features import Views, drawn
+from fracture_utils.models.training import (
+    class_weights,
+    compile_for,
+    cosine,
+    first_logits,
+    history_row,
+    values_of,
+    watched_rows,
+)
+
+HEAD_STEPS = 20
+"""Steps per epoch of the mean head, however many pictures there are."""
+SMALLEST_SPREAD = 0.05
+"""Of the median; features that hardly vary are not blown up to unit variance."""
+STANDARD = 256
+"""Pictures from which mean and spread of the maps' channels are taken."""
+WEIGHT_DECAY = 1e-2
+
+
+def fit_mean(
+    features: np.ndarray, labels: np.ndarray, splits: np.ndarray, config: Config
+) -> tuple[np.ndarray, float, list[dict]]:
+    """Logistic regression on pooled features, by gradient descent with early stopping.
+
+    `features` are the pooled ones of `features.extract`: one a picture, then the augmented views
+    of the training pictures; `labels` (0 or 1) and `splits` have one entry a picture. Learns on
+    features of unit variance and folds the scaling into the result. Returns kernel (channels,) and
+    bias of the epoch with the best validation AUC, and one history row an epoch.
+    """
+    train, validation = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
+    views = 1 + (len(features) - len(labels)) // max(len(train), 1)
+    mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
+    spread = np.maximum(spread, SMALLEST_SPREAD * np.median(spread) + 1e-6)
+    scaled = (np.asarray(features) - mean) / spread
+    x = np.concatenate([scaled[train], scaled[len(labels) :]])
+    y = np.tile(labels[train], views).astype(np.float32)
+
+    model, weights = _linear(x.shape[1], config), class_weights(y)
+    best, waited, history = (-np.inf, None, None), 0, []
+    for epoch in range(1, config.head_epochs + 1):
+        started = time.monotonic()
+        model.fit(x, y, batch_size=-(-len(x) // HEAD_STEPS), class_weight=weights, verbose=0)
+        kernel, bias = (np.asarray(value, np.float64) for value in model.get_weights())
+        logits = scaled[: len(labels)] @ kernel + bias
+        row = history_row("head", epoch, logits, labels, train, validation, weights)
+        row |= {"learning_rate": config.head_learning_rate, "seconds": time.monotonic() - started}
+        history.append(row)
+        waited += 1
+        if row["val_auc"] > best[0]:
+            best, waited = (row["val_auc"], kernel, bias), 0
+        if waited >= config.patience:
+            break
+    _, kernel, bias = best
+    return kernel / spread, float(bias - mean @ (kernel / spread)), history
+
+
+def _linear(channels: int, config: Config) -> keras.Model:
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy("float32")
+    inputs = keras.Input((channels,))
+    x = keras.layers.Dropout(config.dropout)(inputs)
+    penalty = keras.regularizers.L2(config.head_l2)
+    model = keras.Model(inputs, classifier.Logit(kernel_regularizer=penalty)(x))
+    model.compile(
+        keras.optimizers.Adam(config.head_learning_rate),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        jit_compile=precision.compile_ahead(),
+    )
+    return model
+
+
+def fit_evidence(
+    model: keras.Model,
+    maps: list[np.ndarray],
+    truth: tuple[np.ndarray, np.ndarray],
+    seen: Views,
+    labels: np.ndarray,
+    splits: np.ndarray,
+    config: Config,
+    progress: Callable[[int, int], None],
+) -> list[dict]:
+    """Train the evidence head of `model` on early and last maps as `features.extract` keeps them.
+
+    `truth` is `features.truth`'s, `seen` says which picture a row of both shows, `labels` and
+    `splits` have one entry a picture. An epoch serves each training picture once, in a view drawn
+    by `features.drawn`. The head ends up with the weights of the epoch with the best validation
+    AUC; returns one history row an epoch.
+    """
+    train, validation, sample = watched_rows(labels, splits, config)
+    known, inside = truth
+    places = model.get_layer("places")
+    some = np.sort(np.random.default_rng(config.seed).permutation(train)[:STANDARD])
+    places.standardise([array[some] for array in maps])
+    inputs = [*places.input, model.get_layer("inside").output]
+    head = keras.Model(inputs, [model.output, places.output], name=model.name)
+    weights = class_weights(labels[train])
+    steps = -(-len(train) // config.batch_size)
+    rate = cosine(config.place_learning_rate, config.place_epochs * steps)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY)
+    compile_for(head, optimizer, weights, config)
+    by_row = labels[seen.picture]
+    watched = np.sort(np.concatenate([sample, validation]))
+    watch = MapBatches(maps, by_row, watched, config.batch_size, inside)
+    best, kept, history = -np.inf, None, []
+    for epoch in range(1, config.place_epochs + 1):
+        started = time.monotonic()
+        rows = drawn(seen, shuffled(train, config, epoch), config, epoch)
+        batches = MapBatches(maps, by_row, rows, config.batch_size, inside, known)
+        head.fit(batches, shuffle=False, verbose=0)
+        logits = np.full(len(labels), np.nan)
+        logits[watched] = first_logits(head, watch)
+        row = history_row("head", epoch, logits, labels, sample, validation, weights)
+        now = float(keras.ops.convert_to_numpy(head.optimizer.learning_rate))
+        history.append(row | {"learning_rate": now, "seconds": time.monotonic() - started})
+        if row["val_auc"] > best:
+            best, kept = row["val_auc"], values_of(head.trainable_variables)
+        progress(epoch, config.place_epochs)
+    for variable, value in zip(head.trainable_variables, kept, strict=True):
+        variable.assign(value)
+    return history
