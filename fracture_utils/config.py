@@ -121,6 +121,9 @@ class Config(BaseSettings):
     )
     target_sensitivity: float = Field(0.95, gt=0, le=1, description="for the rule sensitivity")
 
+    subgroups: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="further columns of images.csv to report by, separated by commas"
+    )
     prevalence: float | None = Field(
         None, gt=0, lt=1, description="share of fractures where it would be used; None: as in test"
     )
@@ -164,6 +167,12 @@ class Config(BaseSettings):
         if not names or len(set(names)) < len(names):
             raise ValueError("name each backbone once, and at least one")
         return tuple(names)
+
+    @field_validator("subgroups", mode="before")
+    @classmethod
+    def _split_subgroups(cls, value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        return tuple(name.strip() for name in names if name.strip())
 
     @property
     def pictures_dir(self) -> Path:

@@ -276,21 +276,6 @@ def test_copies_in_a_group_add_no_certainty():
     assert thrice == pytest.approx(once)
 
 
-def test_subgroups_of_one_class_have_no_auc_and_no_warning():
-    predictions = table([0, 1, 0, 0, 1, 1], [0, 1, 2, -1, 1, 0.5]).assign(
-        view=["a", "a", "a", "b", "c", "c"], hardware=[False, True, True, False, False, False]
-    )
-    found = metrics.subgroups(predictions, resamples=100).set_index("value")
-    assert list(found["column"]) == ["view"] * 3 + ["hardware"] * 2
-    assert found.loc["a", "auc"] == 0.5
-    assert np.isnan(found.loc[["b", "c"], "auc"]).all()
-    assert list(found.loc["c", ["n", "positives"]]) == [2, 2]
-    assert metrics.subgroups(predictions, columns=[]).empty
-    probe = table([0, 1, 0, 0, 1, 1], [0] * 6, model="Metadata only")
-    with_probe = metrics.subgroups(pd.concat([predictions, probe]), resamples=100)
-    pd.testing.assert_frame_equal(with_probe.set_index("value"), found)
-
-
 def test_rows_that_nobody_decided_are_not_scored():
     undecided = table([0, 1], [0, 1]).drop(columns="decision")
     for function in (metrics.scores, metrics.contenders):

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import special
 
 from fracture_utils.config import BACKBONES
-from fracture_utils.evaluation import calibration, comparison, metrics, plots
+from fracture_utils.evaluation import calibration, comparison, metrics, plots, subgroups
 
 NOTE = (
     "Synthetic phantoms, not radiographs · ImageNet weights: DenseNet121, ResNet50, VGG16, "
@@ -68,7 +68,7 @@ def tables(request):
         "predictions": seen,
         "scores": metrics.scores(seen, known, resamples=100),
         "comparisons": comparison.pairs(seen, resamples=100),
-        "subgroups": metrics.subgroups(seen, ["body_part"], resamples=100),
+        "subgroups": subgroups.table(seen, resamples=100),
     }
 
 

@@ -30,7 +30,13 @@ ORDER = [
     ),
     *("models.progress", "models.jobs", "models.worker"),
     *("evaluation.metrics", "evaluation.calibration", "evaluation.comparison"),
-    *("evaluation.use", "evaluation.detection", "evaluation.localisation", "evaluation.gallery"),
+    *(
+        "evaluation.subgroups",
+        "evaluation.use",
+        "evaluation.detection",
+        "evaluation.localisation",
+        "evaluation.gallery",
+    ),
     *("evaluation.conclusion", "evaluation.plots", "evaluation.report", "evaluation.__main__"),
     *("run", "predict", "clean"),
 ]

@@ -14,6 +14,7 @@ from fracture_utils.evaluation import (
     metrics,
     plots,
     report,
+    subgroups,
 )
 
 
@@ -58,7 +59,7 @@ def evaluate(path: Path, config: Config) -> list[str]:
     predictions = calibration.apply(raw, points)
     scores = metrics.scores(predictions, initialisation, **sampling)
     comparisons = comparison.pairs(predictions, **sampling)
-    subgroups = metrics.subgroups(predictions, **sampling)
+    by_group = subgroups.table(predictions, config.subgroups, **sampling)
     sentences = conclusion.sentences(
         scores,
         comparisons,
@@ -85,9 +86,9 @@ def evaluate(path: Path, config: Config) -> list[str]:
     album.add(
         "reliability", "Probabilities said, and what became of them", plots.reliability, predictions
     )
-    files.write_table(folder / "subgroups.csv", subgroups)
-    if len(subgroups):
-        album.add("subgroups", "AUC and sensitivity by subgroup", plots.subgroups, subgroups)
+    files.write_table(folder / "subgroups.csv", by_group)
+    if len(by_group):
+        album.add("subgroups", "AUC and errors by subgroup", plots.subgroups, by_group)
     report.write(folder, None if at_home else album.captions)
     return sentences
 

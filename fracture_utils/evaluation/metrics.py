@@ -41,8 +41,6 @@ COUNTED = {
 }
 """Metrics that are a share: their numerator and denominator."""
 CALIBRATION_BINS = 10
-IDENTIFIERS = ("path", "group", "patient", "study", "split", "model")
-ANSWERS = ("label", "logit", "probability", "decision")
 WEIGHTS_IN_MEMORY = 200_000
 """Largest pictures x resamples worked on at once; keeps a chunk within the processor's cache."""
 
@@ -218,34 +216,6 @@ def _initialisation(model: str, known: Mapping[str, str]) -> str:
     if model in ENSEMBLES and known:
         return " + ".join(sorted(set(known.values())))
     return known.get(model) or known.get(model.split(" + ")[0]) or "not stated"
-
-
-def subgroups(
-    predictions: pd.DataFrame,
-    columns: Sequence[str] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """AUC, sensitivity and specificity, with intervals, for each value of some columns.
-
-    Columns: column, value, model, n, positives, then the metrics as in scores. Without `columns`,
-    every further column of the predictions with 2 to 12 values is taken.
-    """
-    rivals = ~predictions["model"].isin(REFERENCES)
-    test = predictions[(predictions["split"] == "test") & rivals]
-    if columns is None:
-        further = [name for name in test if name not in IDENTIFIERS + ANSWERS]
-        columns = [name for name in further if 2 <= test[name].nunique() <= 12]
-    tables = [pd.DataFrame(columns=["column", "value", "model", "n", "positives"])]
-    for column in columns:
-        for value, rows in test.groupby(column):
-            table = _measure_all(
-                _answers(rows), ("auc", "sensitivity", "specificity"), resamples, seed
-            )
-            table.insert(0, "column", column)
-            table.insert(1, "value", str(value))
-            tables.append(table)
-    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def per_study(predictions: pd.DataFrame) -> pd.DataFrame:

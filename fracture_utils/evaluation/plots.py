@@ -391,12 +391,14 @@ def reliability(predictions: pd.DataFrame) -> Chart:
 
 @_styled
 def subgroups(table: pd.DataFrame, model: str | None = None) -> Chart:
-    """AUC and sensitivity of one model (None: the first) in each subgroup, with counts."""
+    """AUC, sensitivity and specificity of one model (None: the first) on the whole and in each
+    subgroup, with counts.
+    """
     model = model or (table["model"].iloc[0] if len(table) else "")
     rows = table[table["model"] == model].reset_index(drop=True)
-    chart, axes = _chart(0.34 * len(rows) + 1.5, 1, 2, sharey=True)
+    chart, axes = _chart(0.34 * len(rows) + 1.5, 1, 3, sharey=True)
     look = style(model, [model])
-    for ax, name in zip(axes.flat, ("auc", "sensitivity"), strict=True):
+    for ax, name in zip(axes.flat, ("auc", "sensitivity", "specificity"), strict=True):
         for place, row in rows.iterrows():
             _interval(ax, row[name], row[f"{name}_low"], row[f"{name}_high"], place, look)
         for start in np.flatnonzero(rows["column"].ne(rows["column"].shift()))[1:]:
