@@ -13,7 +13,7 @@ data/           reader, anatomy, radiography, phantoms, sources, duplicates, inv
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, subgroups, use, detection, localisation,
-                gallery, conclusion, plots, report (no Keras here)
+                gallery, conclusion, plots/, report (no Keras here)
 run             the record of a run
 predict, clean  command lines: ask about one X-ray; free disk space
 

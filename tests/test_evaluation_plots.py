@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -13,11 +15,15 @@ from scipy import special
 
 from fracture_utils.config import BACKBONES
 from fracture_utils.evaluation import calibration, comparison, metrics, plots, subgroups
+from fracture_utils.evaluation.plots import style
 
 NOTE = (
     "Synthetic phantoms, not radiographs · ImageNet weights: DenseNet121, ResNet50, VGG16, "
     "MobileNet · random initialisation: InceptionV3, Xception · research and education only"
 )
+FINDING = pd.DataFrame({"severity": ["red"], "check": ["x"]})
+BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
+ROOT = Path(__file__).parents[1]
 CASES = {
     "six": (BACKBONES, 120, 0.3),
     "one": (("MobileNet",), 8, 0.5),
@@ -62,10 +68,12 @@ def predictions(networks, count, share):
 )
 def tables(request):
     raw = predictions(*CASES[request.param])
-    seen = calibration.apply(raw, calibration.fit(raw))
+    points = calibration.fit(raw)
+    seen = calibration.apply(raw, points)
     known = dict.fromkeys(CASES[request.param][0], "random")
     return {
         "predictions": seen,
+        "operating_points": points,
         "scores": metrics.scores(seen, known, resamples=100),
         "comparisons": comparison.pairs(seen, resamples=100),
         "subgroups": subgroups.table(seen, resamples=100),
@@ -94,7 +102,7 @@ def history(networks, epochs):
 @pytest.fixture
 def add(tmp_path, monkeypatch):
     """Add a figure to an album and compare the boxes of all texts that are really drawn."""
-    monkeypatch.setattr(plots, "RESOLUTION", 100)
+    monkeypatch.setattr(style, "RESOLUTION", 100)
     album = plots.Album(tmp_path, NOTE)
     boxes = {}
     original = Text.draw
@@ -108,8 +116,9 @@ def add(tmp_path, monkeypatch):
         boxes.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Text, "draw", draw)
-            album.add(name, name, lambda: chart)
-        width, height = chart.get_size_inches() * plots.RESOLUTION
+            album.add(drawn_already(name, chart))
+        assert chart.caption and chart.alternative, f"{name} says nothing"
+        width, height = chart.get_size_inches() * style.RESOLUTION
         for text, box in boxes.items():
             inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
             assert inside, f"{name}: {text} leaves the figure"
@@ -121,26 +130,37 @@ def add(tmp_path, monkeypatch):
     return add_and_compare
 
 
+def drawn_already(name, chart):
+    def draw():
+        return chart
+
+    draw.__name__ = name
+    return draw
+
+
 def picture(*size):
     return np.random.default_rng(0).integers(0, 255, size=size, dtype=np.uint8)
 
 
 def test_figures_of_predictions(tables, add):
     seen, scores, pairs = tables["predictions"], tables["scores"], tables["comparisons"]
-    costs = pd.DataFrame({"model": scores["model"].unique()})
-    costs["parameters"] = np.linspace(3, 140, len(costs))
+    points = tables["operating_points"]
+    costs = pd.DataFrame({"model": scores["model"].unique(), "hardware": "CPU (a processor)"})
+    costs["parameters"] = np.linspace(3e6, 140e6, len(costs))
     costs["seconds_per_picture"] = np.linspace(0.004, 2, len(costs))
     rows = seen[seen["split"] == "test"].iloc[:5]
     for name, chart in {
         "roc": plots.roc(seen, scores),
         "precision_recall": plots.precision_recall(seen, scores),
-        "confusion_matrices": plots.confusion_matrices(seen),
+        "confusion_matrices": plots.confusion_matrices(seen, scores, points),
         "ranking": plots.ranking(scores),
         "pairwise": plots.pairwise(pairs),
-        "reliability": plots.reliability(seen),
-        "subgroups": plots.subgroups(tables["subgroups"]),
+        "reliability": plots.reliability(seen, scores),
+        "subgroups": plots.subgroups(tables["subgroups"], scores),
         "cost": plots.accuracy_against_cost(scores, costs),
-        "samples": plots.sample_predictions([picture(30, 40), *[picture(50, 20)] * 4], rows),
+        "samples": plots.sample_predictions(
+            [picture(30, 40), *[picture(50, 20)] * 4], rows, points
+        ),
     }.items():
         add(name, chart)
 
@@ -177,24 +197,47 @@ def test_the_audit_shows_red_before_amber():
 
 
 def test_a_network_looks_the_same_everywhere_and_no_two_look_alike():
-    looks = [tuple(plots.style(name, BACKBONES).values()) for name in BACKBONES]
+    looks = [tuple(plots.appearance(name, BACKBONES).values()) for name in BACKBONES]
     assert len(set(looks)) == len(BACKBONES)
     for name, look in zip(BACKBONES, looks, strict=True):
-        assert tuple(plots.style(name, [name]).values()) == look
-        assert plots.style(f"{name} + mirror", [])["color"] == look[0]
-    assert plots.style("a", ["a", "b"]) != plots.style("b", ["b", "a"])
+        assert tuple(plots.appearance(name, [name]).values()) == look
+        assert plots.appearance(f"{name} + mirror", [])["color"] == look[0]
+    assert plots.appearance("a", ["a", "b"]) != plots.appearance("b", ["b", "a"])
 
 
 def test_the_album_stamps_writes_and_remembers(tmp_path):
     album = plots.Album(tmp_path / "new" / "figures", NOTE)
-    chart = plots.audit(pd.DataFrame(columns=["severity", "check"]))
-    assert album.add("audit", "What the audit found, größer", lambda: chart) is chart
+    chart = plots.audit(FINDING).say("What it found, größer", "A bar, größer")
+    assert album.add(drawn_already("audit", chart)) is chart
     assert "Synthetic phantoms" in "".join(text.get_text() for text in chart.texts)
-    assert album.captions == {"audit": "What the audit found, größer"}
+    assert album.captions == {"audit": "What it found, größer"}
     assert [p.name for p in (tmp_path / "new" / "figures").iterdir()] == ["audit.png"]
     with Image.open(tmp_path / "new" / "figures" / "audit.png") as image:
         assert image.width == 1600
-        assert image.text["Description"] == "What the audit found, größer"
+        assert image.text["Description"] == "What it found, größer"
+        assert image.text["Alternative"] == "A bar, größer"
+
+
+def test_an_album_draws_what_it_has_tables_for_in_the_order_of_the_story(tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "RESOLUTION", 50)
+    raw = predictions(("A", "B"), 20, 0.5)
+    points = calibration.fit(raw)
+    seen = calibration.apply(raw, points)
+    tables = {
+        "audit": FINDING[:0],
+        "operating_points": points,
+        "scores": metrics.scores(seen, {}, resamples=20),
+        "predictions": seen,
+    }
+    album = plots.Album(tmp_path)
+    album.add_all(plots.FIGURES, tables)
+    expected = ["ranking", "roc", "precision_recall", "confusion_matrices", "reliability"]
+    assert list(album.captions) == expected
+
+
+def test_the_notebook_shows_every_figure_of_the_list():
+    shown = re.findall(r"plots\.(\w+),", (ROOT / "fracture-detection.ipynb").read_text())
+    assert set(shown) - {"Album"} == {draw.__name__ for draw in plots.FIGURES}
 
 
 def test_jupyter_shows_a_figure_once_with_its_caption(tmp_path, capsys):
@@ -212,12 +255,14 @@ def test_jupyter_shows_a_figure_once_with_its_caption(tmp_path, capsys):
                     "from fracture_utils.evaluation import plots\n"
                     "album = plots.Album('figures', 'a note')\n"
                     "nothing = pd.DataFrame(columns=['severity', 'check'])\n"
-                    "album.add('audit', 'A caption', plots.audit, nothing)"
+                    "album.add(plots.audit, nothing)"
                 )
             assert len(shown.outputs) == 1
             output = shown.outputs[0]
             assert output.data["image/png"]
-            assert output.metadata["image/png"] == {"width": 800, "alt": "A caption"}
+            alternative = "Bar chart of findings by check: none."
+            assert output.metadata["image/png"] == {"width": 800, "alt": alternative}
+            assert output.data["text/plain"] == "The audit of the data found nothing."
             assert "pyplot" not in shown.stderr
     finally:
         matplotlib.use("agg")
@@ -230,23 +275,22 @@ def test_jupyter_shows_a_figure_once_with_its_caption(tmp_path, capsys):
 def test_no_figure_is_left_with_pyplot():
     import matplotlib.pyplot as plt
 
-    seen = predictions(("A", "B"), 20, 0.5)
-    plots.confusion_matrices(calibration.apply(seen, calibration.fit(seen)))
+    plots.audit(FINDING)
     assert plt.get_fignums() == []
 
 
 def test_a_figure_is_the_same_bytes_again():
-    findings = pd.DataFrame({"severity": ["red"], "check": ["x"]})
-    first, second = plots.audit(findings).png(), plots.audit(findings).png()
+    first, second = plots.audit(FINDING).png(), plots.audit(FINDING).png()
     assert first == second
     with Image.open(io.BytesIO(first)) as image:
         assert image.format == "PNG"
 
 
 def test_an_album_of_abnormal_pictures_never_says_fractured(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "RESOLUTION", 60)
+    monkeypatch.setattr(style, "RESOLUTION", 60)
     raw = predictions(*CASES["six"])
-    seen = calibration.apply(raw, calibration.fit(raw))
+    points = calibration.fit(raw)
+    seen = calibration.apply(raw, points)
     scores = metrics.scores(seen, {}, resamples=100)
     images = seen[seen["model"] == "VGG16"]
     sample = images.groupby("label").head(2)
@@ -258,13 +302,15 @@ def test_an_album_of_abnormal_pictures_never_says_fractured(tmp_path, monkeypatc
         draw(text, *arguments, **keywords)
 
     monkeypatch.setattr(Text, "draw", listen)
-    album.add("a", "Fractured and normal pictures.", plots.class_distribution, images)
-    album.add("b", "", plots.roc, seen, scores)
-    album.add("c", "", plots.precision_recall, seen, scores)
-    album.add("d", "", plots.confusion_matrices, seen)
-    album.add("e", "", plots.ranking, scores)
-    album.add("f", "", plots.reliability, seen)
-    album.add("g", "", plots.sample_predictions, [picture(20, 20)] * len(sample), sample)
+    tables = {
+        **{"images": images, "scores": scores, "predictions": seen, "operating_points": points},
+        "subgroups": subgroups.table(seen, resamples=20),
+    }
+    album.add_all(plots.FIGURES, tables)
+    views = [picture(20, 20)] * len(sample)
+    chart = album.add(plots.sample_predictions, views, sample, points)
+    album.add(plots.gallery, views, views, BOXES, sample, points)
     assert "abnormal" in said
-    assert not [text for text in said if "fractur" in text.lower()]
-    assert album.captions["a"] == "Abnormal and normal pictures."
+    texts = [*said, *album.captions.values(), chart.alternative]
+    assert not [text for text in texts if "fractur" in text.lower()]
+    assert len(album.captions) == 9

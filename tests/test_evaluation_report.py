@@ -74,7 +74,7 @@ def test_every_value_is_escaped(tmp_path, quick):
     run = {"settings": {HOSTILE: HOSTILE}, HOSTILE: HOSTILE, "failed": {HOSTILE: HOSTILE}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     album = plots.Album(tmp_path / "figures", HOSTILE)
-    album.add("audit", HOSTILE, plots.audit, pd.DataFrame([finding]))
+    album.add(plots.audit, pd.DataFrame([finding]))
     text = report.write(tmp_path).read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags
@@ -111,12 +111,10 @@ def test_results_of_other_predictions_are_never_mixed_in(tmp_path, quick, capsys
     assert "holds the results of a run" in capsys.readouterr().err
     assert [p.name for p in run.iterdir()] == ["run.json"]
     album = plots.Album(before / "figures")
-    album.add(
-        "heatmaps", "Maps of another run", plots.audit, pd.DataFrame(columns=["severity", "check"])
-    )
+    album.add(plots.audit, pd.DataFrame(columns=["severity", "check"]))
     assert command.main([str(path), "--output", str(before)]) == 0
-    assert "Maps of another run" not in (before / "report.html").read_text(encoding="utf-8")
-    assert (before / "figures" / "heatmaps.png").is_file()
+    assert "audit of the data" not in (before / "report.html").read_text(encoding="utf-8")
+    assert (before / "figures" / "audit.png").is_file()
 
 
 def test_an_empty_folder_makes_a_page_that_says_so(tmp_path):

@@ -144,8 +144,7 @@ def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
     results = Results(config)
 
     def make(findings):
-        album = plots.Album(config.figures_dir, results=results)
-        album.add("audit", "Findings", plots.audit, findings)
+        plots.Album(config.figures_dir).add(plots.audit, findings)
         return results.table("audit", pd.DataFrame.copy, findings)
 
     make(findings)

@@ -37,7 +37,11 @@ ORDER = [
         "evaluation.localisation",
         "evaluation.gallery",
     ),
-    *("evaluation.conclusion", "evaluation.plots", "evaluation.report", "evaluation.__main__"),
+    "evaluation.conclusion",
+    *("evaluation.plots.style", "evaluation.plots.album", "evaluation.plots.data"),
+    *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
+    *("evaluation.plots.decisions", "evaluation.plots.maps"),
+    *("evaluation.report", "evaluation.__main__"),
     *("run", "predict", "clean"),
 ]
 MODULES = {

@@ -283,24 +283,33 @@ def test_the_figures_draw_and_name_what_they_show():
     maps = {"good": drawn(images, boxes), "corner": drawn(images, boxes, (0.01, 0.01))}
     table = located(maps, images, boxes)
     chart = plots.localisation(table)
-    assert chart.get_suptitle().startswith("The heat maps of 1 of 2 models point at")
+    assert chart.get_suptitle().startswith("Only the heat maps of good clearly beat")
+    none = plots.localisation(table.assign(verdict=CHANCE))
+    assert none.caption.startswith("No model's heat maps clearly beat pointing at the centre.")
+    assert f"good {table['hit_rate'][0]:.3f}" in none.alternative
     assert chart.png()
     assert plots.localisation(located(maps, images, EMPTY)).png()
     rows = images.head(3).assign(
         model="VGG16", decision="normal", probability=0.2, body_part="hand"
     )
+    points = pd.DataFrame({"model": ["VGG16", "Ensemble"], "threshold": [0.204, 0.1]})
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 255, (h, w)).astype(np.uint8)
                 for h, w in ((900, 700), (40, 90), (64, 64))]  # fmt: skip
     heats, caution = [maps["good"][p] for p in rows["path"]], localisation.warning(table, "corner")
-    chart = plots.heatmaps(pictures, heats, boxes, rows, caution)
+    chart = plots.heatmaps(pictures, heats, boxes, rows, points, caution)
     assert chart.get_suptitle().replace("\n", " ") == caution
-    assert plots.heatmaps(pictures, heats, boxes, rows).get_suptitle() == ""
+    assert plots.heatmaps(pictures, heats, boxes, rows, points).get_suptitle() == ""
     titles = [ax.get_title() for ax in chart.axes]
-    assert titles[0] == "fractured: missed\nVGG16 0.20"
+    assert titles[0] == "fractured: missed\nVGG16 0.200 < 0.204"
     assert titles[1] == "0.png\nhand"
-    assert max(chart.axes[0].images[0].get_array().shape) == plots.LARGEST_SHOWN
+    assert max(chart.axes[0].images[0].get_array().shape) == plots.maps.LARGEST_SHOWN
     assert len(chart.axes[0].patches) == 1
+    twice = pd.concat([rows, rows.assign(model="Ensemble", decision="fractured")])
+    chart = plots.gallery(pictures * 2, heats * 2, boxes, twice, points)
+    titles = [ax.get_title() for ax in chart.axes if ax.get_title()]
+    assert len(titles) == 2 * len(rows)
+    assert titles[0] == "fractured: missed\nVGG16 0.200 < 0.204\nEnsemble 0.20 ≥ 0.10"
 
 
 def test_an_overlay_leaves_what_is_below_the_mean_as_it_is():

@@ -16,7 +16,7 @@ from test_evaluation_plots import predictions
 
 from fracture_utils import files, ledger
 from fracture_utils.config import Config
-from fracture_utils.evaluation import calibration, metrics, plots
+from fracture_utils.evaluation import calibration, metrics
 from fracture_utils.ledger import Results
 
 KILLS = 5
@@ -121,33 +121,6 @@ def test_a_fingerprint_sees_every_cell_and_pixel():
     assert files.fingerprint(pixels.T) == files.fingerprint(pixels.T.copy())
 
 
-def test_a_figure_is_drawn_once_and_again_for_a_reason(config, capsys, monkeypatch):
-    monkeypatch.setattr(plots, "RESOLUTION", 50)
-    calls = []
-
-    def draw(findings):
-        calls.append(len(findings))
-        return plots.audit(findings)
-
-    findings = pd.DataFrame({"severity": ["red"], "check": ["x"]})
-
-    def add(note="a note", caption="What was found"):
-        album = plots.Album(config.figures_dir, note, results=Results(config))
-        return album.add("audit", caption, draw, findings)
-
-    drawn, kept = add(), add()
-    assert calls == [1]
-    assert kept.saved == drawn.saved == (config.figures_dir / "audit.png").read_bytes()
-    assert kept.caption == "What was found"
-    add(note="another note")
-    assert said(capsys) == "figures/audit.png again, because the words changed."
-    add(note="another note", caption="Something else")
-    assert calls == [1, 1, 1]
-    (config.figures_dir / "audit.png").write_bytes(kept.saved[:100])
-    assert len(add(note="another note", caption="Something else").saved) > 100
-    assert "figures/audit.png is damaged" in said(capsys)
-
-
 SCRIPT = """
 import sys
 import pandas as pd
@@ -156,15 +129,14 @@ from fracture_utils.evaluation import metrics, plots
 from fracture_utils.ledger import Results, claim
 config = Config(source="phantoms", results_dir=sys.argv[1])
 lock, results = claim(config.cache_dir), Results(config)
-album = plots.Album(config.figures_dir, "a note", results=results)
+album = plots.Album(config.figures_dir, "a note")
 seen = pd.read_csv(sys.argv[2], keep_default_na=False)
 print("scores", flush=True)
 for seed in range(4):
     scores = results.table(f"scores_{seed}", metrics.scores, seen, {}, 400, seed)
 print("figures", flush=True)
-for k in range(3):
-    album.add(f"roc_{k}", "Curves", plots.roc, seen, scores)
-    album.add(f"matrices_{k}", "Decisions", plots.confusion_matrices, seen)
+tables = {"predictions": seen, "scores": scores}
+album.add_all([plots.roc, plots.precision_recall, plots.ranking], tables)
 results.finish()
 print("done", flush=True)
 """

@@ -72,23 +72,13 @@ def evaluate(path: Path, config: Config) -> list[str]:
     files.write_table(folder / "comparisons.csv", comparisons)
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
-    album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
-    album.add("ranking", "AUC of each model with its 95 % interval", plots.ranking, scores)
-    if len(comparisons):
-        album.add("pairwise", "Which models cannot be told apart", plots.pairwise, comparisons)
-    album.add("roc", "Receiver operating characteristic curves", plots.roc, predictions, scores)
-    album.add(
-        "precision_recall", "Precision and recall", plots.precision_recall, predictions, scores
-    )
-    album.add(
-        "confusion_matrices", "What each model decides", plots.confusion_matrices, predictions
-    )
-    album.add(
-        "reliability", "Probabilities said, and what became of them", plots.reliability, predictions
-    )
     files.write_table(folder / "subgroups.csv", by_group)
-    if len(by_group):
-        album.add("subgroups", "AUC and errors by subgroup", plots.subgroups, by_group)
+    tables = {
+        **{"predictions": predictions, "scores": scores, "operating_points": points},
+        **{"comparisons": comparisons, "subgroups": by_group},
+    }
+    album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
+    album.add_all(plots.FIGURES, tables)
     report.write(folder, None if at_home else album.captions)
     return sentences
 

@@ -120,10 +120,11 @@ def _figure(path: Path) -> tuple[int, str, str]:
     with Image.open(path) as image:
         known = image.text
     caption = escape(known.get("Description", path.stem.replace("_", " ")))
+    alternative = escape(known.get("Alternative", ""), quote=True) or caption
     data = base64.b64encode(path.read_bytes()).decode()
     place = known.get("Place", "")
     return int(place) if place.isdigit() else 1000, path.name, (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+        f'<figure><img alt="{alternative}" src="data:image/png;base64,{data}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )  # fmt: skip
 

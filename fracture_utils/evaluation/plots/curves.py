@@ -1,0 +1,252 @@
+"""Figures over all thresholds: curves of trade-offs, and what a probability is worth."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from scipy import special, stats
+
+from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.metrics import CALIBRATION_BINS, FRACTURED
+from fracture_utils.evaluation.plots.style import (
+    FAINT,
+    INK,
+    MUTED,
+    WIDTH,
+    Chart,
+    appearance,
+    best,
+    chart_of,
+    figure,
+    ranged,
+    short,
+)
+
+CHANCE = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
+APART = 0.055
+"""Smallest distance between the numbers on the curves, as a share of an axis."""
+
+
+@figure
+def roc(predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
+    """Sensitivity against false alarms on the test rows, the chosen thresholds marked."""
+
+    def rates(found, alarms, positives, negatives):
+        return alarms / negatives, found / positives
+
+    chart, ax = _trade_off(predictions, scores, "auc", "AUC", rates)
+    ax.plot([0, 1], [0, 1], zorder=0, **CHANCE)
+    ax.set(
+        xlabel=f"1 - specificity (share of normal pictures called {positive})",
+        ylabel=f"sensitivity (share of {positive} pictures found)",
+        title=f"{positive.capitalize()} pictures found against false alarms",
+    )
+    row = scores.set_index("model").loc[best(scores)]
+    return chart.say(
+        f"At its chosen threshold {row.name} finds {100 * row['sensitivity']:.0f} % of the "
+        f"{positive} pictures and sounds a false alarm on {100 - 100 * row['specificity']:.0f} % "
+        "of the normal ones; its curve shows what other thresholds would give.",
+        f"ROC curves. AUC with 95 % interval: {_values(scores, 'auc')}.",
+    )
+
+
+@figure
+def precision_recall(
+    predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
+) -> Chart:
+    """Positive predictive value against sensitivity on the test rows."""
+
+    def rates(found, alarms, positives, negatives):
+        return found / positives, found / (found + alarms)
+
+    chart, ax = _trade_off(predictions, scores, "average_precision", "Average precision", rates)
+    prevalence = scores["positives"].iloc[0] / scores["n"].iloc[0]
+    ax.axhline(prevalence, zorder=0, **CHANCE)
+    ax.set(
+        xlabel=f"sensitivity (share of {positive} pictures found)",
+        ylabel="positive predictive value",
+        title=f"How many of the pictures called {positive} really are",
+    )
+    row = scores.set_index("model").loc[best(scores)]
+    called = "no picture" if np.isnan(row["ppv"]) else f"{100 * row['ppv']:.0f} %"
+    return chart.say(
+        f"Of the pictures that {row.name} calls {positive} at its chosen threshold, {called} "
+        f"really are; calling all of them so would give {100 * prevalence:.0f} %.",
+        "Curves of positive predictive value against sensitivity. Average precision with 95 % "
+        f"interval: {_values(scores, 'average_precision')}.",
+    )
+
+
+def _values(scores: pd.DataFrame, metric: str) -> str:
+    return "; ".join(f"{row['model']} {ranged(row, metric)}" for row in scores.to_dict("records"))
+
+
+def _trade_off(
+    predictions: pd.DataFrame,
+    scores: pd.DataFrame,
+    metric: str,
+    title: str,
+    rates: Callable[..., tuple[np.ndarray, np.ndarray]],
+) -> tuple[Chart, Axes]:
+    """A curve a model over all thresholds, and a marker at the chosen one: the best network in
+    colour, the others in grey with the number under which the legend names them.
+
+    `rates` makes x and y of the numbers of fractures found and of false alarms, and of the numbers
+    of fractured and of normal pictures.
+    """
+    seen = metrics.answers(predictions, "test")
+    chart, ax = chart_of(max(4.9, 0.4 * len(seen.models) + 1.6))
+    rows, first = scores.set_index("model"), best(scores)
+    order = sorted(seen.models, key=lambda name: (name != first, -rows[metric].fillna(0)[name]))
+    lines = {model: _line(seen, model, rates) for model in order}
+    taken = [np.array(point) for _, point in lines.values()]
+    for number, model in enumerate(order, 1):
+        line, point = lines[model]
+        look = appearance(model, seen.models)
+        if model == first:
+            wide = {"linewidth": 2.4, "zorder": 3}
+        else:
+            look |= {"color": MUTED}
+            wide = {"linewidth": 1.0}
+        tag = "" if model == first else f"{number}  "
+        ax.plot(*line, color=look["color"], **wide)
+        ax.plot(*point, markersize=9 if model == first else 6, linestyle="", zorder=4, **look)
+        ax.plot([], [], label=f"{tag}{short(model)}\n{ranged(rows.loc[model], metric)}", **look)
+        if tag:
+            _number(ax, line, number, taken)
+    ax.plot([], [], label="chance", **CHANCE)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    legend = ax.legend(
+        loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False,
+        title=f"{title}, 95 % interval\n(marker: chosen threshold)",
+    )  # fmt: skip
+    legend.get_texts()[0].set_fontweight("bold")
+    return chart, ax
+
+
+def _line(
+    seen: metrics.Answers, model: str, rates: Callable[..., tuple[np.ndarray, np.ndarray]]
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[float, float]]:
+    """The curve of one model, and its point at the chosen threshold."""
+    place, fractured = seen.models.index(model), seen.labels == 1
+    sizes = np.array([fractured.sum(), (~fractured).sum()], dtype=float)
+    ones = np.ones((len(fractured), 1))
+    found, alarms = metrics.curve(seen.labels, seen.logits[:, place], ones)
+    called = seen.decisions[:, place]
+    chosen = (called & fractured).sum(), (called & ~fractured).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        line = rates(np.append(0, found), np.append(0, alarms), *sizes)
+        return line, rates(*chosen, *sizes)
+
+
+def _number(
+    ax: Axes, line: tuple[np.ndarray, np.ndarray], number: int, taken: list[np.ndarray]
+) -> None:
+    """Write a curve's number on it, where it is farthest from the numbers already there."""
+    points = np.column_stack(line)
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        return
+    steps = np.append(0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
+    along = np.linspace(0.12, 0.88, 60) * steps[-1]
+    spots = np.column_stack([np.interp(along, steps, column) for column in points.T])
+    gaps = np.min([np.hypot(*(spots - other).T) for other in taken] or [np.ones(60)], axis=0)
+    if gaps.max() < APART:
+        return
+    spot = spots[int(np.argmax(np.minimum(gaps, 3 * APART)))]
+    taken.append(spot)
+    ax.text(
+        *spot, str(number), size=7, ha="center", va="center", color=INK, zorder=5,
+        bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": MUTED, "lw": 0.7},
+    )  # fmt: skip
+
+
+@figure
+def reliability(
+    predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
+) -> Chart:
+    """Share of fractures against the probability said by the best network, with counts and bands,
+    after temperature scaling (before: pale); beside it the calibration error of every model.
+    """
+    seen, model = metrics.contenders(predictions), best(scores)
+    place, look = seen.models.index(model), appearance(model, seen.models)
+    said = {"before": special.expit(seen.logits), "after": seen.probabilities}
+    height = max(4.6, 0.36 * len(seen.models) + 1.6)
+    chart = Chart(figsize=(WIDTH, height), dpi=100, layout="constrained")
+    grid = chart.add_gridspec(2, 2, height_ratios=(4, 1), width_ratios=(1.25, 1))
+    ax, below = chart.add_subplot(grid[0, 0]), chart.add_subplot(grid[1, 0])
+    ax.plot([0, 1], [0, 1], **CHANCE)
+    before = _bins(said["before"][:, place], seen.labels)
+    after = _bins(said["after"][:, place], seen.labels)
+    ax.plot(before["said"], before["share"], "-", color=FAINT, label="before scaling")
+    ax.vlines(after["said"], after["low"], after["high"], color=look["color"], alpha=0.45, lw=4)
+    ax.plot(after["said"], after["share"], linewidth=1.5, label="after, 95 % bands", **look)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"share that is {positive}")
+    ax.tick_params(labelbottom=False)
+    ax.legend(frameon=False, loc="upper left")
+    edges = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
+    counts = after["count"].reindex(range(CALIBRATION_BINS), fill_value=0)
+    bars = below.bar(edges, counts, 0.9 / CALIBRATION_BINS, color=look["color"], alpha=0.6)
+    below.bar_label(bars, fmt="{:,.0f}", size=7, padding=1)
+    below.set(xlim=(-0.02, 1.02), xlabel="probability said", ylabel="pictures", yticks=[])
+    below.margins(y=0.4)
+    errors = [
+        [metrics.calibration_error(seen.labels, part[:, k]) for part in said.values()]
+        for k in range(len(seen.models))
+    ]
+    _errors(chart.add_subplot(grid[:, 1]), seen.models, np.array(errors), model)
+    off = 100 * errors[place][1]
+    chart.suptitle(f"Probabilities of {short(model)} are {off:.1f} points off on average", size=11)
+    return chart.say(*_told(model, positive, seen.models, errors, after))
+
+
+def _bins(said: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Per bin of equal width that holds a picture: mean probability said, share of fractures with
+    the exact 95 % interval of Clopper and Pearson, and count.
+    """
+    number = np.minimum((said * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    table = pd.DataFrame({"said": said, "share": labels}).groupby(number)
+    bins = table.mean().assign(count=table.size())
+    found = (bins["share"] * bins["count"]).round().astype(int)
+    bands = [
+        stats.binomtest(hits, count).proportion_ci(method="exact")
+        for hits, count in zip(found, bins["count"], strict=True)
+    ]
+    return bins.assign(low=[band.low for band in bands], high=[band.high for band in bands])
+
+
+def _errors(ax: Axes, models: list[str], errors: np.ndarray, chosen: str) -> None:
+    """The calibration error of every model before (hollow) and after (filled) scaling."""
+    for place, model in enumerate(models):
+        colour = appearance(model, models)["color"] if model == chosen else MUTED
+        ax.plot(100 * errors[place], [place, place], color=colour, linewidth=1)
+        ax.plot(100 * errors[place, 0], place, "o", color=colour, markerfacecolor="white")
+        ax.plot(100 * errors[place, 1], place, "o", color=colour)
+    ax.set_yticks(range(len(models)), [short(model, 18) for model in models])
+    ax.set_ylim(len(models) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.margins(x=0.1)
+    ax.set(xlabel="percentage points", title="Error of each model\n(hollow: before scaling)")
+
+
+def _told(
+    model: str, positive: str, models: list[str], errors: list[list[float]], bins: pd.DataFrame
+) -> tuple[str, str]:
+    place = models.index(model)
+    before, after = (100 * error for error in errors[place])
+    rows = [
+        f"{100 * said:.0f} % said, {100 * share:.0f} % of {count:,} were"
+        for said, share, count in zip(bins["said"], bins["share"], bins["count"], strict=True)
+    ]
+    others = [
+        f"{name} {100 * pair[0]:.1f} and {100 * pair[1]:.1f}"
+        for name, pair in zip(models, errors, strict=True)
+    ]
+    return (
+        f"The probabilities of {model} are on average {after:.1f} percentage points off "
+        f"({before:.1f} before temperature scaling). On the dashed line they would be exact; "
+        "a band that misses it is an error beyond chance.",
+        f"Reliability diagram of {model}, share {positive} by probability said: {'; '.join(rows)}. "
+        f"Error in points before and after scaling: {'; '.join(others)}.",
+    )

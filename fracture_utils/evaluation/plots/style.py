@@ -1,0 +1,197 @@
+"""How every figure looks: colours, markers, panels, and the words on them."""
+
+import base64
+import functools
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
+
+STYLE_OF = {
+    "DenseNet121": ("#0072B2", "o"),
+    "ResNet50": ("#D55E00", "s"),
+    "VGG16": ("#009E73", "^"),
+    "MobileNet": ("#CC79A7", "D"),
+    "InceptionV3": ("#E69F00", "v"),
+    "Xception": ("#56B4E9", "P"),
+    "Ensemble": ("#222222", "*"),
+    "Selected ensemble": ("#666666", "X"),
+    "Majority class": ("#888888", "d"),
+    "Metadata only": ("#888888", "x"),
+}
+"""Colour (Okabe and Ito's palette, safe for colour-blind readers) and marker, everywhere."""
+UNKNOWN_COLOURS = tuple(colour for colour, _ in tuple(STYLE_OF.values())[:6])
+UNKNOWN_MARKERS = "h<>pd8"
+CLASS_COLOURS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
+WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#BBBBBB"
+WIDTH = 8.0
+"""Inches; a figure is drawn at 200 dots an inch and shown 800 pixels wide."""
+RESOLUTION = 200
+TEXT = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,
+}
+
+
+class Chart(Figure):
+    """A figure that pyplot does not know: Jupyter shows it once, at 800 pixels, with its
+    alternative text, whichever backend is set.
+    """
+
+    caption = ""
+    """What the figure finds and how to read it: stands below it."""
+    alternative = ""
+    """What a reader who cannot see the figure must know: kind of picture, and its numbers."""
+    place = 0
+
+    def say(self, caption: str, alternative: str) -> "Chart":
+        """Set the caption and the alternative text, and return the figure."""
+        self.caption, self.alternative = " ".join(caption.split()), " ".join(alternative.split())
+        return self
+
+    def png(self) -> bytes:
+        """The bytes of a PNG file that carries the texts and the place in the album.
+
+        256 colours make the file a third as large; where there are pictures they are dithered, so
+        that heat maps show no bands.
+        """
+        drawn, buffer, known = io.BytesIO(), io.BytesIO(), PngInfo()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            self.savefig(drawn, dpi=RESOLUTION)
+        known.add_itxt("Description", self.caption)
+        known.add_itxt("Alternative", self.alternative)
+        known.add_text("Place", str(self.place))
+        image = Image.open(drawn).convert("RGB")
+        palette = image.quantize(256)
+        has_pictures = any(ax.images for ax in self.axes)
+        image = image.quantize(palette=palette) if has_pictures else palette  # dithered, or not
+        image.save(buffer, "PNG", optimize=True, dpi=(RESOLUTION, RESOLUTION), pnginfo=known)
+        return buffer.getvalue()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        png = base64.b64encode(self.png()).decode()
+        about = {"image/png": {"width": int(WIDTH * 100), "alt": self.alternative}}
+        display({"image/png": png, "text/plain": self.caption}, metadata=about, raw=True)
+
+
+def figure(draw: Callable[..., Chart]) -> Callable[..., Chart]:
+    """Give a function that draws a figure the fonts and lines that all of them share."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: object, **keywords: object) -> Chart:
+        with mpl.rc_context(TEXT):
+            return draw(*arguments, **keywords)
+
+    return styled
+
+
+def appearance(model: str, models: Iterable[str]) -> dict[str, str]:
+    """Colour and marker of a model: fixed for known names, a variant's ("ResNet50 + mirror") from
+    its network with a hollow marker, any other's by its place among the unknown names.
+    """
+    known = STYLE_OF.get(model)
+    if known:
+        return {"color": known[0], "marker": known[1]}
+    base = STYLE_OF.get(model.split(" + ")[0])
+    if base:
+        return {"color": base[0], "marker": base[1], "markerfacecolor": "white"}
+    unknown = sorted(name for name in set(models) if name not in STYLE_OF)
+    place = unknown.index(model)
+    return {
+        "color": UNKNOWN_COLOURS[place % 6],
+        "marker": UNKNOWN_MARKERS[(place + place // 6) % 6],
+    }
+
+
+def best(scores: pd.DataFrame) -> str:
+    """The network with the highest AUC, which the figures put forward (the first of equals)."""
+    models = scores[~scores["model"].isin(REFERENCES)]
+    networks = models[~models["model"].isin(ENSEMBLES)]
+    networks = networks if len(networks) else models
+    return networks.sort_values("auc", ascending=False, kind="stable")["model"].iloc[0]
+
+
+def chart_of(
+    height: float, rows: int = 1, columns: int = 1, **keywords
+) -> tuple[Chart, Axes | np.ndarray]:
+    """An empty figure `height` inches high, and its axes."""
+    chart = Chart(figsize=(WIDTH, height), dpi=100, layout="constrained")
+    return chart, chart.subplots(rows, columns, **keywords)
+
+
+def panels(count: int, height: float, across: int = 4) -> tuple[Chart, np.ndarray]:
+    """Up to `across` panels a row, each `height` inches; the unused ones are blank."""
+    rows, columns = -(-max(count, 1) // across), max(2, min(count, across))
+    chart, axes = chart_of(height * rows + 0.3, rows, columns, squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    return chart, axes
+
+
+def xray(ax: Axes, picture: np.ndarray) -> None:
+    """Show an X-ray, uint8 (height, width), in grey and without ticks."""
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    ax.set_anchor("N")
+    ax.set_axis_off()
+
+
+def interval(
+    ax: Axes, value: float, low: float, high: float, place: int, look: dict[str, str]
+) -> None:
+    """A point with its interval, lying on row `place`."""
+    ax.plot([low, high], [place, place], color=look["color"], linewidth=2, solid_capstyle="butt")
+    ax.plot(value, place, markersize=8, linestyle="", **look)
+
+
+def short(text: object, longest: int = 24) -> str:
+    """Long names lose their middle, which tells them apart least."""
+    text = " ".join(str(text).split())
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names as a sentence says them: "A, B and C"."""
+    names = [str(name) for name in names]
+    return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def ranged(row: pd.Series | dict, name: str) -> str:
+    """A metric with its 95 % interval."""
+    if np.isnan(row[f"{name}_low"]):
+        return "not defined" if np.isnan(row[name]) else f"{row[name]:.3f} (no interval)"
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def p_value(value: float) -> str:
+    """A p as a figure says it."""
+    if np.isnan(value):
+        return "no test"
+    return "p < 0.001" if value < 0.001 else f"p {value:.3f}"
+
+
+def probability(value: float, threshold: float) -> str:
+    """A probability beside the threshold that decides about it: "0.53 < 0.54"."""
+    sign, digits = "≥" if value >= threshold else "<", 2
+    while digits < 6 and f"{value:.{digits}f}" == f"{threshold:.{digits}f}" and value != threshold:
+        digits += 1
+    return f"{value:.{digits}f} {sign} {threshold:.{digits}f}"
