@@ -12,8 +12,8 @@ data/           reader, anatomy, radiography, phantoms, sources, duplicates, inv
                 audit, store, places, augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
-evaluation/     metrics, calibration, comparison, subgroups, use, detection, localisation,
-                gallery, conclusion, plots/, report (no Keras here)
+evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,
+                localisation, gallery, findings, conclusion, plots/, report (no Keras here)
 run             the record of a run
 predict, clean  command lines: ask about one X-ray; free disk space
 

@@ -192,6 +192,10 @@ class Results:
             na_values={column: [""] for column in numbers},
         )
 
+    def drop(self, name: str) -> None:
+        """Take away the table of an earlier run that this one has no use for."""
+        (self.folder / f"{name}.csv").unlink(missing_ok=True)
+
     def once(
         self,
         stage: str,

@@ -163,3 +163,34 @@ def test_ensembles_take_part_in_everything_after():
     assert "Ensemble" in set(metrics.scores(table, known, resamples=100)["model"])
     assert len(comparison.pairs(table, resamples=100)) == 15
     assert set(comparison.rank_stability(table, resamples=100)["model"]) == set(NETWORKS)
+
+
+def test_the_chosen_network_is_chosen_on_validation_and_on_nothing_else():
+    table = calibration.ensembles(predictions())
+    validation = table[table["split"] == "validation"]
+    truth = validation["label"] == "fractured"
+    auc = {
+        name: roc_auc_score(truth[rows.index], rows["logit"])
+        for name, rows in validation.groupby("model")
+        if name in NETWORKS
+    }
+    best = max(auc, key=auc.get)
+    assert calibration.chosen(table) == best
+    test = table["split"] == "test"
+    turned = table.assign(logit=table["logit"].where(~test | (table["model"] != best), 0.0))
+    assert calibration.chosen(turned) == best
+    flipped = table.assign(logit=np.where(table["model"] == best, -1, 1) * table["logit"])
+    assert calibration.chosen(flipped) != best
+    assert calibration.chosen(table, ["D"]) == "D"
+    assert calibration.chosen(table[test]) is None
+
+
+def test_equal_networks_are_decided_by_the_loss_and_then_by_their_order():
+    table = predictions(networks=("A", "B"), noise=(1.0, 1.0))
+    one = table[table["model"] == "A"]
+    same = pd.concat([one, one.assign(model="B")])
+    assert calibration.chosen(same) == "A"
+    assert calibration.chosen(same, ["B", "A"]) == "B"
+    squashed = pd.concat([one.assign(logit=np.sign(one["logit"]) * one["logit"] ** 4), one.assign(
+        model="B")])  # fmt: skip
+    assert calibration.chosen(squashed) == "B"

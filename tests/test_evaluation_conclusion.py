@@ -53,12 +53,102 @@ def text(*arguments, **keywords):
     return " ".join(said)
 
 
-def test_the_best_and_its_rivals():
-    said = text(scores(AUCS), LEAD)
-    assert "A ranks best of 3 networks, with an AUC of 0.900 (95 % interval 0.850 to 0.930)" in said
-    assert "does not tell it from B; it is ahead of C." in said
-    assert "cannot say which network is best" in text(scores(AUCS), TIED)
-    assert "Its lead over every other network holds" in text(scores(AUCS), WON)
+def test_the_chosen_network_is_told_about_and_the_ranking_stays_one():
+    said = text(scores(AUCS), LEAD, chosen="B")
+    assert said.startswith(
+        "B, chosen of 3 networks on the validation pictures, reaches an AUC of 0.850 (95 % "
+        "interval 0.800 to 0.880) on 500 test pictures, 100 of them fractured."
+    )
+    assert "By AUC the order on the test pictures is A (0.900), B (0.850), C (0.700)." in said
+    assert "tells B from A or C" in said
+    assert "flattered" not in said
+    first = text(scores(AUCS), LEAD)
+    assert "A ranks first of 3 networks, with an AUC of 0.900 (95 % interval 0.850 to" in first
+    assert "the first on the test is flattered by it" in first
+
+
+def test_whom_the_chosen_network_is_told_from():
+    assert "A is ahead of C, and not to be told from B." in text(scores(AUCS), LEAD, chosen="A")
+    assert "By the paired" in text(scores(AUCS), LEAD, chosen="C")
+    assert "C is behind A, and not to be told from B." in text(scores(AUCS), LEAD, chosen="C")
+    assert "No paired test" in text(scores(AUCS), TIED, chosen="A")
+    assert "cannot say which network is best" in text(scores(AUCS), TIED, chosen="A")
+    assert "A is ahead of B and C." in text(scores(AUCS), WON, chosen="A")
+    both = pairs({("A", "B"): 0.01, ("B", "C"): 0.01})
+    assert "B is ahead of C and behind A." in text(scores(AUCS), both, chosen="B")
+
+
+def test_swapped_classes_are_said_and_nothing_is_ranked():
+    said = text(scores({"A": 0.2, "B": 0.15}), pairs({("A", "B"): 0.01}), points(), chosen="A")
+    assert said.startswith(
+        "The classes seem swapped: A and B put normal pictures above fractured ones, B with an AUC "
+        "of 0.150 (95 % interval 0.100 to 0.180). Either their answers are probabilities of the "
+        "other class"
+    )
+    assert "misses" not in said
+    assert "order" not in said
+    one = text(scores({"A": 0.9, "B": 0.15}), TIED)
+    assert "swapped: B puts normal" in one
+    assert "its answers are" in one
+    assert "swapped" not in text(scores({"A": 0.48, "B": 0.6}), TIED)
+
+
+def by_group(p=0.0004, few=False):
+    row = {"column": "body_part", "model": "A", "sensitivity": 0.9, "p_sensitivity": 0.2}
+    row |= {"sensitivity_low": 0.77, "sensitivity_high": 1.0, "p_sensitivity_holm": 0.4}
+    row |= {"p_specificity": p / 2, "p_specificity_holm": p}
+    hand = row | {"value": "hand", "n": 153, "positives": 31, "specificity": 0.672}
+    leg = row | {"value": "leg", "n": 213, "positives": 25, "specificity": 0.936}
+    hand |= {"specificity_low": 0.586, "specificity_high": 0.762}
+    leg |= {"specificity_low": np.nan if few else 0.899, "specificity_high": 0.968}
+    hip = row | {"value": "hip", "n": 6, "positives": 2, "specificity": np.nan}
+    whole = {"column": "all", "value": "all", "model": "A", "n": 400, "positives": 60}
+    return pd.DataFrame([whole | {"specificity": 0.2, "p_specificity": np.nan}, leg, hip, hand])
+
+
+def test_a_body_part_that_fares_worse_is_a_finding():
+    assert (
+        "A does not do alike for every body part: its specificity is 67 % for hand (95 % interval "
+        "59 to 76 %; 122 normal pictures) but 94 % for leg (95 % interval 90 to 97 %; 188 normal "
+        "pictures), and the values of body part differ by more than chance (p below 0.001 after "
+        "Holm's correction for 2 tests)."
+    ) in text(scores(AUCS), TIED, chosen="A", by_group=by_group())
+    assert "alike" not in text(scores(AUCS), TIED, chosen="A", by_group=by_group(0.06))
+    assert "alike" not in text(scores(AUCS), TIED, chosen="B", by_group=by_group())
+    assert "(too few groups for an interval; 188" in text(
+        scores(AUCS), TIED, chosen="A", by_group=by_group(few=True)
+    )
+
+
+def use_table(**changes):
+    row = {"model": "A", "prevalence": 0.14, "ppv": 0.46, "ppv_low": 0.37, "ppv_high": 0.55}
+    row |= {"npv": 0.96, "npv_low": 0.94, "npv_high": 0.98}
+    return pd.DataFrame([row | changes])
+
+
+def curve(low):
+    thresholds = np.arange(1, 6) / 10
+    table = pd.DataFrame({"model": "A", "threshold": thresholds, "net_benefit_low": low})
+    return table.assign(treat_all=[0.1, 0.0, -0.1, -0.2, -0.3])
+
+
+def test_what_it_is_worth_where_it_would_be_used():
+    said = text(scores(AUCS), TIED, chosen="A", worth=use_table())
+    assert (
+        "Where 14 % of the pictures are fractured, 46 % of its alarms are right (95 % interval 37 "
+        "to 55 %), and of the pictures that A calls normal 96 % are (95 % interval 94 to 98 %)."
+    ) in said
+    never = use_table(ppv=np.nan, ppv_low=np.nan, ppv_high=np.nan)
+    assert "it never calls a picture fractured" in text(scores(AUCS), TIED, chosen="A", worth=never)
+    pays = text(scores(AUCS), TIED, chosen="A", net_benefit=curve([0, 0.05, 0.03, -0.1, -0.1]))
+    assert (
+        "At every threshold of its probability from 0.20 to 0.30 acting on A is shown to be worth "
+        "more than acting on every picture and than acting on none (net benefit"
+    ) in pays
+    once = text(scores(AUCS), TIED, chosen="A", net_benefit=curve([0, 0.05, 0, -0.1, -0.1]))
+    assert "At a threshold of 0.20 acting on A" in once
+    never = text(scores(AUCS), TIED, chosen="A", net_benefit=curve([0, 0, -0.3, -0.1, -0.4]))
+    assert "At no threshold of its probability acting on A" in never
 
 
 @pytest.mark.parametrize(
@@ -78,8 +168,8 @@ def test_heat_maps_are_told_what_they_are_worth(verdict, words):
         "The heat maps of A are highest in or right beside the fracture in 60 % of 60 pictures "
         "(95 % interval 45 to 70 %), against 8 % for the maps of other pictures (p below 0.001) "
         f"and 52 % for the middle of the picture (p 0.03): {words} They hold 2.4 times as much in "
-        "the box as an even map, and find 70 % of 67 fractures at one false mark per picture."
-    ) in text(scores(AUCS), LEAD, located=pd.DataFrame([row]))
+        "the box as an even map, and find 70 % of 67 boxed fractures at one false mark per picture."
+    ) in text(scores(AUCS), LEAD, chosen="A", located=pd.DataFrame([row]))
     other = pd.DataFrame([row | {"model": "B"}])
     assert "heat maps" not in text(scores(AUCS), LEAD, located=other)
     assert "heat maps" not in text(scores(AUCS), LEAD)
@@ -87,13 +177,20 @@ def test_heat_maps_are_told_what_they_are_worth(verdict, words):
 
 def test_two_networks():
     two = {"A": 0.9, "B": 0.8}
-    assert "Its lead over B holds" in text(scores(two), pairs({("A", "B"): 0.01}))
-    assert "tells it from B: this test set" in text(scores(two), pairs({("A", "B"): 0.4}))
-    assert "tells it from B: this test set" in text(scores(two), pairs({("A", "B"): np.nan}))
+    assert "A is ahead of B." in text(scores(two), pairs({("A", "B"): 0.01}))
+    assert "tells A from B: this test set" in text(scores(two), pairs({("A", "B"): 0.4}))
+    assert "tells A from B: this test set" in text(scores(two), pairs({("A", "B"): np.nan}))
 
 
 def test_a_shared_first_place():
-    assert "A and B share the first place" in text(scores({"A": 0.9, "B": 0.9, "C": 0.5}), TIED)
+    level = scores({"A": 0.9, "B": 0.9, "C": 0.5})
+    said = text(level, TIED)
+    assert "A and B share the first place" in said
+    assert "A and B (0.900), C (0.500)." in said
+    both = text(scores({"A": 0.9, "B": 0.9}), pairs({("A", "B"): 1.0}), chosen="A")
+    assert "On the test pictures A and B are level." in both
+    assert "tells A from B" in both
+    assert " it " not in both.split("At its threshold")[0]  # of two networks nobody is "it"
 
 
 def test_one_network():
@@ -130,12 +227,12 @@ def test_whether_probabilities_may_be_believed():
     assert "nothing was calibrated" in text(scores(AUCS), TIED, points("default: none"))
 
 
-def test_how_sure():
+def test_how_firm_the_order_is():
     stability = pd.DataFrame({"model": ["A", "B", "C"], "wins": [0.62, 0.38, 0.0]})
     said = text(scores(AUCS), TIED, stability=stability)
-    assert "In 62 % of the resampled test sets A comes first, in 38 % B does." in said
+    assert "62 % of the test sets put A first and 38 % B: that is how firm this order is" in said
     sure = pd.DataFrame({"model": ["A", "B"], "wins": [0.997, 0.003]})
-    assert "In more than 99 % of the resampled test sets A comes first." in text(
+    assert "more than 99 % of the test sets put A first: that is" in text(
         scores(AUCS), WON, stability=sure
     )
 
@@ -156,21 +253,21 @@ def test_power(needed, sentence):
 def test_ensembles_are_told_about_after_the_networks():
     four = pairs({("A", "B"): 0.4, ("A", "C"): 0.4, ("Ensemble", "A"): 0.01})
     said = text(scores(AUCS | {"Ensemble": 0.95}), four)
-    assert "A ranks best of 3 networks" in said
+    assert "A ranks first of 3 networks" in said
     assert "The ensemble reaches 0.950" in said
     assert "significantly above A." in said
 
 
 def test_warnings_where_they_are_due():
     plain = text(scores(AUCS), TIED)
-    for word in ("phantoms", "random weights", "Metadata", "interval is wide"):
+    for word in ("phantoms", "random weights", "brightness", "interval is wide"):
         assert word not in plain
     assert "synthetic phantoms" in text(scores(AUCS), TIED, source="phantoms")
     assert "All networks started from random weights" in text(scores(AUCS, start="random"), TIED)
     assert "only 8 fractured test pictures" in text(scores(AUCS, n=100, positives=8), TIED)
     assert "a single normal test picture" in text(scores(AUCS, n=9, positives=8), TIED)
     probe = scores(AUCS | {"Metadata only": 0.75})
-    assert "Metadata alone (no pixels) reach an AUC of 0.750" in text(probe, TIED)
+    assert "its mean brightness alone reach an AUC of 0.750" in text(probe, TIED)
 
 
 def test_the_note_names_pictures_and_initialisation():

@@ -368,3 +368,10 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert float(run.stdout) < 2
+
+
+def test_patients_are_known_where_one_is_named():
+    predictions = table([0, 1], [0, 1])
+    assert not metrics.knows_patients(predictions)
+    assert not metrics.knows_patients(predictions.assign(patient=["", np.nan]))
+    assert metrics.knows_patients(predictions.assign(study=["", "s1"]))

@@ -15,6 +15,7 @@ from fracture_utils.evaluation import (
     plots,
     report,
     subgroups,
+    use,
 )
 
 
@@ -60,6 +61,8 @@ def evaluate(path: Path, config: Config) -> list[str]:
     scores = metrics.scores(predictions, initialisation, **sampling)
     comparisons = comparison.pairs(predictions, **sampling)
     by_group = subgroups.table(predictions, config.subgroups, **sampling)
+    worth = use.table(predictions, scores, config.prevalence, **sampling)
+    net_benefit = use.decision_curve(predictions, config.prevalence, **sampling)
     sentences = conclusion.sentences(
         scores,
         comparisons,
@@ -67,7 +70,13 @@ def evaluate(path: Path, config: Config) -> list[str]:
         comparison.rank_stability(predictions, **sampling),
         comparison.power(predictions),
         source,
+        chosen=calibration.chosen(raw),
+        by_group=by_group,
+        worth=worth,
+        net_benefit=net_benefit,
     )
+    files.write_table(folder / "use.csv", worth)
+    files.write_table(folder / "decision_curve.csv", net_benefit)
     files.write_table(folder / "scores.csv", scores)
     files.write_table(folder / "comparisons.csv", comparisons)
     files.write_json(folder / "operating_points.json", points.to_dict("records"))

@@ -7,7 +7,14 @@ import pandas as pd
 from scipy import optimize, special
 
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import ENSEMBLE, FRACTURED, NORMAL, REFERENCES, SELECTED
+from fracture_utils.evaluation.metrics import (
+    ENSEMBLE,
+    ENSEMBLES,
+    FRACTURED,
+    NORMAL,
+    REFERENCES,
+    SELECTED,
+)
 
 TEMPERATURES = (0.05, 20.0)
 """Bounds of the temperature; where validation separates perfectly, none is best."""
@@ -134,6 +141,30 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
             break
         members = best
     return sorted(members, key=networks.index)
+
+
+def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> str | None:
+    """The one of the `networks` (None: every model but references, ensembles and variants) with the
+    highest AUC on the validation pictures; equal ones are decided by the smaller log loss of the
+    calibrated logits, then by their order. The test has no say. None where validation has not
+    both classes.
+    """
+    names = _members(predictions, networks)
+    if networks is None:
+        names = [name for name in names if name not in ENSEMBLES and " + " not in name]
+    validation = predictions[predictions["split"] == "validation"]
+    if validation["label"].nunique() < 2 or not names:
+        return None
+    seen = metrics.answers(validation[validation["model"].isin(names)], "validation")
+
+    def merit(name: str) -> tuple[float, float]:
+        logits = seen.logits[:, seen.models.index(name)]
+        scaled = logits / temperature(seen.labels, logits)
+        loss = np.mean(np.logaddexp(0, scaled) - seen.labels * scaled)
+        auc = metrics.area(*metrics.curve(seen.labels, logits, np.ones((len(logits), 1))))[0]
+        return round(float(auc), 9), -float(loss)
+
+    return max(names, key=merit)
 
 
 def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[str]:

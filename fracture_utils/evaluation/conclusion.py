@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES
-from fracture_utils.evaluation import localisation
+from fracture_utils.evaluation import findings
 from fracture_utils.evaluation.comparison import Power
 from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, PROBE, REFERENCES
+from fracture_utils.evaluation.wording import counted, listed, percent, rounded, spread
 
 LEVEL = 0.05
 FEW = 50
@@ -64,89 +65,152 @@ def sentences(
     power: Power | None = None,
     source: str = "",
     positive: str = FRACTURED,
+    chosen: str | None = None,
     located: pd.DataFrame | None = None,
+    by_group: pd.DataFrame | None = None,
+    worth: pd.DataFrame | None = None,
+    net_benefit: pd.DataFrame | None = None,
 ) -> list[str]:
-    """The conclusion: which model is best and with which it is tied, what it misses, how sure all
-    of that is, whether its probabilities and heat maps may be believed, and what the numbers are
-    worth.
+    """The conclusion: how good the network is that was chosen on validation, whether the test can
+    tell it from the others, what it misses and for whom, what its probabilities and heat maps are
+    worth, and what all of the numbers are worth.
 
     Takes the tables of metrics.scores, comparison.pairs, calibration.fit,
-    comparison.rank_stability and (`located`) localisation.table, and the result of
-    comparison.power; what is not given is not said.
-    The best model is sought among the networks; ensembles are told about after it.
+    comparison.rank_stability, localisation.table (`located`), subgroups.table (`by_group`),
+    use.table (`worth`) and use.decision_curve, and the result of comparison.power; what is not
+    given is not said. Where nothing was `chosen`, the first on the test is told about, and that its
+    lead is flattered. Where a network ranks fractures behind normal pictures, nothing is ranked.
     """
     models = scores[~scores["model"].isin(REFERENCES)]
     networks = models[~models["model"].isin(ENSEMBLES)]
     networks = (networks if len(networks) else models).sort_values(
         "auc", ascending=False, kind="stable"
     )
-    best = networks.iloc[0]
-    said = [_best(best, networks)]
-    if not np.isnan(best["auc"]):
+    ends = [*_worth(networks, source), EDUCATION]
+    if said := _swapped(networks):
+        return [reword(sentence, positive) for sentence in (*said, *ends)]
+    row = networks.iloc[0]
+    if chosen in set(networks["model"]):
+        row = networks.set_index("model", drop=False).loc[chosen]
+    model, point = row["model"], _point(row["model"], operating_points)
+    said = [_reached(row, networks, chosen == model)]
+    if not np.isnan(row["auc"]):
         said += [
-            _tied(best["model"], list(networks["model"][1:]), comparisons),
-            _sure(best["model"], stability),
+            _ranking(networks),
+            _tied(model, networks, comparisons),
+            _sure(stability),
             _more(power),
-            *_ensembles(models, best, comparisons),
+            *_ensembles(models, row, comparisons),
         ]
-    said += [_missed(best, operating_points), _believed(best, operating_points)]
-    said += [_pointing(best["model"], located)]
-    said += [_few(best), _metadata(scores), *_worth(networks, source), EDUCATION]
+    said += [findings.missed(row, point), *findings.worth(model, worth, net_benefit)]
+    said += [*findings.uneven(model, by_group), findings.believed(row, point)]
+    said += [*findings.pointing(model, located), _few(row), _metadata(scores), *ends]
     return [reword(sentence, positive) for sentence in said if sentence]
 
 
-def _best(best: pd.Series, networks: pd.DataFrame) -> str:
-    n, positives = int(best["n"]), int(best["positives"])
-    if np.isnan(best["auc"]):
+def _point(model: str, operating_points: pd.DataFrame | None) -> pd.Series | None:
+    if operating_points is None:
+        return None
+    return operating_points.set_index("model").loc[model]
+
+
+def _swapped(networks: pd.DataFrame) -> list[str]:
+    """Where whole intervals lie below one half: said instead of everything else."""
+    below = networks[networks["auc_high"] < 0.5]
+    if below.empty:
+        return []
+    worst, one = below.iloc[-1], len(below) == 1
+    puts, its = ("puts", "its answers are") if one else ("put", "their answers are")
+    return [
+        f"The classes seem swapped: {listed(list(below['model']))} {puts} normal pictures above "
+        f"fractured ones, {worst['model']} with an AUC of {worst['auc']:.3f}"
+        f"{spread(worst, 'auc')}.",
+        f"Either {its} probabilities of the other class, or the labels are the wrong way round; "
+        "until that is settled nothing is ranked here.",
+    ]
+
+
+def _reached(row: pd.Series, networks: pd.DataFrame, chosen: bool) -> str:
+    n, positives = int(row["n"]), int(row["positives"])
+    if np.isnan(row["auc"]):
         name = CLASS_NAMES[int(positives > 0)]
+        every = f"All {n:,} test pictures are" if n > 1 else "The only test picture is"
         return (
-            f"All {n:,} test pictures are {name}: without both classes no model can be ranked. "
+            f"{every} {name}: without both classes no model can be ranked. "
             "Add pictures of the other class to the test set."
         )
-    auc = f"AUC of {best['auc']:.3f}{_range(best, 'auc', '{:.3f}')}"
-    pictures = f"{n:,} test pictures, {positives:,} of them fractured"
-    first = list(networks.loc[networks["auc"] > best["auc"] - 1e-9, "model"])
+    auc = f"an AUC of {row['auc']:.3f}{spread(row, 'auc')}"
+    pictures = f"{counted(n, 'test pictures')}, {positives:,} of them fractured"
+    model = row["model"]
     if len(networks) == 1:
-        return f"On {pictures}, {best['model']}, the only network, reaches an {auc}."
+        return f"On {pictures}, {model}, the only network, reaches {auc}."
+    if chosen:
+        return (
+            f"{model}, chosen of {len(networks)} networks on the validation pictures, reaches "
+            f"{auc} on {pictures}."
+        )
+    first = list(networks.loc[networks["auc"] > row["auc"] - 1e-9, "model"])
+    flattered = "without validation pictures to choose on, the first on the test is flattered by it"
     if len(first) > 1:
-        return f"On {pictures}, {_list(first)} share the first place, with an {auc}."
-    return f"On {pictures}, {best['model']} ranks best of {len(networks)} networks, with an {auc}."
+        return f"On {pictures}, {listed(first)} share the first place, with {auc}; {flattered}."
+    return (
+        f"On {pictures}, {model} ranks first of {len(networks)} networks, with {auc}; {flattered}."
+    )
 
 
-def _tied(best: str, others: Sequence[str], comparisons: pd.DataFrame) -> str:
-    pairs = comparisons[(comparisons["model_a"] == best) | (comparisons["model_b"] == best)]
+def _ranking(networks: pd.DataFrame) -> str:
+    """The order on the test, which is no choice."""
+    if len(networks) < 2:
+        return ""
+    parts = [
+        f"{listed(list(rows['model']))} ({auc:.3f})"
+        for auc, rows in networks.groupby(networks["auc"].round(9), sort=False)
+    ]
+    if len(parts) == 1:
+        return f"On the test pictures {listed(list(networks['model']))} are level."
+    return f"By AUC the order on the test pictures is {', '.join(parts)}."
+
+
+def _tied(model: str, networks: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """Which networks the paired test tells from one, and on which side they are."""
+    pairs = comparisons[(comparisons["model_a"] == model) | (comparisons["model_b"] == model)]
     p = {
-        row.model_b if row.model_a == best else row.model_a: row.p_delong_holm
+        row.model_b if row.model_a == model else row.model_a: row.p_delong_holm
         for row in pairs.itertuples()
     }
-    known = [model for model in others if model in p]
-    beaten = [model for model in known if p[model] < LEVEL]
-    tied = [model for model in known if model not in beaten]
+    auc = networks.set_index("model")["auc"]
+    known = [other for other in networks["model"] if other in p]
+    apart = [other for other in known if p[other] < LEVEL]
+    tied = [other for other in known if other not in apart]
     test = "paired test (DeLong's, corrected by Holm's method for all pairs)"
     if not known:
         return ""
-    if not beaten:
+    if not apart:
         return (
-            f"No {test} tells it from {_list(tied, 'or')}: "
+            f"No {test} tells {model} from {listed(tied, 'or')}: "
             "this test set cannot say which network is best."
         )
+    sides = {
+        "ahead of": [other for other in apart if auc[other] < auc[model]],
+        "behind": [other for other in apart if auc[other] > auc[model]],
+    }
+    told = listed([f"{side} {listed(names)}" for side, names in sides.items() if names])
     if not tied:
-        every = "every other network" if len(beaten) > 1 else beaten[0]
-        return f"Its lead over {every} holds in the {test}."
-    return f"The {test} does not tell it from {_list(tied, 'or')}; it is ahead of {_list(beaten)}."
+        return f"By the {test}, {model} is {told}."
+    return f"By the {test}, {model} is {told}, and not to be told from {listed(tied, 'or')}."
 
 
-def _sure(best: str, stability: pd.DataFrame | None) -> str:
+def _sure(stability: pd.DataFrame | None) -> str:
     if stability is None or len(stability) < 2 or stability["wins"].isna().any():
         return ""
-    wins = stability.set_index("model")["wins"]
-    if best not in wins:
-        return ""
-    sentence = f"In {_percent(wins[best])} of the resampled test sets {best} comes first"
-    rival = wins.drop(best)
-    if rival.max() >= 0.01:
-        sentence += f", in {_percent(rival.max())} {rival.idxmax()} does"
-    return sentence + "."
+    first, second = stability.iloc[0], stability.iloc[1]
+    sentence = (
+        "Drawn anew from the same pictures, "
+        f"{percent(first['wins'])} of the test sets put {first['model']} first"
+    )
+    if second["wins"] >= 0.01:
+        sentence += f" and {percent(second['wins'])} {second['model']}"
+    return f"{sentence}: that is how firm this order is, not how likely a network is the best."
 
 
 def _more(power: Power | None) -> str:
@@ -157,13 +221,13 @@ def _more(power: Power | None) -> str:
         return f"The AUCs of {pair} do not differ, so no number of pictures would separate them."
     if power.needed <= power.pictures:
         return (
-            f"To separate {pair} with 80 % power, about {_round(power.needed)} test pictures "
+            f"To separate {pair} with 80 % power, about {rounded(power.needed)} test pictures "
             f"suffice where the observed difference of {power.difference:.3f} is the true one; "
             f"there are {power.pictures:,}."
         )
     return (
         f"Were the observed difference of {power.difference:.3f} between {pair} the true one, "
-        f"it would take about {_round(power.needed)} test pictures to show it with 80 % power; "
+        f"it would take about {rounded(power.needed)} test pictures to show it with 80 % power; "
         f"there are {power.pictures:,}."
     )
 
@@ -175,9 +239,7 @@ def _ensembles(models: pd.DataFrame, best: pd.Series, comparisons: pd.DataFrame)
             continue
         names = {row["model"], best["model"]}
         pair = comparisons[comparisons["model_a"].isin(names) & comparisons["model_b"].isin(names)]
-        sentence = (
-            f"The {row['model'].lower()} reaches {row['auc']:.3f}{_range(row, 'auc', '{:.3f}')}"
-        )
+        sentence = f"The {row['model'].lower()} reaches {row['auc']:.3f}{spread(row, 'auc')}"
         if len(pair):
             apart = pair["p_delong_holm"].iloc[0] < LEVEL
             side = "above" if row["auc"] > best["auc"] else "below"
@@ -185,71 +247,6 @@ def _ensembles(models: pd.DataFrame, best: pd.Series, comparisons: pd.DataFrame)
             sentence += f", {told} {best['model']}"
         said.append(sentence + ".")
     return said
-
-
-def _missed(best: pd.Series, operating_points: pd.DataFrame | None) -> str:
-    positives, negatives = int(best["positives"]), int(best["n"] - best["positives"])
-    at = "At its threshold"
-    if operating_points is not None:
-        point = operating_points.set_index("model").loc[best["model"]]
-        chosen = "the default" if point["rule"].startswith("default") else "chosen on validation"
-        at = f"At its threshold of {point['threshold']:.2g} ({chosen})"
-    parts = []
-    if positives:
-        missed = round((1 - best["sensitivity"]) * positives)
-        parts.append("misses " + _share(missed, positives, "fractures", best, "sensitivity"))
-    if negatives:
-        alarms = round((1 - best["specificity"]) * negatives)
-        counted = _share(alarms, negatives, "normal pictures", best, "specificity")
-        parts.append(f"sounds a false alarm on {counted}")
-    return f"{at}, {best['model']} {' and '.join(parts)}."
-
-
-def _share(count: int, out_of: int, what: str, row: pd.Series, metric: str) -> str:
-    """The count of errors, with the interval of one minus the metric."""
-    low, high = 100 - 100 * row[f"{metric}_high"], 100 - 100 * row[f"{metric}_low"]
-    interval = "" if np.isnan(low) else f", 95 % interval {low:.0f} to {high:.0f} %"
-    number = "none" if count == 0 else f"{count:,}"
-    return f"{number} of {out_of:,} {what} ({100 * count / out_of:.0f} %{interval})"
-
-
-def _believed(best: pd.Series, operating_points: pd.DataFrame | None) -> str:
-    error = best["expected_calibration_error"]
-    off = f"on average {100 * error:.1f} percentage points off on the test set"
-    if operating_points is None:
-        return f"Its probabilities are {off} (expected calibration error)."
-    point = operating_points.set_index("model").loc[best["model"]]
-    if point["rule"].startswith("default"):
-        return (
-            "There are no validation pictures of both classes, so nothing was calibrated "
-            f"(temperature 1, threshold 0.5); its probabilities are {off}."
-        )
-    judged = "may be read as such" if error < 0.05 else "should not be taken at their word"
-    return (
-        f"Calibrated on validation (temperature {point['temperature']:.2f}), its probabilities "
-        f"are {off} (expected calibration error) and {judged}."
-    )
-
-
-def _pointing(best: str, located: pd.DataFrame | None) -> str:
-    if located is None or best not in set(located["model"]):
-        return ""
-    row = located.set_index("model").loc[best]
-    verdict = {
-        localisation.POINTS: "they point at the fracture",
-        localisation.CENTRE: "better than chance, but not shown to be better than the middle",
-        localisation.CHANCE: "they are not shown to point at the fracture",
-    }[row["verdict"]]
-    return (
-        f"The heat maps of {best} are highest in or right beside the fracture in "
-        f"{_percent(row['hit_rate'])} of {row['pictures']:,} pictures (95 % interval "
-        f"{100 * row['hit_rate_low']:.0f} to {100 * row['hit_rate_high']:.0f} %), against "
-        f"{_percent(row['swapped'])} for the maps of other pictures (p {_p(row['p_swapped'])}) and "
-        f"{_percent(row['centre'])} for the middle of the picture (p {_p(row['p_centre'])}): "
-        f"{verdict}. They hold {row['energy_ratio']:.1f} times as much in the box as an even map, "
-        f"and find {_percent(row['found_at_1'])} of {row['boxes']:,} fractures at one false mark "
-        "per picture."
-    )
 
 
 def _few(best: pd.Series) -> str:
@@ -268,8 +265,9 @@ def _metadata(scores: pd.DataFrame) -> str:
     if not len(probe) or not probe["auc_low"].iloc[0] > 0.5:
         return ""
     return (
-        f"Metadata alone (no pixels) reach an AUC of {probe['auc'].iloc[0]:.3f}: the classes "
-        "differ in more than fractures, and a network may have learnt that instead."
+        "The facts of the file, its border and its mean brightness alone reach an AUC of "
+        f"{probe['auc'].iloc[0]:.3f}: the classes differ in more than fractures, and a network may "
+        "have learnt that instead."
     )
 
 
@@ -277,7 +275,7 @@ def _worth(networks: pd.DataFrame, source: str) -> list[str]:
     random = list(networks.loc[networks["initialisation"] == "random", "model"])
     said = []
     if random:
-        names = "All networks" if len(random) == len(networks) > 1 else _list(random)
+        names = "All networks" if len(random) == len(networks) > 1 else listed(random)
         verb, their = ("started", "their") if len(random) > 1 else ("started", "its")
         said.append(
             f"{names} {verb} from random weights, not from ImageNet: "
@@ -289,34 +287,3 @@ def _worth(networks: pd.DataFrame, source: str) -> list[str]:
             "and nothing about radiographs of people."
         )
     return said
-
-
-def _range(row: Mapping, metric: str, form: str) -> str:
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    if np.isnan(low):
-        return " (too few groups for an interval)"
-    if low == high:
-        return " (the same in every resample, so without an interval)"
-    return f" (95 % interval {form.format(low)} to {form.format(high)})"
-
-
-def _p(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.01 else 3}f}"
-
-
-def _percent(share: float) -> str:
-    if 0.99 < share < 1:
-        return "more than 99 %"
-    return f"{100 * share:.0f} %"
-
-
-def _round(number: float) -> str:
-    """Two significant digits: an estimate of an estimate deserves no more."""
-    digits = max(0, len(str(int(number))) - 2)
-    return f"{round(number, -digits):,.0f}"
-
-
-def _list(names: Sequence[str], last: str = "and") -> str:
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -218,6 +218,12 @@ def _initialisation(model: str, known: Mapping[str, str]) -> str:
     return known.get(model) or known.get(model.split(" + ")[0]) or "not stated"
 
 
+def knows_patients(predictions: pd.DataFrame) -> bool:
+    """Whether any picture has a patient or a study, so that scores over them say anything new."""
+    known = [name for name in ("patient", "study") if name in predictions]
+    return any((predictions[name].notna() & (predictions[name] != "")).any() for name in known)
+
+
 def per_study(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row a study and model: the mean logit of its views, fractured if any view is.
 

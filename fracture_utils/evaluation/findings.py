@@ -1,0 +1,154 @@
+"""What is to be said of one network: its errors, probabilities, subgroups, heat maps and use."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from fracture_utils.evaluation import localisation, use
+from fracture_utils.evaluation.subgroups import ALL, TESTED
+from fracture_utils.evaluation.wording import between, counted, p_value, percent
+
+LEVEL = 0.05
+OF_CLASS = {"sensitivity": "fractures", "specificity": "normal pictures"}
+
+
+def missed(row: Mapping, point: Mapping | None) -> str:
+    """Misses and false alarms at the threshold; `row` of scores, `point` of operating points."""
+    positives, negatives = int(row["positives"]), int(row["n"] - row["positives"])
+    at = "At its threshold"
+    if point is not None:
+        chosen = "the default" if point["rule"].startswith("default") else "chosen on validation"
+        at = f"At its threshold of {point['threshold']:.2g} ({chosen})"
+    parts = []
+    if positives:
+        parts.append("misses " + _share(positives, "fractures", row, "sensitivity"))
+    if negatives:
+        counted_alarms = _share(negatives, "normal pictures", row, "specificity")
+        parts.append(f"sounds a false alarm on {counted_alarms}")
+    return f"{at}, {row['model']} {' and '.join(parts)}."
+
+
+def _share(out_of: int, what: str, row: Mapping, metric: str) -> str:
+    """The count of errors, with the interval of one minus the metric."""
+    count = round((1 - row[metric]) * out_of)
+    low, high = 100 - 100 * row[f"{metric}_high"], 100 - 100 * row[f"{metric}_low"]
+    interval = "" if np.isnan(low) else f", 95 % interval {low:.0f} to {high:.0f} %"
+    number = "none" if count == 0 else f"{count:,}"
+    return f"{number} of {counted(out_of, what)} ({100 * count / out_of:.0f} %{interval})"
+
+
+def believed(row: Mapping, point: Mapping | None) -> str:
+    """Whether its probabilities may be taken at their word."""
+    error = row["expected_calibration_error"]
+    off = f"on average {100 * error:.1f} percentage points off on the test set"
+    if point is None:
+        return f"Its probabilities are {off} (expected calibration error)."
+    if point["rule"].startswith("default"):
+        return (
+            "There are no validation pictures of both classes, so nothing was calibrated "
+            f"(temperature 1, threshold 0.5); its probabilities are {off}."
+        )
+    judged = "may be read as such" if error < 0.05 else "should not be taken at their word"
+    return (
+        f"Calibrated on validation (temperature {point['temperature']:.2f}), its probabilities "
+        f"are {off} (expected calibration error) and {judged}."
+    )
+
+
+def worth(model: str, worth: pd.DataFrame | None, curve: pd.DataFrame | None) -> list[str]:
+    """Predictive values where fractures are as common as there, and the range of thresholds in
+    which acting on the network pays; from use.table and use.decision_curve.
+    """
+    said = []
+    if worth is not None and model in set(worth["model"]):
+        row = worth.set_index("model").loc[model]
+        if 0 < row["prevalence"] < 1 and not np.isnan(row["npv"]):
+            said.append(_predictive(model, row))
+    if curve is not None and model in set(curve["model"]):
+        pays = use.worthwhile(curve, model)
+        better = f"acting on {model} is shown to be worth more than acting on every picture"
+        where = "no threshold of its probability" if pays is None else _range(*pays)
+        said.append(f"At {where} {better} and than acting on none (net benefit, 95 % interval).")
+    return said
+
+
+def _range(low: float, high: float) -> str:
+    if low == high:
+        return f"a threshold of {low:.2f}"
+    return f"every threshold of its probability from {low:.2f} to {high:.2f}"
+
+
+def _predictive(model: str, row: Mapping) -> str:
+    alarm = "it never calls a picture fractured"
+    if not np.isnan(row["ppv"]):
+        low, high = 100 * row["ppv_low"], 100 * row["ppv_high"]
+        alarm = f"{percent(row['ppv'])} of its alarms are right{between(low, high, '{:.0f}', ' %')}"
+    low, high = 100 * row["npv_low"], 100 * row["npv_high"]
+    return (
+        f"Where {percent(row['prevalence'])} of the pictures are fractured, {alarm}, and of the "
+        f"pictures that {model} calls normal {percent(row['npv'])} are"
+        f"{between(low, high, '{:.0f}', ' %')}."
+    )
+
+
+def uneven(model: str, by_group: pd.DataFrame | None) -> list[str]:
+    """A sentence for each column whose values differ in sensitivity or specificity by more than
+    chance, after Holm's correction; from subgroups.table.
+    """
+    if by_group is None or model not in set(by_group["model"]):
+        return []
+    known = by_group[(by_group["model"] == model) & (by_group["column"] != ALL)]
+    tests = known.drop_duplicates("column")
+    family = int(tests[[f"p_{measure}" for measure in TESTED]].notna().sum().sum())
+    said = []
+    for test in tests.to_dict("records"):
+        for measure in TESTED:
+            p = test[f"p_{measure}_holm"]
+            if p < LEVEL:
+                rows = known[(known["column"] == test["column"]) & known[measure].notna()]
+                said.append(_differs(model, measure, test["column"], rows, p, family))
+    return said
+
+
+def _differs(
+    model: str, measure: str, column: str, rows: pd.DataFrame, p: float, family: int
+) -> str:
+    rows = rows.sort_values(measure)
+    parts = []
+    for row in (rows.iloc[0], rows.iloc[-1]):
+        of_class = row["positives"] if measure == "sensitivity" else row["n"] - row["positives"]
+        low, high = 100 * row[f"{measure}_low"], 100 * row[f"{measure}_high"]
+        parts.append(
+            f"{percent(row[measure])} for {row['value']}{between(low, high, '{:.0f}', ' %')[:-1]}; "
+            f"{counted(int(of_class), OF_CLASS[measure])})"
+        )
+    name = column.replace("_", " ")
+    corrected = f"after Holm's correction for {family} tests" if family > 1 else "a single test"
+    return (
+        f"{model} does not do alike for every {name}: its {measure} is {parts[0]} but {parts[1]}, "
+        f"and the values of {name} differ by more than chance (p {p_value(p)} {corrected})."
+    )
+
+
+def pointing(model: str, located: pd.DataFrame | None) -> list[str]:
+    """What the heat maps are worth; from localisation.table."""
+    if located is None or model not in set(located["model"]):
+        return []
+    row = located.set_index("model").loc[model]
+    verdict = {
+        localisation.POINTS: "they point at the fracture",
+        localisation.CENTRE: "better than chance, but not shown to be better than the middle",
+        localisation.CHANCE: "they are not shown to point at the fracture",
+    }[row["verdict"]]
+    low, high = 100 * row["hit_rate_low"], 100 * row["hit_rate_high"]
+    return [
+        f"The heat maps of {model} are highest in or right beside the fracture in "
+        f"{percent(row['hit_rate'])} of {counted(int(row['pictures']), 'pictures')}"
+        f"{between(low, high, '{:.0f}', ' %')}, against {percent(row['swapped'])} for the maps of "
+        f"other pictures (p {p_value(row['p_swapped'])}) and {percent(row['centre'])} for the "
+        f"middle of the picture (p {p_value(row['p_centre'])}): {verdict}.",
+        f"They hold {row['energy_ratio']:.1f} times as much in the box as an even map, and find "
+        f"{percent(row['found_at_1'])} of {counted(int(row['boxes']), 'boxed fractures')} at one "
+        "false mark per picture.",
+    ]

@@ -1,0 +1,51 @@
+"""How numbers and names are put into words."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def between(low: float, high: float, form: str = "{:.3f}", unit: str = "") -> str:
+    """The interval of a number, in brackets behind it; why there is none where it is not known."""
+    if np.isnan(low) or np.isnan(high):
+        return " (too few groups for an interval)"
+    if low == high:
+        return " (the same in every resample, so without an interval)"
+    return f" (95 % interval {form.format(low)} to {form.format(high)}{unit})"
+
+
+def spread(row: Mapping, metric: str) -> str:
+    """`between` for a metric of a row of scores."""
+    return between(row[f"{metric}_low"], row[f"{metric}_high"])
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage."""
+    if 0.99 < share < 1:
+        return "more than 99 %"
+    if 0 < share < 0.005:
+        return "less than 1 %"
+    return f"{100 * share:.0f} %"
+
+
+def p_value(value: float) -> str:
+    """A p-value with as many digits as it deserves."""
+    return "below 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.01 else 3}f}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: "1 picture", "2 pictures", "no pictures"."""
+    return f"{count:,} {what}" if count != 1 else f"1 {what.removesuffix('s')}"
+
+
+def rounded(number: float) -> str:
+    """Two significant digits: an estimate of an estimate deserves no more."""
+    digits = max(0, len(str(int(number))) - 2)
+    return f"{round(number, -digits):,.0f}"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a row: "A", "A and B", "A, B and C"."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
