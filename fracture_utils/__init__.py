@@ -8,8 +8,8 @@ errors, files   sentences for people; whole files or none
 config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder
-data/           reader, anatomy, radiography, phantoms, sources, duplicates, inventory, images,
-                audit, store, places, augmentation, batches
+data/           reader, anatomy, radiography, phantoms, sources, duplicates, groups, inventory,
+                images, agreement, audit, store, places, augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,

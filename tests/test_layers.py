@@ -11,8 +11,8 @@ ROOT = Path(fracture_utils.__file__).parent
 ORDER = [
     *("errors", "files", "config", "download", "ledger"),
     *("data.reader", "data.anatomy", "data.radiography", "data.phantoms", "data.sources"),
-    *("data.duplicates", "data.inventory", "data.images", "data.audit", "data.store"),
-    *("data.places", "data.augmentation", "data.batches"),
+    *("data.duplicates", "data.groups", "data.inventory", "data.images", "data.agreement"),
+    *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(
         "models.precision",
         "models.released",

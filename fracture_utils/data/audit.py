@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from fracture_utils.config import CLASS_NAMES, Config
-from fracture_utils.data import duplicates, images, inventory
+from fracture_utils.data import agreement, duplicates, images, inventory
 from fracture_utils.errors import InputError
 
 COLUMNS = ["severity", "check", "path", "other", "what", "advice"]
@@ -58,6 +58,7 @@ def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         *_shared_groups(table),
         *_odd_pictures(facts, thumbnails),
         *_balance(table),
+        *agreement.findings(table),
         *_telling_columns(table),
         *_sidecars(table, taken.files, config),
         *_shortcut(table, config),

@@ -1,30 +1,20 @@
 """The images table: every picture, its class, its group and its split.
 
 The folders give class and split, the files give size and digest, the sidecar `images.csv`
-gives whatever the source knows. Validation is split off train by group: a group is everything
-that shows one patient, or one original.
+gives whatever the source knows. Validation is split off train by group.
 """
 
-import hashlib
 import itertools
-import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES, SPLITS, Config
-from fracture_utils.data import duplicates, inventory
+from fracture_utils.data import duplicates, groups, inventory
 from fracture_utils.errors import InputError
 
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
 BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
-PATIENT = re.compile(r"(?:patient|subject)[-_ ]?\d+", re.IGNORECASE)
-COPY = re.compile(
-    r"(?:_(?:jpe?g|png))?\.rf\.\w+|[-_ ](?:aug(?:mented)?|rotated|flipped)[-_ ]?\d*(?=$|[-_ .])",
-    re.IGNORECASE,
-)
-"""What augmentation tools append to the name of the original."""
 
 
 def table(config: Config, progress: inventory.Progress = lambda done, total: None) -> pd.DataFrame:
@@ -43,11 +33,11 @@ def table(config: Config, progress: inventory.Progress = lambda done, total: Non
     merged = pictures[["path"]].merge(known[extra], how="left", on="path").fillna("")
     if "patient" not in merged and (pictures["patient"] != "").any():
         merged["patient"] = pictures["patient"]
-    groups = _groups(
+    grouped = groups.of(
         pictures.assign(**merged), thumbnails[readable], config.cache_dir / duplicates.CACHE
     )
-    splits = _split_off_validation(pictures.assign(group=groups), config)
-    pictures = pictures.assign(group=groups, split=splits)
+    splits = _split_off_validation(pictures.assign(group=grouped), config)
+    pictures = pictures.assign(group=grouped, split=splits)
     return pictures[COLUMNS].merge(merged.drop(columns="group", errors="ignore"), on="path")
 
 
@@ -128,43 +118,10 @@ def _check_agreement(config: Config, pictures: pd.DataFrame, known: pd.DataFrame
             )
 
 
-def _groups(pictures: pd.DataFrame, thumbnails: np.ndarray, cache: Path) -> pd.Series:
-    """The group of each picture: the sidecar's group, patient or study; else the patient in its
-    path; else the name of the original it was made from; else the first of its near duplicates.
-    """
-    groups = pd.Series("", index=pictures.index)
-    for column in ("group", "patient", "study"):
-        groups = groups.mask(groups == "", pictures.get(column, ""))
-    named = pictures["path"].str.extract(f"({PATIENT.pattern})", re.IGNORECASE)[0].fillna("")
-    groups = groups.mask(groups == "", named.str.lower())
-    stems = pictures["path"].map(lambda path: Path(path).stem)
-    originals = pictures["label"] + "/" + stems.map(lambda stem: COPY.sub("", stem))
-    copies = originals.isin(originals[stems != stems.map(lambda stem: COPY.sub("", stem))])
-    groups = groups.mask((groups == "") & copies, originals)
-    if (alone := groups == "").any():
-        linked = duplicates.clusters(duplicates.find(thumbnails, cache), len(thumbnails))
-        first = (pictures["path"].where(alone, groups)).groupby(linked)
-        known = groups.mask(alone).groupby(linked).transform("first")
-        groups = groups.where(~alone, known.fillna(first.transform("first")))
-    return groups
-
-
 def _split_off_validation(pictures: pd.DataFrame, config: Config) -> pd.Series:
-    """The split of each picture; validation takes whole groups of train.
-
-    Each group draws a number from its name and the seed, and goes to validation if that lies
-    below the share: so no other picture can move it, whatever is added. Only in small sets a
-    class may draw too few: then those of the lowest numbers go, up to half of the share.
-    """
+    """The split of each picture; validation takes whole groups of train (see `groups.lowest`)."""
     train = pictures[pictures["split"] == "train"]
-    draws = {group: _draw(config.seed, group) for group in train["group"].unique()}
-    fractured = (train["label"] == "fractured").groupby(train["group"]).any()
-    chosen: set[str] = set()
-    for stratum in (True, False):
-        order = sorted(fractured.index[fractured == stratum], key=draws.__getitem__)
-        wanted = sum(draws[group] < config.validation_share for group in order)
-        least = int(np.ceil(len(order) * config.validation_share / 2))
-        chosen.update(order[: min(max(wanted, least), len(order) // 2)])
+    chosen = groups.lowest(train, config.validation_share, config.seed)
     splits = pictures["split"].mask(
         (pictures["split"] == "train") & pictures["group"].isin(chosen), "validation"
     )
@@ -173,12 +130,7 @@ def _split_off_validation(pictures: pd.DataFrame, config: Config) -> pd.Series:
             raise InputError(
                 f"Validation cannot be split off {config.pictures_dir / 'train'}: {split} would "
                 f"have no {label} picture, because too few patients (groups) are {label}. Add "
-                "pictures of other patients, or correct the groups in images.csv."
+                "pictures of other patients, or name the true patient of each picture in the "
+                f"column patient of {config.pictures_dir / 'images.csv'}."
             )
     return splits
-
-
-def _draw(seed: int, group: str) -> float:
-    """A number in [0, 1) that depends on nothing but the seed and the group's name."""
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
