@@ -5,6 +5,7 @@ For education and research, never for clinical use.
 A map, from left to right; a module imports only from its left.
 
 errors, files   sentences for people; whole files or none
+tables          every column of every table in results/, once
 config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder

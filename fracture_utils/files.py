@@ -14,6 +14,8 @@ import pandas as pd
 from fracture_utils.errors import InputError
 
 TEMPORARY_PREFIX = ".fracture-partial-"
+DIGITS = 6
+"""Significant digits of a number in a table: more than any picture can bear out."""
 _META = "meta_json"
 
 
@@ -76,8 +78,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write `table` as CSV without its index, whole or not at all."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    """Write `table` as CSV without its index, whole or not at all, numbers with DIGITS digits."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))
 
 
 def read_json(path: Path) -> dict | list:

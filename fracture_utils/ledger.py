@@ -2,13 +2,10 @@
 
 import contextlib
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -122,16 +119,11 @@ class Ledger:
         key: dict[str, str],
         outputs: list[Path],
         seconds: float = 0.0,
-        about: object = None,
     ) -> None:
-        """Note that `stage` is finished, what it wrote, how long it took, and a word about it."""
+        """Note that `stage` is finished, what it wrote and how long it took."""
         digests = {self._relative(path): files.sha256(path) for path in outputs}
-        entry = {"key": key, "files": digests, "seconds": round(seconds, 1), "about": about}
+        entry = {"key": key, "files": digests, "seconds": round(seconds, 1)}
         files.write_json(self._path, self._read() | {stage: entry})
-
-    def about(self, stage: str) -> object:
-        """What `record` was told about a finished stage."""
-        return self._read()[stage]["about"]
 
     def seconds(self) -> dict[str, float]:
         """How long each recorded stage took."""
@@ -151,73 +143,18 @@ class Ledger:
 
 
 class Results:
-    """The tables and figures of a results folder. What an earlier run made from the same is kept.
+    """A results folder while a run is at work in it: until `finish` the file UNFINISHED warns
+    whoever looks into it that it may hold parts of two runs.
 
-    One is made again where an argument of its function, the code of this package or a library has
-    changed, or its file is damaged; the run says which and why. All of it stands in run.log.
-    Sweeps up what a killed run left of an unfinished file, so `claim` comes first. Until `finish`
-    the file UNFINISHED warns whoever looks into the folder that it may hold parts of two runs.
+    Sweeps up what a killed run left of an unfinished file, so `claim` comes first.
     """
 
     def __init__(self, config: Config) -> None:
-        self.folder, self._log = config.results_dir, config.results_dir / "run.log"
-        self._unfinished = self.folder / UNFINISHED
+        self._unfinished = config.results_dir / UNFINISHED
         for path in files.leftovers(config.results_dir, config.figures_dir, config.cache_dir):
             path.unlink()
-        self._ledger = Ledger(self.folder, config.cache_dir / "results.json")
         files.write_text(self._unfinished, f"{time.strftime('%Y-%m-%d %H:%M')} {WARNING}\n")
 
     def finish(self) -> None:
         """Say that all in the folder is of one run."""
         self._unfinished.unlink(missing_ok=True)
-
-    def table(self, name: str, function: Callable, *arguments: object) -> pd.DataFrame:
-        """What `function(*arguments)` returns, by way of `<name>.csv`, which keeps every digit.
-
-        Missing text comes back empty.
-        """
-        path = self.folder / f"{name}.csv"
-
-        def make() -> dict[str, str]:
-            table = function(*arguments)
-            files.write_table(path, table)
-            return table.dtypes.astype(str).to_dict()
-
-        types = self.once(f"{name}.csv", path, make, function, arguments)
-        numbers = [column for column, kind in types.items() if kind not in ("object", "str")]
-        return pd.read_csv(
-            path,
-            dtype=types,
-            keep_default_na=False,
-            na_values={column: [""] for column in numbers},
-        )
-
-    def drop(self, name: str) -> None:
-        """Take away the table of an earlier run that this one has no use for."""
-        (self.folder / f"{name}.csv").unlink(missing_ok=True)
-
-    def once(
-        self,
-        stage: str,
-        path: Path,
-        make: Callable[[], object],
-        function: Callable,
-        arguments: tuple,
-        words: object = None,
-    ) -> object:
-        """Have `make` write `path`, unless the file stands as a call of `function` with the same
-        `arguments` (and the same `words`) left it. Returns what `make` returned, then or now.
-        """
-        named = inspect.signature(function).bind(*arguments).arguments
-        key = {name: files.fingerprint(value) for name, value in named.items()}
-        key |= {"the words": files.fingerprint(words), "the code": code_fingerprint()}
-        key["a library"] = files.fingerprint(versions().to_dict())
-        if why := self._ledger.why(stage, key):
-            if why != _NEW:
-                sys.stdout.write(f"{stage} again, because {why}.\n")
-                note(self._log, f"{stage} again, because {why}.")
-            started, about = time.monotonic(), make()
-            self._ledger.record(stage, key, [path], time.monotonic() - started, about)
-        else:
-            note(self._log, f"{stage}: kept from an earlier run.")
-        return self._ledger.about(stage)

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 from scipy import special
 
-from fracture_utils import files
+from fracture_utils import files, tables
 from fracture_utils.config import PREFIX, Config
 from fracture_utils.data import reader
 from fracture_utils.errors import InputError
@@ -118,8 +118,7 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
     if done.returncode:
         reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."
         raise InputError(reason.splitlines()[-1])
-    types = {"warning": str, "overlay": str, "path": str}
-    return pd.read_csv(config.results_dir / "answers.csv", dtype=types, keep_default_na=False)
+    return tables.read(config.results_dir, "answers")
 
 
 def show(table: pd.DataFrame, config: Config) -> None:
@@ -342,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = Config()
         with _quiet():
             table, problems = answer(paths, config, draw=not given.numbers_only)
-        files.write_table(config.results_dir / "answers.csv", table)
+        tables.write(config.results_dir, "answers", table)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2

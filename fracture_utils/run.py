@@ -1,4 +1,4 @@
-"""The record of a run: its tables, and how they came about."""
+"""The record of a run: how its tables came about."""
 
 import os
 import platform
@@ -6,20 +6,15 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from fracture_utils import files
+from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.data import sources
 from fracture_utils.ledger import versions
 
 
-def save(config: Config, **tables: pd.DataFrame) -> None:
-    """Write each table to the results folder under its name: `save(config, scores=scores)`."""
-    for name, table in tables.items():
-        files.write_table(config.results_dir / f"{name}.csv", table)
-
-
 def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict:
-    """Write run.json: settings, versions, hardware, precision, seed, data and time per stage.
+    """Write columns.csv (what each column means) and run.json: settings, versions, hardware,
+    precision, seed, data and time per stage.
 
     Returns what was written. Seconds are those in which a stage was computed, in this run or
     in an earlier one whose result was still valid.
@@ -55,5 +50,6 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
         },
         "failed": networks.loc[networks["status"] != "trained"].set_index("model")["why"].to_dict(),
     }
+    tables.write(config.results_dir, "columns", tables.dictionary())
     files.write_json(config.results_dir / "run.json", written)
     return written

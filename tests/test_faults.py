@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from test_jobs import data, settings  # noqa: F401  (fixtures and small settings)
 
-from fracture_utils import files
+from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import plots
@@ -140,12 +140,13 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(data, disk):  # noqa: F8
 def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
     folder = disk("size=2m")
     config = Config(source="phantoms", results_dir=folder / "results")
-    findings = pd.DataFrame({"severity": ["red"] * 5000, "check": ["x"] * 5000})
-    results = Results(config)
+    columns = ["severity", "check", "path", "other", "what", "advice"]
+    findings = pd.DataFrame([["red", "x", "", "", "", ""]] * 5000, columns=columns)
+    Results(config)
 
     def make(findings):
         plots.Album(config.figures_dir).add(plots.audit, findings)
-        return results.table("audit", pd.DataFrame.copy, findings)
+        return tables.write(config.results_dir, "audit", findings)
 
     make(findings)
     kept = (config.results_dir / "audit.csv", config.figures_dir / "audit.png")

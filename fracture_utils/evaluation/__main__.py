@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fracture_utils import files
+from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import (
@@ -75,19 +75,19 @@ def evaluate(path: Path, config: Config) -> list[str]:
         worth=worth,
         net_benefit=net_benefit,
     )
-    files.write_table(folder / "use.csv", worth)
-    files.write_table(folder / "decision_curve.csv", net_benefit)
-    files.write_table(folder / "scores.csv", scores)
-    files.write_table(folder / "comparisons.csv", comparisons)
+    tables.write(folder, "use", worth)
+    tables.write(folder, "decision_curve", net_benefit)
+    scores = tables.write(folder, "scores", scores)
+    comparisons = tables.write(folder, "comparisons", comparisons)
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
-    files.write_table(folder / "subgroups.csv", by_group)
-    tables = {
+    by_group = tables.write(folder, "subgroups", by_group)
+    shown = {
         **{"predictions": predictions, "scores": scores, "operating_points": points},
         **{"comparisons": comparisons, "subgroups": by_group},
     }
     album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
-    album.add_all(plots.FIGURES, tables)
+    album.add_all(plots.FIGURES, shown)
     report.write(folder, None if at_home else album.captions)
     return sentences
 

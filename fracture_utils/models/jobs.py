@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import fracture_utils
-from fracture_utils import files
+from fracture_utils import files, tables
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
 from fracture_utils.data import places, reader, sources, store
 from fracture_utils.data.images import BOX_COLUMNS, boxes
@@ -178,7 +178,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
         for job in jobs:
             rows.append(_row(*_train_one(job, progress)))
     networks = pd.DataFrame(rows)
-    files.write_table(config.results_dir / "networks.csv", networks)
+    networks = tables.write(config.results_dir, "networks", networks)
     if not (networks["status"] == "trained").any():
         raise InputError("No network could be trained. " + " ".join(networks["why"]))
     return networks
@@ -186,9 +186,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 def history(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The history table of all trained networks; also written to history.csv."""
-    table = _collect(networks, config, "history.csv")
-    files.write_table(config.results_dir / "history.csv", table)
-    return table
+    return tables.write(config.results_dir, "history", _collect(networks, config, "history"))
 
 
 def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -196,7 +194,7 @@ def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) ->
 
     Rows are the validation and the test pictures; the probability is not calibrated yet.
     """
-    table = _collect(networks, config, "predictions.csv")
+    table = _collect(networks, config, "predictions")
     known = [c for c in images.columns if c not in table.columns and c not in _FILE_COLUMNS]
     return table.merge(images[["path", *known]], on="path", validate="many_to_one")
 
@@ -350,9 +348,8 @@ def _work(job: Job) -> dict[str, float]:
 
 def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:
     trained = networks.loc[networks["status"] == "trained", "model"]
-    types = {"path": str, "group": str}
-    tables = [pd.read_csv(_folder(model, config) / name, dtype=types) for model in trained]
-    return pd.concat(tables, ignore_index=True)
+    parts = [tables.read(_folder(model, config), name) for model in trained]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _folder(name: str, config: Config) -> Path:

@@ -18,7 +18,7 @@ from typing import NoReturn
 import keras
 import numpy as np
 
-from fracture_utils import files
+from fracture_utils import files, tables
 from fracture_utils.config import CLASS_NAMES, PREFIX
 from fracture_utils.data import store
 from fracture_utils.data.batches import Batches, MapBatches, shuffled
@@ -132,7 +132,7 @@ class Desk:
         training.restore_prior(model, self.labels[self.splits == "train"])
         prediction.save_weights(model, self.config)
         table = training.history_table(stored["history"] + history, self.job.name)
-        files.write_table(self.job.folder / "history.csv", table)
+        tables.write(self.job.folder, "history", table)
 
     def predict(self, _: Callable) -> None:
         stored, model = self._with_fitted_head()
@@ -140,7 +140,7 @@ class Desk:
         explained = heatmaps.explaining(model)
         folder = self.job.folder
         table, seen = prediction.predict(explained, self.pixels, self.job.images, self.config)
-        files.write_table(folder / "predictions.csv", table)
+        tables.write(folder, "predictions", table)
         files.write_arrays(folder / "heatmaps.npz", {"model": self.job.name}, {"maps": seen.maps})
         validation = self.splits == "validation"
         rows = self.splits[self.splits != "train"] == "validation"
