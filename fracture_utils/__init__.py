@@ -14,7 +14,7 @@ data/           reader, anatomy, radiography, phantoms, sources, duplicates, gro
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,
-                localisation, gallery, findings, conclusion, plots/, report (no Keras here)
+                localisation, gallery, findings, conclusion, claim, plots/, report (no Keras)
 run             the record of a run
 predict, clean  command lines: ask about one X-ray; free disk space
 

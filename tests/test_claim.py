@@ -8,7 +8,7 @@ import pytest
 
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
-from fracture_utils.evaluation import claim, metrics
+from fracture_utils.evaluation import claim, metrics, report
 
 
 @pytest.fixture
@@ -29,13 +29,17 @@ def config(tmp_path):
     )  # fmt: skip
     row = {"model": "VGG16", "n": 12, "positives": 6}
     row |= {f"{m}{end}": 0.8 for m in metrics.METRICS for end in ("", "_low", "_high")}
+    row |= {"initialisation": "imagenet"}
     scores = pd.DataFrame([row, row | {"model": "MobileNet"}, row | {"model": "Metadata only"}])
     networks = pd.DataFrame(
         [("VGG16", "trained", "imagenet", 14.7e6), ("MobileNet", "trained", "random", 3.2e6),
          ("Xception", "failed", None, np.nan)],
         columns=["model", "status", "initialisation", "parameters"],
     )  # fmt: skip
-    pairs = pd.DataFrame({"difference_low": [-0.02], "difference_high": [0.08]})
+    pairs = pd.DataFrame({"model_a": ["VGG16"], "model_b": ["MobileNet"], "difference": [0.03]})
+    pairs = pairs.assign(difference_low=-0.02, difference_high=0.08)
+    tests = ("p_delong", "p_delong_holm", "p_mcnemar", "p_mcnemar_holm")
+    pairs = pairs.assign(**dict.fromkeys(tests, 0.2))
     run = {
         "source": "pictures", "attribution": "By A. N. Author.", "seed": 7,
         "purpose": "education and research only, never clinical use",
@@ -101,9 +105,21 @@ def test_patients_in_two_partitions_and_unknown_ones_are_said(config):
     path = config.results_dir / "images.csv"
     images = pd.read_csv(path)
     images.assign(patient=["a", *images["patient"][1:-1], "a"]).to_csv(path, index=False)
-    assert "1 patients lie in several." in claim.write(config, "VGG16")["answer"][19]
+    assert "1 patient in several." in claim.write(config, "VGG16")["answer"][19]
     images.drop(columns="patient").to_csv(path, index=False)
     assert "Disjoint by patient: unknown" in claim.write(config, "VGG16")["answer"][19]
+
+
+def test_the_report_holds_the_checklist_and_the_labels_to_look_at(config):
+    (config.data_dir / "study.toml").write_text('purpose = "a | b <c>"')
+    claim.write(config, "VGG16")
+    folder = config.results_dir
+    row = {"path": "test/1.png", "label": "normal", "networks": 2, "least_sure": 0.7}
+    pd.DataFrame([row | {"threshold": 0.51}]).to_csv(folder / "suspected_labels.csv", index=False)
+    page = report.write(folder).read_text("utf-8")
+    assert "<td>a | b &lt;c&gt;</td>" in page
+    assert page.count("<td>not stated</td>") > 10
+    assert "<th>test/1.png</th><td>normal</td><td>2</td><td>0.7</td><td>0.51</td>" in page
 
 
 def test_an_empty_folder_states_nothing(tmp_path):

@@ -38,7 +38,7 @@ ORDER = [
         "evaluation.localisation",
         "evaluation.gallery",
     ),
-    *("evaluation.findings", "evaluation.conclusion"),
+    *("evaluation.findings", "evaluation.conclusion", "evaluation.claim"),
     *("evaluation.plots.style", "evaluation.plots.album", "evaluation.plots.data"),
     *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
     *("evaluation.plots.decisions", "evaluation.plots.maps"),

@@ -17,7 +17,7 @@ from fracture_utils.config import SPLITS, Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import subgroups
 from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, METRICS, REFERENCES
-from fracture_utils.evaluation.wording import listed
+from fracture_utils.evaluation.wording import counted, listed
 from fracture_utils.ledger import code_fingerprint
 
 UNKNOWN = "not stated"
@@ -183,9 +183,8 @@ def _disjoint(images: pd.DataFrame) -> str:
     if "patient" in images and known.all():
         pairs = images.drop_duplicates(["patient", "split"])
         crossing = int(pairs["patient"].value_counts().gt(1).sum())
-        told += (
-            " Disjoint by patient." if not crossing else f" {crossing:,} patients lie in several."
-        )
+        crossed = f" {counted(crossing, 'patients')} in several."
+        told += crossed if crossing else " Disjoint by patient."
         return told
     return told + " Disjoint by patient: unknown, because no patients are named for all pictures."
 

@@ -14,6 +14,7 @@ from fracture_utils.evaluation.metrics import FRACTURED, METRICS
 
 MOST_FINDINGS = 100
 """Rows of the audit shown; the rest is in audit.csv."""
+MOST_SUSPECTS = 20
 SHORT = {"auc": "AUC", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
 TITLE = "Fractures on X-rays: report"
 LIMITS = (
@@ -69,9 +70,10 @@ def write(folder: Path, shown: Iterable[str] | None = None) -> Path:
     `shown` names the figures that belong to it, where others may lie there; None: all.
 
     Reads conclusion.txt (a sentence a line), scores.csv, comparisons.csv, operating_points.json,
-    figures/*.png with the captions that the album put into them, images.csv, audit.csv and
-    run.json (whose entry "failed" maps a network to the reason). What is not there is named.
-    Every value is escaped; the page loads nothing.
+    figures/*.png with the captions that the album put into them, images.csv, audit.csv,
+    suspected_labels.csv, claim.md and run.json (whose entry "failed" maps a network to the
+    reason). What is not there is named. Every value is escaped; the page loads
+    nothing.
     """
     folder = Path(folder)
     tables = {n: _table(folder / f"{n}.csv") for n in ("scores", "comparisons", "images", "audit")}
@@ -91,7 +93,9 @@ def write(folder: Path, shown: Iterable[str] | None = None) -> Path:
         ("Comparisons", _comparisons(tables["comparisons"])),
         ("Figures", "".join(html for _, _, html in figures)),
         ("Data and audit", _data(tables["images"], tables["audit"])),
+        ("Labels to look at", _suspected(_table(folder / "suspected_labels.csv"))),
         ("How it was made", _made(points, run)),
+        ("Checklist CLAIM 2024", _checklist(folder / "claim.md")),
         ("Limits", _list(reword(limit, positive) for limit in LIMITS) + _paragraphs([EDUCATION])),
     ]
     body = "".join(f"<h2>{title}</h2>{html}" for title, html in sections if html)
@@ -200,6 +204,27 @@ def _data(images: pd.DataFrame | None, audit: pd.DataFrame | None) -> str:
             text += f" The first {MOST_FINDINGS} are shown, all are in audit.csv."
         html += _paragraphs([text]) + _rows(shown.head(MOST_FINDINGS))
     return html
+
+
+def _suspected(suspects: pd.DataFrame | None) -> str:
+    if suspects is None or suspects.empty:
+        return ""
+    text = (
+        "Every network contradicts these labels: the probability even of the least sure passes the "
+        "threshold, the mean of what it gives to pictures that are labelled as it says (confident "
+        f"learning). {len(suspects):,} in all, in suspected_labels.csv; the surest first."
+    )
+    return _paragraphs([text]) + _rows(suspects.head(MOST_SUSPECTS))
+
+
+def _checklist(path: Path) -> str:
+    """The first table of claim.md, in which a bar within a cell is escaped."""
+    if not path.is_file():
+        return ""
+    first = path.read_text(encoding="utf-8").split("\n## ")[0]
+    lines = [line[2:-2] for line in first.splitlines() if line.startswith("| ")]
+    cells = [[cell.replace("\\|", "|") for cell in line.split(" | ")] for line in lines]
+    return _rows(pd.DataFrame(cells[2:], columns=cells[0]))
 
 
 def _made(points: object, run: dict) -> str:
