@@ -136,19 +136,20 @@ def test_what_it_is_worth_where_it_would_be_used():
     said = text(scores(AUCS), TIED, chosen="A", worth=use_table())
     assert (
         "Where 14 % of the pictures are fractured, 46 % of its alarms are right (95 % interval 37 "
-        "to 55 %), and of the pictures that A calls normal 96 % are (95 % interval 94 to 98 %)."
+        "to 55 %), and 96 % of the pictures that A calls normal are normal (95 % interval 94 to "
+        "98 %)."
     ) in said
     never = use_table(ppv=np.nan, ppv_low=np.nan, ppv_high=np.nan)
     assert "it never calls a picture fractured" in text(scores(AUCS), TIED, chosen="A", worth=never)
     pays = text(scores(AUCS), TIED, chosen="A", net_benefit=curve([0, 0.05, 0.03, -0.1, -0.1]))
     assert (
-        "At every threshold of its probability from 0.20 to 0.30 acting on A is shown to be worth "
+        "At every threshold of its probability from 0.20 to 0.30, acting on A is shown to be worth "
         "more than acting on every picture and than acting on none (net benefit"
     ) in pays
     once = text(scores(AUCS), TIED, chosen="A", net_benefit=curve([0, 0.05, 0, -0.1, -0.1]))
-    assert "At a threshold of 0.20 acting on A" in once
+    assert "At a threshold of 0.20, acting on A" in once
     never = text(scores(AUCS), TIED, chosen="A", net_benefit=curve([0, 0, -0.3, -0.1, -0.4]))
-    assert "At no threshold of its probability acting on A" in never
+    assert "At no threshold of its probability, acting on A" in never
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
@@ -88,38 +89,60 @@ def test_the_interval_of_a_ratio_covers_the_truth(found, alarms):
     assert 0.93 < covered / 2000 < 0.98
 
 
-def recount(labels, probability, weights, prevalence, threshold):
+def recount(labels, probability, prevalence, threshold):
     act = probability >= threshold
-    found = weights[act & (labels == 1)].sum() / weights[labels == 1].sum()
-    alarms = weights[act & (labels == 0)].sum() / weights[labels == 0].sum()
+    found, alarms = act[labels == 1].mean(), act[labels == 0].mean()
     return prevalence * found - (1 - prevalence) * alarms * threshold / (1 - threshold)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.floats(0.01, 0.99))
 def test_net_benefit_is_a_recount_at_every_threshold(seed, count, prevalence):
     random = np.random.default_rng(seed)
     labels = np.append([0, 1], random.integers(0, 2, count - 2))
     probability = random.integers(0, 101, count) / 100
-    weights = random.integers(1, 4, (count, 2)).astype(float)
-    found = use.net_benefit(labels, probability, weights, prevalence)
-    expected = [
-        [recount(labels, probability, column, prevalence, threshold) for column in weights.T]
-        for threshold in use.THRESHOLDS
-    ]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    point, low, high = use.net_benefit(labels, probability, np.arange(count), prevalence)
+    expected = [recount(labels, probability, prevalence, t) for t in use.THRESHOLDS]
+    np.testing.assert_allclose(point, expected, atol=1e-12)
+    known = min(labels.sum(), (1 - labels).sum()) > 1
+    assert np.isfinite(low).all() == known
+    assert not known or ((low <= point + 1e-12) & (point <= high + 1e-12)).all()
+
+
+@pytest.mark.parametrize(("fractures", "of"), [(8, 1), (60, 1), (30, 3)])
+def test_the_interval_of_net_benefit_covers_the_truth(fractures, of):
+    """Also with few fractures, and with patients of three like pictures."""
+    random, covered, runs = np.random.default_rng(1), 0, 150
+    groups = np.repeat(np.arange(fractures + 200), of)
+    labels = (groups < fractures).astype(int)
+    place = 19  # a threshold of 0.2
+    truth = 0.1 * stats.norm.sf(0.2 - 1.0) - 0.9 * 0.25 * stats.norm.sf(0.2)
+    for _ in range(runs):
+        patient = random.normal(size=fractures + 200).repeat(of)
+        score = labels * 1.0 + 0.9**0.5 * patient + 0.1**0.5 * random.normal(size=len(labels))
+        probability = np.where(score > 0.2, 0.9, 0.01)
+        _, low, high = use.net_benefit(labels, probability, groups, 0.1)[:, place]
+        covered += low <= truth <= high
+    assert 0.9 < covered / runs <= 1
+
+
+def test_one_fracture_shows_nothing():
+    seen = predictions(60)
+    test = seen[(seen["split"] == "test")]
+    kept = (test["label"] == "normal") | (test["path"] == "test0")
+    assert use.worthwhile(use.decision_curve(test[kept]), "A") is None
 
 
 def test_acting_on_all_is_what_a_model_does_that_is_always_sure(seen):
     sure = seen.assign(probability=1.0)
-    curve = use.decision_curve(sure, None, 100)
+    curve = use.decision_curve(sure)
     assert list(curve) == list(use.CURVE)
     np.testing.assert_allclose(curve["net_benefit"], curve["treat_all"], atol=1e-9)
     assert use.worthwhile(curve, "A") is None
 
 
 def test_a_good_network_is_worth_more_in_a_range_and_a_poor_one_in_a_smaller(seen):
-    curve = use.decision_curve(seen, None, 200)
+    curve = use.decision_curve(seen)
     good, poor = use.worthwhile(curve, "A"), use.worthwhile(curve, "B")
     assert good[1] - good[0] > 0.1
     assert poor is None or poor[1] - poor[0] < good[1] - good[0]
@@ -135,7 +158,7 @@ def test_another_share_of_fractures_moves_the_threshold_by_the_odds(seen):
     truth = seen.loc[seen["split"] == "test", "label"] == "fractured"
     odds = truth.mean() / (1 - truth.mean()) / 4
     here, rare = (
-        use.decision_curve(seen, share, 100).set_index(["model", "threshold"])["net_benefit"]
+        use.decision_curve(seen, share).set_index(["model", "threshold"])["net_benefit"]
         for share in (None, odds / (1 + odds))
     )
     for model in "AB":
@@ -145,4 +168,4 @@ def test_another_share_of_fractures_moves_the_threshold_by_the_odds(seen):
 
 
 def test_one_class_has_no_curve(seen):
-    assert use.decision_curve(seen[seen["label"] == "normal"], None, 100).empty
+    assert use.decision_curve(seen[seen["label"] == "normal"]).empty

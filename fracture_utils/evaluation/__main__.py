@@ -62,7 +62,7 @@ def evaluate(path: Path, config: Config) -> list[str]:
     comparisons = comparison.pairs(predictions, **sampling)
     by_group = subgroups.table(predictions, config.subgroups, **sampling)
     worth = use.table(predictions, scores, config.prevalence, **sampling)
-    net_benefit = use.decision_curve(predictions, config.prevalence, **sampling)
+    net_benefit = use.decision_curve(predictions, config.prevalence)
     sentences = conclusion.sentences(
         scores,
         comparisons,

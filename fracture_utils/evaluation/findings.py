@@ -69,7 +69,7 @@ def worth(model: str, worth: pd.DataFrame | None, curve: pd.DataFrame | None) ->
         pays = use.worthwhile(curve, model)
         better = f"acting on {model} is shown to be worth more than acting on every picture"
         where = "no threshold of its probability" if pays is None else _range(*pays)
-        said.append(f"At {where} {better} and than acting on none (net benefit, 95 % interval).")
+        said.append(f"At {where}, {better} and than acting on none (net benefit, 95 % interval).")
     return said
 
 
@@ -86,8 +86,8 @@ def _predictive(model: str, row: Mapping) -> str:
         alarm = f"{percent(row['ppv'])} of its alarms are right{between(low, high, '{:.0f}', ' %')}"
     low, high = 100 * row["npv_low"], 100 * row["npv_high"]
     return (
-        f"Where {percent(row['prevalence'])} of the pictures are fractured, {alarm}, and of the "
-        f"pictures that {model} calls normal {percent(row['npv'])} are"
+        f"Where {percent(row['prevalence'])} of the pictures are fractured, {alarm}, and "
+        f"{percent(row['npv'])} of the pictures that {model} calls normal are normal"
         f"{between(low, high, '{:.0f}', ' %')}."
     )
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from scipy import special
+from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.evaluation import metrics
 from fracture_utils.evaluation.metrics import REFERENCES, Answers
+from fracture_utils.evaluation.subgroups import design_effect
 
 VALUES = ("missed_of_100", "alarms_of_100", "ppv", "npv", "lr_positive", "lr_negative", "mcc")
 THRESHOLDS = np.arange(1, 100) / 100
@@ -118,12 +120,7 @@ def correlation(labels: np.ndarray, decisions: np.ndarray, weights: np.ndarray) 
         return np.where(spread > 0, (n * found - positives * called) / spread, 0.0)
 
 
-def decision_curve(
-    predictions: pd.DataFrame,
-    prevalence: float | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -> pd.DataFrame:
     """The net benefit of acting where a model's calibrated probability reaches a threshold
     (Vickers and Elkin 2006): CURVE, a row for each of THRESHOLDS and models but the references.
 
@@ -131,8 +128,8 @@ def decision_curve(
     0.1 on takes nine false alarms for one fracture. treat_all is the net benefit of acting on
     every picture, that of acting on none is 0. All of it where `prevalence` of the pictures are
     fractured (None: their share in the test): both classes are weighted so, and the probabilities
-    moved there by Bayes's rule. Intervals (95 %) by bootstrap over groups at that share. Empty
-    where the test has one class.
+    moved there by Bayes's rule. Intervals (95 %) at that share: see `net_benefit`. Empty where the
+    test has one class.
     """
     seen = _seen(predictions)
     observed = float(seen.labels.mean())
@@ -140,34 +137,44 @@ def decision_curve(
         return pd.DataFrame(columns=CURVE)
     share = observed if prevalence is None else prevalence
     moved = special.logit(share) - special.logit(observed)
-    odds = THRESHOLDS / (1 - THRESHOLDS)
-    weights = np.concatenate(
-        list(metrics.resample(seen.labels, seen.groups, resamples, seed)), axis=1
-    )
-    some = len(np.unique(seen.groups)) > 1
+    all_of_them = share - (1 - share) * THRESHOLDS / (1 - THRESHOLDS)
     tables = []
     for model, said in zip(seen.models, seen.probabilities.T, strict=True):
         probability = special.expit(special.logit(said) + moved) if moved else said
-        once = net_benefit(seen.labels, probability, np.ones((len(said), 1)), share)[:, 0]
-        draws = net_benefit(seen.labels, probability, weights, share)
-        low, high = np.nanpercentile(draws, [2.5, 97.5], axis=1) if some else (np.nan, np.nan)
-        values = (model, THRESHOLDS, once, low, high, share - (1 - share) * odds)
+        found = net_benefit(seen.labels, probability, seen.groups, share)
+        values = (model, THRESHOLDS, *found, all_of_them)
         tables.append(pd.DataFrame(dict(zip(CURVE, values, strict=True))))
     return pd.concat(tables, ignore_index=True)
 
 
 def net_benefit(
-    labels: np.ndarray, probability: np.ndarray, weights: np.ndarray, prevalence: float
+    labels: np.ndarray, probability: np.ndarray, groups: np.ndarray, prevalence: float
 ) -> np.ndarray:
-    """The net benefit at each of THRESHOLDS (99, b) under weights (n, b) of the n pictures."""
-    true, false = metrics.curve(labels, probability, weights)
-    start = np.zeros((1, weights.shape[1]))
-    with np.errstate(invalid="ignore"):
-        found = np.vstack([start, true / true[-1]])
-        alarms = np.vstack([start, false / false[-1]])
-    reached = np.searchsorted(-np.unique(probability)[::-1], -THRESHOLDS, side="right")
-    odds = (THRESHOLDS / (1 - THRESHOLDS))[:, None]
-    return prevalence * found[reached] - (1 - prevalence) * odds * alarms[reached]
+    """The net benefit at each of THRESHOLDS, its lower and its upper bound, (3, 99), of n pictures.
+
+    Sensitivity and false alarms get Wilson's interval on counts divided by their design effect, and
+    the bounds follow from both (Zou and Donner 2008), so that few fractures prove little. NaN
+    where a class is in fewer than two groups.
+    """
+    odds = THRESHOLDS / (1 - THRESHOLDS)
+    found, alarms = (
+        np.array([_rate(probability[of] >= threshold, groups[of]) for threshold in THRESHOLDS]).T
+        for of in (labels == 1, labels == 0)
+    )
+    gain, cost = prevalence * found, (1 - prevalence) * odds * alarms
+    point = gain[0] - cost[0]
+    below = np.hypot(gain[0] - gain[1], cost[2] - cost[0])
+    above = np.hypot(gain[2] - gain[0], cost[0] - cost[1])
+    return np.stack([point, point - below, point + above])
+
+
+def _rate(acted: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
+    """The share that is acted on, with its interval."""
+    if len(np.unique(groups)) < 2:
+        return float(acted.mean()), np.nan, np.nan
+    effective = len(acted) / design_effect(acted, groups)
+    low, high = proportion_confint(acted.mean() * effective, effective, method="wilson")
+    return float(acted.mean()), float(low), float(high)
 
 
 def worthwhile(curve: pd.DataFrame, model: str) -> tuple[float, float] | None:
