@@ -3,8 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
-from fracture_utils.evaluation import comparison, conclusion, localisation, metrics
+from fracture_utils.evaluation import (
+    calibration,
+    comparison,
+    conclusion,
+    localisation,
+    metrics,
+    subgroups,
+    use,
+)
 from fracture_utils.evaluation.comparison import Power
 
 NAMES = ("A", "B", "C")
@@ -290,3 +299,44 @@ def test_another_word_for_the_positive_class_is_used_everywhere():
     assert said == "Abnormal: 3 of 4 abnormalities are abnormal; an abnormality is missed."
     assert "positive means abnormal" in conclusion.note("pictures", {}, "abnormal")
     assert "abnormal" not in conclusion.note("pictures", {})
+
+
+def whole_run(fractured, normal, twins=False, skill=1.5):
+    """The sentences about two networks, by way of every table, on a set of one's own."""
+    random, rows = np.random.default_rng(1), []
+    labels = np.repeat(["fractured", "normal"], [fractured, normal])
+    for split in ("validation", "test"):
+        for model in ("VGG16", "MobileNet"):
+            if not twins or model == "VGG16":
+                logits = skill * (labels == "fractured") + random.normal(size=len(labels)) - 1
+            part = {"label": labels, "split": split, "model": model, "logit": logits}
+            paths = [f"{split}{k}" for k in range(len(labels))]
+            part |= {"path": paths, "group": paths, "probability": special.expit(logits)}
+            rows.append(pd.DataFrame(part).assign(body_part=np.arange(len(labels)) % 2))
+    raw = pd.concat(rows)
+    operating = calibration.fit(raw)
+    seen, chosen = calibration.apply(raw, operating), calibration.chosen(raw)
+    table = metrics.scores(seen, {}, 200)
+    return text(
+        table, comparison.pairs(seen, 200), operating, comparison.rank_stability(seen, 200),
+        comparison.power(seen), chosen=chosen, net_benefit=use.decision_curve(seen),
+        worth=use.table(seen, table, None, 200),
+        by_group=subgroups.table(seen[seen["model"] == chosen], (), 200),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("fractured", "normal"), [(1, 5), (2, 9), (7, 30), (60, 370)])
+@pytest.mark.parametrize("twins", [True, False])
+def test_sets_of_any_size_are_told_about_soberly(fractured, normal, twins):
+    said = whole_run(fractured, normal, twins)
+    assert "inf" not in said
+    assert ("interval is wide" in said) == (fractured < conclusion.FEW)
+    assert not twins or "On the test pictures VGG16 and MobileNet are level." in said
+    assert ("is shown to be worth more" in said) == (fractured >= subgroups.FEWEST)
+    assert f"{fractured:,} of them fractured" in said
+
+
+def test_a_set_with_swapped_classes_is_ranked_nowhere():
+    said = whole_run(30, 60, skill=-2)
+    assert "The classes seem swapped: VGG16 and MobileNet put" in said
+    assert "chosen" not in said

@@ -102,7 +102,7 @@ def sentences(
             _more(power),
             *_ensembles(models, row, comparisons),
         ]
-    said += [findings.missed(row, point), *findings.worth(model, worth, net_benefit)]
+    said += [findings.missed(row, point), *findings.worth(row, worth, net_benefit)]
     said += [*findings.uneven(model, by_group), findings.believed(row, point)]
     said += [*findings.pointing(model, located), _few(row), _metadata(scores), *ends]
     return [reword(sentence, positive) for sentence in said if sentence]

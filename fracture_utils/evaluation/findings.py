@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation import localisation, use
-from fracture_utils.evaluation.subgroups import ALL, TESTED
+from fracture_utils.evaluation.subgroups import ALL, FEWEST, TESTED
 from fracture_utils.evaluation.wording import between, counted, p_value, percent
 
 LEVEL = 0.05
@@ -56,16 +56,18 @@ def believed(row: Mapping, point: Mapping | None) -> str:
     )
 
 
-def worth(model: str, worth: pd.DataFrame | None, curve: pd.DataFrame | None) -> list[str]:
+def worth(row: Mapping, worth: pd.DataFrame | None, curve: pd.DataFrame | None) -> list[str]:
     """Predictive values where fractures are as common as there, and the range of thresholds in
-    which acting on the network pays; from use.table and use.decision_curve.
+    which acting on the network pays, if there are FEWEST pictures of each class; from use.table
+    and use.decision_curve.
     """
-    said = []
+    said, model = [], row["model"]
     if worth is not None and model in set(worth["model"]):
-        row = worth.set_index("model").loc[model]
-        if 0 < row["prevalence"] < 1 and not np.isnan(row["npv"]):
-            said.append(_predictive(model, row))
-    if curve is not None and model in set(curve["model"]):
+        known = worth.set_index("model").loc[model]
+        if 0 < known["prevalence"] < 1 and not np.isnan(known["npv"]):
+            said.append(_predictive(model, known))
+    enough = min(row["positives"], row["n"] - row["positives"]) >= FEWEST
+    if enough and curve is not None and model in set(curve["model"]):
         pays = use.worthwhile(curve, model)
         better = f"acting on {model} is shown to be worth more than acting on every picture"
         where = "no threshold of its probability" if pays is None else _range(*pays)
