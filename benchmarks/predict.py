@@ -1,4 +1,4 @@
-"""Seconds of `python -m fracture_utils.predict` from a cold start, for one picture and for many,
+"""Seconds of `python -m fracture_utils predict` from a cold start, for one picture and for many,
 beside the pure forward pass of the same network: `python benchmarks/predict.py PICTURES [ROUNDS]`.
 
 Asks the networks in FRACTURE_MODELS_DIR. Prints medians, and what a picture more costs as a
@@ -25,7 +25,7 @@ def seconds(paths: list[Path], *options: str) -> float:
     """Of the command line, as a user waits for it."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        command = [sys.executable, "-m", "fracture_utils.predict", *options]
+        command = [sys.executable, "-m", "fracture_utils", "predict", *options]
         command += map(str, paths)
         environment = os.environ | {"FRACTURE_RESULTS_DIR": folder}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -16,7 +16,9 @@ models/         precision, released, backbones, evidence, classifier, features, 
 evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,
                 localisation, gallery, findings, conclusion, claim, plots/, report (no Keras)
 run             the record of a run
-predict, clean  command lines: ask about one X-ray; free disk space
+predict, clean  ask about one X-ray; free disk space
+headless        the notebook without a person
+__main__        the one command line
 
 Between the steps stand tables: images, audit, history, predictions, scores, comparisons.
 """

@@ -1,16 +1,13 @@
-"""Free disk space: `python -m fracture_utils.clean` lists what can be computed again.
+"""Free disk space: what can be computed again is listed, or removed.
 
-With `--remove` it is removed. Pictures, tables, figures, reports and trained networks stay.
+Pictures, tables, figures, reports and trained networks stay.
 """
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from fracture_utils import files
 from fracture_utils.config import Config
-from fracture_utils.errors import InputError
 from fracture_utils.ledger import LOCK, claim
 
 
@@ -37,28 +34,3 @@ def remove(config: Config) -> int:
 def _bytes(path: Path) -> int:
     parts = path.rglob("*") if path.is_dir() else [path]
     return sum(part.lstat().st_size for part in parts if part.is_file())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0, or 2 with a sentence on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m fracture_utils.clean", description=__doc__)
-    parser.add_argument("--remove", action="store_true", help="remove what is listed")
-    given = parser.parse_args(arguments)
-    try:
-        config = Config(source="phantoms")  # no pictures are looked for
-        found = listing(config)
-        for path, size in found.items():
-            sys.stdout.write(f"{size / 1e6:10.1f} MB  {path}\n")
-        if given.remove:
-            sys.stdout.write(f"{remove(config) / 1e6:10.1f} MB freed\n")
-        else:
-            total = sum(found.values()) / 1e6
-            sys.stdout.write(f"{total:10.1f} MB would be freed with --remove\n")
-    except (InputError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The one exception that is written for the person at the keyboard."""
+"""The exceptions that are written for the person at the keyboard."""
 
 
 class InputError(Exception):
@@ -11,3 +11,7 @@ class InputError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class RunError(Exception):
+    """The run came to an end for a reason that is nobody's input; the message says what to do."""

@@ -1,12 +1,10 @@
-"""One X-ray at a time: `python -m fracture_utils.predict X.png [more ...]`.
+"""One X-ray at a time: what the trained networks say about it.
 
-Answers with the networks in FRACTURE_MODELS_DIR: calibrated probability, decision at the stored
-threshold, heat map, and a warning where a picture is unlike those they know. Writes answers.csv
-and answers/*.png into FRACTURE_RESULTS_DIR. Exit code 2 where a picture cannot be read; the others
-are answered all the same. Research and education only.
+Calibrated probability, decision at the stored threshold, heat map, and a warning where a picture
+is unlike those they know. Writes answers.csv and answers/*.png into the results folder. Research
+and education only.
 """
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -113,8 +111,15 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
         f"{PREFIX}MODELS_DIR": str(config.models_dir),
         f"{PREFIX}RESULTS_DIR": str(config.results_dir),
     }
-    command = [sys.executable, "-m", "fracture_utils.predict", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    command = [sys.executable, "-m", "fracture_utils", "predict", str(path)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        env=environment,
+    )
     if done.returncode:
         reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."
         raise InputError(reason.splitlines()[-1])
@@ -328,33 +333,18 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    parser = argparse.ArgumentParser("fracture_utils.predict", description=__doc__.split("\n\n")[1])
-    parser.add_argument("pictures", nargs="+", type=Path, help="PNG, JPEG, TIFF, BMP or DICOM")
-    parser.add_argument(
-        "--numbers-only", action="store_true", help="draw no heat maps: faster for many pictures"
-    )
-    given = parser.parse_args(arguments)
-    paths = list(dict.fromkeys(given.pictures))
-    try:
-        config = Config()
-        with _quiet():
-            table, problems = answer(paths, config, draw=not given.numbers_only)
-        tables.write(config.results_dir, "answers", table)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    caution = "" if given.numbers_only else _caution(config)
-    for line in filter(None, [*_sentences(table), caution, _origin(config)]):
-        sys.stdout.write(line + "\n")
-    for problem in problems:
-        sys.stderr.write(problem + "\n")
-    return 2 if problems else 0
+def answer_all(
+    paths: Sequence[Path], config: Config, draw: bool = True
+) -> tuple[pd.DataFrame, list[str]]:
+    """What `answer` returns, written to answers.csv, and without TensorFlow's talk."""
+    with _quiet():
+        table, problems = answer(list(dict.fromkeys(paths)), config, draw)
+    return tables.write(config.results_dir, "answers", table), problems
 
 
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # everything is written; TensorFlow takes a second to say farewell
+def sentences(table: pd.DataFrame, config: Config) -> Iterator[str]:
+    """What a person reads in the terminal about the answers."""
+    yield from _sentences(table)
+    if table["overlay"].ne("").any() and (caution := _caution(config)):
+        yield caution
+    yield _origin(config)

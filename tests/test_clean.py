@@ -2,6 +2,7 @@ import filelock
 import pytest
 
 from fracture_utils import clean, files
+from fracture_utils.__main__ import main
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 
@@ -28,13 +29,13 @@ def config(tmp_path):
 
 def test_listing_changes_nothing_and_says_how_much(config, capsys, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    assert clean.main([]) == 0
+    assert main(["clean"]) == 0
     assert "5.0 MB would be freed" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_removing_leaves_results_models_and_pictures(config, capsys, tmp_path):
-    assert clean.main(["--remove"]) == 0
+    assert main(["clean", "--remove"]) == 0
     assert "5.0 MB freed" in capsys.readouterr().out
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert left - {"results/cache/run.lock", "models/run.lock"} == {

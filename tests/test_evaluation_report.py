@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fracture_utils import files
-from fracture_utils.evaluation import __main__ as command
+from fracture_utils.__main__ import main
 from fracture_utils.evaluation import comparison, metrics, plots, report
 
 HOSTILE = "<script>alert('x')</script>&\"><img src=http://evil/x>"
@@ -66,7 +66,7 @@ def test_every_value_is_escaped(tmp_path, quick):
     table = pd.read_csv(write_predictions(tmp_path / "p.csv")).replace({"A": HOSTILE})
     table["path"] = HOSTILE + table["path"]
     table.to_csv(tmp_path / "p.csv", index=False)
-    assert command.main([str(tmp_path / "p.csv"), "--output", str(tmp_path)]) == 0
+    assert main(["evaluate", str(tmp_path / "p.csv"), "--output", str(tmp_path)]) == 0
     finding = {"severity": "red", "check": HOSTILE, "path": HOSTILE, "advice": HOSTILE}
     pd.DataFrame([finding]).to_csv(tmp_path / "audit.csv", index=False)
     image = {"path": HOSTILE, "label": HOSTILE, "split": HOSTILE, "group": HOSTILE}
@@ -89,7 +89,7 @@ def test_every_value_is_escaped(tmp_path, quick):
 
 
 def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
-    command.main([str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
+    main(["evaluate", str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).titles == [
         "Conclusion", "Scores", "Comparisons", "Figures", "How it was made", "Limits",
@@ -107,12 +107,12 @@ def test_results_of_other_predictions_are_never_mixed_in(tmp_path, quick, capsys
     path = write_predictions(tmp_path / "p.csv")
     run, before = tmp_path / "run", tmp_path / "before"
     files.write_json(run / "run.json", {})
-    assert command.main([str(path), "--output", str(run)]) == 2
+    assert main(["evaluate", str(path), "--output", str(run)]) == 2
     assert "holds the results of a run" in capsys.readouterr().err
     assert [p.name for p in run.iterdir()] == ["run.json"]
     album = plots.Album(before / "figures")
     album.add(plots.audit, pd.DataFrame(columns=["severity", "check"]))
-    assert command.main([str(path), "--output", str(before)]) == 0
+    assert main(["evaluate", str(path), "--output", str(before)]) == 0
     assert "audit of the data" not in (before / "report.html").read_text(encoding="utf-8")
     assert (before / "figures" / "audit.png").is_file()
 
@@ -149,17 +149,17 @@ def test_provenance_is_that_of_the_run(tmp_path):
 def test_a_rerun_on_phantoms_keeps_saying_so(tmp_path, quick):
     path = write_predictions(tmp_path / "predictions.csv")
     (tmp_path / "run.json").write_text('{"settings": {"source": "phantoms"}}')
-    command.main([str(path), "--output", str(tmp_path / "again")])
+    main(["evaluate", str(path), "--output", str(tmp_path / "again")])
     assert "synthetic phantoms" in (tmp_path / "again" / "conclusion.txt").read_text()
     pd.DataFrame({"model": ["A"], "initialisation": ["random"]}).to_csv(tmp_path / "scores.csv")
-    command.main([str(path), "--output", str(tmp_path / "again")])
+    main(["evaluate", str(path), "--output", str(tmp_path / "again")])
     scores = pd.read_csv(tmp_path / "again" / "scores.csv").set_index("model")
     assert list(scores["initialisation"][["A", "B"]]) == ["random", "not stated"]
 
 
 def test_four_columns_give_every_file(tmp_path, capsys):
     path = write_predictions(tmp_path / "p.csv", networks=("A", "B", "C"))
-    assert command.main([str(path), "--output", str(tmp_path / "out")]) == 0
+    assert main(["evaluate", str(path), "--output", str(tmp_path / "out")]) == 0
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     comparisons = pd.read_csv(tmp_path / "out" / "comparisons.csv")
     assert list(scores["model"]) == ["A", "B", "C", "Majority class"]
@@ -176,7 +176,7 @@ def test_four_columns_give_every_file(tmp_path, capsys):
 
 def test_validation_rows_fit_and_are_not_scored(tmp_path, quick):
     path = write_predictions(tmp_path / "p.csv", split=["validation", "validation", "test", "test"])
-    assert command.main([str(path), "--output", str(tmp_path / "out")]) == 0
+    assert main(["evaluate", str(path), "--output", str(tmp_path / "out")]) == 0
     assert pd.read_csv(tmp_path / "out" / "scores.csv")["n"].iloc[0] == 20
     points = json.loads((tmp_path / "out" / "operating_points.json").read_text())
     assert points[0]["rule"] == "youden"
@@ -185,7 +185,7 @@ def test_validation_rows_fit_and_are_not_scored(tmp_path, quick):
 def test_one_model_and_one_class(tmp_path, quick, capsys):
     path = tmp_path / "p.csv"
     path.write_text("path,label,model,probability\na,normal,A,0.2\nb,normal,A,0.7\n")
-    assert command.main([str(path), "--output", str(tmp_path / "out")]) == 0
+    assert main(["evaluate", str(path), "--output", str(tmp_path / "out")]) == 0
     assert "All 2 test pictures are normal" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "out" / "comparisons.csv").empty
 
@@ -194,7 +194,7 @@ def test_a_bad_file_ends_with_one_sentence_and_exit_code_2(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("path,label,model,probability\na,1,A,2\n")
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fracture_utils.evaluation",
+        [sys.executable, "-W", "error", "-m", "fracture_utils", "evaluate",
          str(path), "--output", str(tmp_path / "scored")],
         capture_output=True, text=True, cwd=Path(metrics.__file__).parents[2], check=False,
     )  # fmt: skip
@@ -208,11 +208,11 @@ def test_a_bad_file_ends_with_one_sentence_and_exit_code_2(tmp_path):
 def test_results_are_the_default_and_data_are_not_needed(tmp_path, quick, monkeypatch):
     monkeypatch.setenv("FRACTURE_DATA_DIR", "nowhere")
     monkeypatch.setenv("FRACTURE_RESULTS_DIR", "mine")
-    assert command.main([str(write_predictions(tmp_path / "p.csv"))]) == 0
+    assert main(["evaluate", str(write_predictions(tmp_path / "p.csv"))]) == 0
     assert (tmp_path / "mine" / "scores.csv").is_file()
 
 
 def test_predictions_without_test_rows_say_so(tmp_path, quick, capsys):
     path = write_predictions(tmp_path / "p.csv", split=["validation"])
-    assert command.main([str(path), "--output", str(tmp_path)]) == 2
+    assert main(["evaluate", str(path), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "The predictions have no rows of the split test; add some.\n"

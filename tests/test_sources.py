@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fracture_utils import download
+from fracture_utils.__main__ import main
 from fracture_utils.config import Config
 from fracture_utils.data import images, sources
 from fracture_utils.errors import InputError
@@ -346,11 +347,11 @@ def test_the_download_is_resumed_and_checked(monkeypatch):
 
 def test_the_command_line(capsys):
     mura()
-    assert sources.main(["mura", "MURA-v1.1", "data", "--copy"]) == 0
+    assert main(["import", "mura", "MURA-v1.1", "data", "--copy"]) == 0
     said = capsys.readouterr().out
     assert "48 of 48 pictures" in said
     assert "Licence: Stanford" in said
-    assert sources.main(["mura", "absent", "other"]) == 1
+    assert main(["import", "mura", "absent", "other"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
-        sources.main(["nonsense", "a", "b"])
+        main(["import", "nonsense", "a", "b"])

@@ -1,6 +1,6 @@
 """Bring published data sets into the layout {train,test}/{fractured,normal}.
 
-    python -m fracture_utils.data.sources NAME SOURCE DESTINATION [--copy]
+    python -m fracture_utils import NAME SOURCE DESTINATION [--copy]
 
 NAME is mura, fracatlas, grazpedwri or folders (Kaggle's folder sets). SOURCE is the folder or
 archive as published; for fracatlas the word "download" fetches it. The pictures are linked, or
@@ -8,7 +8,6 @@ copied where they cannot be; images.csv, boxes.csv, source.json and ATTRIBUTION.
 beside them. A second call continues where the first one stopped.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -16,7 +15,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -107,29 +105,6 @@ def positive(directory: Path) -> str:
         described = json.loads((Path(directory) / "source.json").read_text(encoding="utf-8"))
         return str(described["positive"])
     return "fractured"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit code; faults are one sentence on standard error."""
-    parser = argparse.ArgumentParser("python -m fracture_utils.data.sources", description=__doc__)
-    parser.add_argument("name", choices=SOURCES, metavar="NAME", help=", ".join(SOURCES))
-    parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION")
-    parser.add_argument("--copy", action="store_true", help="copy the pictures; do not link them")
-    given = parser.parse_args(arguments)
-
-    def say(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 10) == 0:
-            sys.stdout.write(f"{done} of {total} pictures\n")
-
-    try:
-        table = bring(given.name, given.source, given.destination, given.copy, say)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    counts = table.groupby(["split", "label"]).size().to_string()
-    sys.stdout.write(f"{counts}\nLicence: {SOURCES[given.name].licence}\n")
-    return 0
 
 
 def _check_destination(destination: Path, kind: Source) -> None:
@@ -442,7 +417,3 @@ SOURCES = {
         _folders,
     ),
 }  # fmt: skip
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,7 @@
 """From a table of predictions to numbers with intervals, to figures, to a page.
 
 Reads tables, never pictures or networks: it runs without Keras, TensorFlow or a GPU on anybody's
-predictions (`python -m fracture_utils.evaluation predictions.csv`). The order of the steps:
+predictions (`python -m fracture_utils evaluate predictions.csv`). The order of the steps:
 
     predictions = calibration.ensembles(predictions)     rows of the ensembles, chosen on validation
     points = calibration.fit(predictions)                temperature and threshold, on validation

@@ -249,10 +249,21 @@ def save_cards(
 
 
 def environment() -> dict[str, str]:
-    """The environment of a process that runs a module of this package, wherever it is started."""
+    """The environment of a process that uses this package, wherever it is started.
+
+    It writes UTF-8 whatever the code page, and its Keras runs on TensorFlow unless KERAS_BACKEND
+    names another, whatever ~/.keras/keras.json says.
+    """
     root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
-    path = os.pathsep.join(filter(None, [root, inherited]))
-    return os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return (
+        {"KERAS_BACKEND": "tensorflow"}
+        | dict(os.environ)
+        | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited])),
+            "PYTHONIOENCODING": "utf-8:replace",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+    )
 
 
 def _known_boxes(images: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -295,7 +306,8 @@ def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
             stdin=subprocess.PIPE,  # its end tells the worker that nobody waits any more
             stdout=subprocess.PIPE,
             stderr=messages,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=environment(),
         ) as process,
     ):

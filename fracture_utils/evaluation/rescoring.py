@@ -1,7 +1,5 @@
 """Scores, comparisons, figures and conclusion of anybody's predictions.csv, without a network."""
 
-import argparse
-import sys
 from pathlib import Path
 
 from fracture_utils import files, tables
@@ -17,28 +15,6 @@ from fracture_utils.evaluation import (
     subgroups,
     use,
 )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 where the file or a setting is wrong."""
-    parser = argparse.ArgumentParser(prog="fracture_utils.evaluation", description=__doc__)
-    parser.add_argument(
-        "predictions",
-        type=Path,
-        help="CSV with the columns path, label (fractured/normal or 1/0), model and probability; "
-        "split, group, logit and subgroup columns are used where they are there",
-    )
-    parser.add_argument("--output", type=Path, help="folder to write into (default: results)")
-    given = parser.parse_args(arguments)
-    try:
-        # Naming the source keeps the settings from looking for pictures, which nobody needs here.
-        config = Config(source="pictures", results_dir=given.output)
-        sentences = evaluate(given.predictions, config)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write("\n".join([*sentences, f"Written to {config.results_dir}."]) + "\n")
-    return 0
 
 
 def evaluate(path: Path, config: Config) -> list[str]:
@@ -90,7 +66,3 @@ def evaluate(path: Path, config: Config) -> list[str]:
     album.add_all(plots.FIGURES, shown)
     report.write(folder, None if at_home else album.captions)
     return sentences
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The notebook without a person: executed cell by cell, and kept as a page."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+
+import fracture_utils
+from fracture_utils import files, ledger
+from fracture_utils.config import PREFIX, Config
+from fracture_utils.errors import InputError, RunError
+from fracture_utils.models import jobs
+
+NAME = "fracture-detection.ipynb"
+
+
+def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
+    """Run `notebook` (None: the project's) under these settings; the page that shows it all.
+
+    Prints the title of each section as it begins. InputError, in the notebook's own words, where a
+    file or setting is wrong; RunError where a cell fails otherwise, with the traceback in run.log.
+    """
+    config = Config(**settings)
+    path = notebook or _find()
+    story = nbformat.read(path, as_version=4)
+    variables = {PREFIX + name.upper(): _text(value) for name, value in settings.items()}
+    client = NotebookClient(
+        story,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(Path.cwd())}},
+        on_cell_start=_say,
+    )
+    try:
+        client.execute(env=jobs.environment() | variables)
+    except CellExecutionError as error:
+        if error.ename == "InputError":
+            raise InputError(str(error.evalue)) from None
+        config.results_dir.mkdir(parents=True, exist_ok=True)
+        ledger.note(config.results_dir / "run.log", str(error))
+        raise RunError(
+            f"The notebook failed ({error.ename}: {error.evalue}); the traceback is in "
+            f"{config.results_dir / 'run.log'}."
+        ) from None
+    except DeadKernelError:
+        raise RunError(
+            f"The notebook's process died, most often for lack of memory; lower "
+            f"{PREFIX}BATCH_SIZE and run again: it goes on where it stopped."
+        ) from None
+    page = config.results_dir / f"{path.stem}.html"
+    files.write_text(page, HTMLExporter().from_notebook_node(story)[0])
+    return page
+
+
+def _find() -> Path:
+    for folder in (Path.cwd(), Path(fracture_utils.__file__).parents[1]):
+        if (folder / NAME).is_file():
+            return folder / NAME
+    raise InputError(f"There is no {NAME} here; name it with --notebook.")
+
+
+def _say(cell: nbformat.NotebookNode, **_: object) -> None:
+    title = cell["source"].split("\n")[0]
+    if cell["cell_type"] == "markdown" and title.startswith("## "):
+        sys.stdout.write(f"{title.removeprefix('## ')} …\n")
+        sys.stdout.flush()
+
+
+def _text(value: object) -> str:
+    return ("1" if value else "0") if isinstance(value, bool) else str(value)

@@ -1,0 +1,166 @@
+"""One command line: one exit code for bad input, a sentence, and nothing heavy before it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+import fracture_utils
+from fracture_utils import headless
+from fracture_utils.__main__ import COMMANDS, main
+from fracture_utils.config import Config
+from fracture_utils.errors import InputError, RunError
+from fracture_utils.models import jobs
+
+ROOT = Path(fracture_utils.__file__).parents[1]
+
+
+def start(*arguments, **variables):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, *variables.pop("flags", ()), "-m", "fracture_utils", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, env=environment
+    )
+
+
+BAD = {
+    "predict": ["nofile.png"],
+    "evaluate": ["nofile.csv"],
+    "import": ["mura", "nofile.zip", "there"],
+    "run": ["--batch-size", "many"],
+    "clean": ["--results-dir", "/dev/null/x", "--remove"],
+}
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_bad_input_is_one_sentence_and_exit_code_2(name, capsys):
+    assert main([name, *BAD[name]]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.endswith(".\n")
+
+
+def test_a_wrong_option_or_no_command_is_exit_code_2_too(capsys):
+    for arguments in ([], ["nonsense"], ["predict"], ["run", "--nonsense"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 2
+
+
+def test_a_picture_that_is_not_there_is_said_before_anything_heavy_starts():
+    code = (
+        "import sys; from fracture_utils.__main__ import main; assert main(['predict', 'no.png']) "
+        "== 2; heavy = {'keras', 'tensorflow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules); "
+        "sys.exit(f'{heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "There is no file no.png; correct the name.\n"
+
+
+def test_every_setting_is_an_option_of_run_and_help_can_be_pasted(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = capsys.readouterr().out
+    for name, field in Config.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text.replace("\n", " ")
+        assert field.description.split()[0] in text
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            main([name, "--help"])
+        assert end.value.code == 0
+        assert f"Example: python -m fracture_utils {name} " in " ".join(
+            capsys.readouterr().out.split()
+        )
+
+
+def notebook(*sources):
+    story = nbformat.v4.new_notebook()
+    story.cells = [nbformat.v4.new_markdown_cell("## Say it")]
+    story.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(story, "story.ipynb")
+    return Path("story.ipynb")
+
+
+def test_run_hands_every_setting_to_the_notebook_and_leaves_a_page(capsys):
+    path = notebook(
+        "from fracture_utils.config import Config\nConfig().table().loc[['quick', 'seed']]"
+    )
+    arguments = ["--quick", "--seed", "77", "--results-dir", "mine", "--source", "phantoms"]
+    assert main(["run", "--notebook", str(path), *arguments]) == 0
+    assert "Say it" in capsys.readouterr().out
+    page = Path("mine/story.html").read_text(encoding="utf-8")
+    assert "<td>77</td>" in page
+    assert "<td>True</td>" in page
+
+
+def test_a_notebook_that_fails_is_one_sentence():
+    wrong = "from fracture_utils.errors import InputError\nraise InputError('Mend that.')"
+    with pytest.raises(InputError, match=r"^Mend that\.$"):
+        headless.execute(notebook(wrong), {"source": "phantoms"})
+    with pytest.raises(RunError, match=r"ZeroDivisionError.*run\.log") as it:
+        headless.execute(notebook("1 / 0"), {"source": "phantoms"})
+    assert "\n" not in str(it.value)
+    assert "Traceback" in Path("results/run.log").read_text(encoding="utf-8")
+    assert not Path("results/story.html").exists()
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "ascii", "cp1252"])
+def test_any_name_can_be_said_in_any_code_page(encoding):
+    name = "Łódź ü 模型.png"
+    Image.new("L", (8, 8)).save(name)
+    done = start("predict", name, PYTHONIOENCODING=encoding, FRACTURE_MODELS_DIR="Łódź")
+    assert done.returncode == 2
+    assert "There is no trained network" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = start("predict", f"no {name}", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_children_write_utf_8_and_use_a_keras_that_is_there(monkeypatch, tmp_path):
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": "nonsense"}))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    given = jobs.environment()
+    assert given["KERAS_BACKEND"] == "tensorflow"
+    assert given["PYTHONIOENCODING"] == "utf-8:replace"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert jobs.environment()["KERAS_BACKEND"] == "jax"
+
+
+def test_the_package_works_without_docstrings_a_home_or_write_access(tmp_path):
+    Path("p q ü").mkdir()
+    Path("p q ü/x.csv").write_text("path,label,model,probability\na,1,A,0.9\nb,0,A,0.2\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/dev/null/none"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(tmp_path / "mpl")}
+    command = [sys.executable, "-OO", "-m", "fracture_utils", "evaluate", "p q ü/x.csv"]
+    done = subprocess.run(
+        [*command, "--output", "ö", "--resamples", "100"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path("ö/report.html").is_file()
+
+
+def test_predict_on_a_missing_file_is_quick():
+    started = time.monotonic()
+    done = start("predict", "nofile.png")
+    assert done.returncode == 2
+    assert time.monotonic() - started < 5  # under a second where nothing else is at work
