@@ -9,8 +9,8 @@ tables          every column of every table in results/, once
 config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder
-data/           reader, anatomy, radiography, phantoms, sources, duplicates, groups, inventory,
-                images, agreement, audit, store, places, augmentation, batches
+data/           greys, dicom, reader, anatomy, radiography, phantoms, sources, duplicates,
+                groups, inventory, images, agreement, audit, store, places, augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,

@@ -10,7 +10,8 @@ import fracture_utils
 ROOT = Path(fracture_utils.__file__).parent
 ORDER = [
     *("errors", "files", "tables", "config", "download", "ledger"),
-    *("data.reader", "data.anatomy", "data.radiography", "data.phantoms", "data.sources"),
+    *("data.greys", "data.dicom", "data.reader"),
+    *("data.anatomy", "data.radiography", "data.phantoms", "data.sources"),
     *("data.duplicates", "data.groups", "data.inventory", "data.images", "data.agreement"),
     *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(

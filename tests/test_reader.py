@@ -96,6 +96,12 @@ def test_transparency_is_black():
     assert reader.read(saved(palette, "p.png", transparency=0)).max() > 100
 
 
+def jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(bone(200, 200)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_exif_rotation(orientation, suffix):
@@ -132,12 +138,6 @@ def animation():
     buffer = io.BytesIO()
     first, second = Image.fromarray(bone()), Image.fromarray(bone() // 2)
     first.save(buffer, "TIFF", save_all=True, append_images=[second])
-    return buffer.getvalue()
-
-
-def jpeg():
-    buffer = io.BytesIO()
-    Image.fromarray(bone(200, 200)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -265,10 +265,10 @@ def test_dicom_with_frames_is_refused():
         reader.read("b.dcm")
 
 
-def test_dicom_without_pydicom_names_the_extra(monkeypatch):
+def test_dicom_without_pydicom_names_what_to_install(monkeypatch):
     dicom("a.dcm")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(reader.ReadError, match=r'pip install "fracture-detection\[dicom\]"'):
+    with pytest.raises(reader.ReadError, match="needs pydicom: pip install pydicom pylibjpeg "):
         reader.read("a.dcm")
 
 

@@ -26,7 +26,7 @@ FACTS = {
     **dict.fromkeys(["jpeg_quality", "mean", "border", "grey_fill"], np.nan),
 }
 """The columns of `files`, and what stands there for a file that cannot be read."""
-CACHE_VERSION = "1"
+CACHE_VERSION = "2"
 """Change it when the reader, the thumbnails or the facts change."""
 
 Progress = Callable[[int, int], None]
@@ -54,7 +54,11 @@ def take(config: Config, progress: Progress = lambda done, total: None) -> Inven
         split, path, reason = item
         inside = path.relative_to(root)
         name = inside.as_posix().encode("utf-8", "backslashreplace").decode()
-        row = FACTS | {"path": name, "split": split, "reason": reason or _refusal(inside, name)}
+        row = FACTS | {
+            "path": name,
+            "split": split,
+            "reason": reason or _refusal(path, inside, name),
+        }
         row["label"] = inside.parts[1] if len(inside.parts) > 2 else ""
         return _examine(path, row, before)
 
@@ -97,15 +101,16 @@ def _walk(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[tuple[Pa
             yield Path(entry.path), ""
 
 
-def _refusal(path: Path, name: str) -> str:
-    """Why the file at `path` (below the data folder) is no candidate; empty if it is one."""
+def _refusal(file: Path, path: Path, name: str) -> str:
+    """Why a `file`, at `path` below the data folder, is no candidate; empty if it is one."""
     if name != path.as_posix():
         return "its name is no valid text"
     if any(part.startswith(".") for part in path.parts):
         return "it is hidden, a leftover of the system or of a tool"
     if len(path.parts) < 3 or path.parts[1] not in CLASS_NAMES:
         return "it lies in neither fractured/ nor normal/"
-    if path.suffix and path.suffix.lower() not in reader.SUFFIXES:
+    known = not path.suffix or path.suffix.lower() in reader.SUFFIXES
+    if not known and not reader.is_dicom(file):  # whose names often are numbers
         return f"its ending {path.suffix} is none of {', '.join(reader.SUFFIXES)}"
     return ""
 

@@ -10,24 +10,40 @@ import contextlib
 import hashlib
 import io
 import stat
+import sys
 import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 from scipy import ndimage
 
+from fracture_utils.data import dicom
+from fracture_utils.data.greys import (
+    MAX_PIXELS,
+    RefusedError,
+    check_size,
+    first_line,
+    luminance,
+    stretch,
+)
 from fracture_utils.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II": "TIFF",
+    b"MM": "TIFF",
+    b"BM": "BMP",
+}
+"""How a file of each format begins."""
 GRID = 64
 """Side of what `unfit` gives: finer than any network's maps, coarse enough to keep them all."""
 MAX_BYTES = 256 * 2**20
-MAX_PIXELS = 40_000_000
-"""The largest detectors (mammography) give 30 million; Pillow would go to 179 million."""
 MAX_SCANS = 500
 """A progressive JPEG has about ten; thousands of empty ones would keep a decoder busy for hours."""
 TURNS = {
@@ -60,7 +76,8 @@ def read(path: Path) -> np.ndarray:
 
     More than 8 bits (and DICOM after rescale and window) are stretched linearly from the
     file's own darkest to its brightest value, because 10-, 12- and 14-bit data lie in 16-bit
-    containers and no header says so reliably. 8-bit pictures are left as they are.
+    containers and no header says so reliably; padding, transparent pixels and a handful of
+    markers do not decide that scale (`greys.stretch`). 8-bit pictures are left as they are.
     Raises ReadError.
     """
     return load(path)[0]
@@ -76,18 +93,29 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     data = _read_bytes(Path(path))
     try:
         with _quiet:
-            pixels, facts = (_decode_dicom if data[128:132] == b"DICM" else _decode)(data)
-    except _RefusedError as error:
+            pixels, facts = (dicom.decode if dicom.resembles(data) else _decode)(data)
+    except RefusedError as error:
         raise ReadError(path, str(error)) from None
     except Image.DecompressionBombError:
         raise ReadError(path, f"it declares more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise ReadError(path, "its content is no PNG, JPEG, TIFF, BMP or DICOM") from None
+        raise ReadError(path, dicom.NO_PICTURE) from None
     except Exception as error:  # a decoder given a hostile file may raise anything
-        raise ReadError(path, f"it is truncated or damaged ({_first_line(error)})") from None
+        raise ReadError(path, f"it is truncated or damaged ({first_line(error)})") from None
     facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "file_bytes": len(data)}
     facts["sha256"] = hashlib.sha256(data).hexdigest()
     return np.ascontiguousarray(pixels), {"jpeg_quality": np.nan, "patient": ""} | facts
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the content of a file is DICOM, whatever its name; False where it cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return dicom.resembles(file.read(132))
+    except (OSError, ValueError):
+        return False
 
 
 def fit(picture: np.ndarray, size: int, aspect: str = "pad") -> np.ndarray:
@@ -128,10 +156,6 @@ def unfit(square: np.ndarray, shape: tuple[int, int], size: int, aspect: str = "
     return ndimage.map_coordinates(square.astype(np.float32), places, order=1, mode="nearest")
 
 
-class _RefusedError(Exception):
-    """A reason to refuse a file, before its path is known."""
-
-
 class _Quiet:
     """Decoders warn about files that we judge ourselves. Counts its users, because
     `warnings.catch_warnings` alone leaves wrong filters behind when threads interleave.
@@ -166,62 +190,142 @@ def _read_bytes(path: Path) -> bytes:
             raise ReadError(path, f"it has more than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ReadError(path, f"the system refuses it ({_first_line(error)})") from None
+        raise ReadError(path, f"the system refuses it ({first_line(error)})") from None
     if not data:
         raise ReadError(path, "it is empty (0 bytes)")
     return data
 
 
-def _first_line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0][:120]
-
-
-def _check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
-        raise _RefusedError(f"it declares {width} x {height} pixels; allowed are {MAX_PIXELS:,}")
-
-
 def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size(*image.size)
+    if data[:3] == b"\xff\xd8\xff":
+        _check_jpeg(data)
+    with _open(data) as image:
+        check_size(*image.size)
         pages = getattr(image, "n_frames", 1)
         if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
-            raise _RefusedError(f"it holds {pages} pages; save each as a file of its own")
-        if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-            raise _RefusedError("it is a JPEG with an absurd number of scans")
+            raise RefusedError(f"it holds {pages} pages; save each as a file of its own")
         depth, facts = _bit_depth(image, data), {"mode": image.mode, "format": image.format}
         if tables := getattr(image, "quantization", None):
             facts["jpeg_quality"] = _jpeg_quality(tables)
+        deep = depth == 16 and image.mode in ("RGB", "RGBA", "CMYK")
+        raw = _raw_mode(image) if deep else ""
         orientation = _orientation(image)
-        image.load()
-        pixels = _grey(image)
+        pixels = _deep_colour(image, data, raw) if deep else _grey(image, depth)
     if orientation in TURNS and facts["format"] != "TIFF":  # Pillow turns a TIFF itself
         pixels = TURNS[orientation](pixels)
     return pixels, facts | {"bit_depth": depth}
 
 
-def _grey(image: Image.Image) -> np.ndarray:
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        kind = next((name for start, name in MAGIC.items() if data.startswith(start)), None)
+        if kind is None:
+            raise
+    try:
+        TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    except SyntaxError as error:  # how Pillow says that it knows no such pixels
+        if kind == "TIFF":
+            raise RefusedError(
+                f"it is a TIFF of a kind that is not read ({error}); save it as a plain grey one"
+            ) from None
+    raise RefusedError(f"it begins like a {kind}, but is truncated or damaged") from None
+
+
+def _check_jpeg(data: bytes) -> None:
+    """That it is of a process that Pillow decodes, in a number of scans that ends soon."""
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise RefusedError("it is a JPEG with an absurd number of scans")
+    place = 2
+    while data[place : place + 1] == b"\xff" and len(data) > place + 4:
+        marker, bits = data[place + 1], data[place + 4]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if marker in (0xC3, 0xC7, 0xCB, 0xCF):
+                raise RefusedError("it is a lossless JPEG, which is not read; save it as PNG")
+            if bits != 8:
+                raise RefusedError(
+                    f"it is a JPEG of {bits} bits, which is not read; save it as PNG"
+                )
+            return
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
+
+
+def _grey(image: Image.Image, depth: int) -> np.ndarray:
+    image.load()
+    tags, clear = getattr(image, "tag_v2", {}), image.info.get("transparency")
+    signed = 2 in np.atleast_1d(tags.get(339, 1))
     if image.mode[0] in "IF":  # I, F, I;16 and its byte orders
-        white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
-        return _stretch(np.asarray(image), inverted=white_is_zero)
-    if image.has_transparency_data:  # over black, like the padding
-        grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0)
-        return (grey.astype(np.uint16) * alpha // 255).astype(np.uint8)
+        values = np.asarray(image)
+        if image.mode == "I" and depth == 32 and tags and not signed:
+            values = values.view(np.uint32)  # which Pillow keeps as if it had a sign
+        hidden = values == clear if isinstance(clear, int) else None
+        return stretch(values, inverted=tags.get(262) == 0, hidden=hidden)
+    if image.mode == "L" and signed:
+        return stretch(np.asarray(image).view(np.int8))
+    if image.mode == "LAB":
+        profiles = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    if image.has_transparency_data:
+        if isinstance(clear, int) and image.mode == "L" and depth < 8:
+            image.info["transparency"] = clear * 255 // (2**depth - 1)
+        return _over_black(*np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0))
     if image.mode == "CMYK":
         image = image.convert("RGB")
     return np.asarray(image.convert("L"))
 
 
-def _stretch(values: np.ndarray, inverted: bool = False) -> np.ndarray:
-    values = values.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(low) or not np.isfinite(high):
-        raise _RefusedError("it holds values that are no numbers")
-    values -= low
-    values *= np.float32(255 / (high - low)) if high > low else 0
-    values = np.rint(values).astype(np.uint8)
-    return 255 - values if inverted else values
+def _over_black(grey: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Over black, like the padding; where every pixel is transparent, alpha was never filled in."""
+    if not alpha.any():
+        return grey
+    return (grey.astype(np.uint16) * alpha // 255).astype(np.uint8)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow would unpack the samples; known only until the picture is loaded."""
+    arguments = image.tile[0].args
+    return arguments if isinstance(arguments, str) else arguments[0]
+
+
+def _deep_colour(image: Image.Image, data: bytes, raw: str) -> np.ndarray:
+    """Colour of 16 bits a sample as uint8 grey levels, stretched like grey of that depth.
+
+    Pillow keeps one byte of each sample, by the byte order in its raw mode; so the picture is
+    decoded once for the high and once for the low bytes.
+    """
+    if image.mode == "CMYK" or getattr(image, "tag_v2", {}).get(284) == 2:
+        raise RefusedError(
+            f"it is {image.mode} of 16 bits in a layout that is not read; save it grey"
+        )
+    if raw == "LA;16B":
+        four = _decoded(data, "RGBA")
+        samples = four[..., ::2].astype(np.uint16) << 8 | four[..., 1::2]
+        grey = samples[..., 0]
+    else:
+        order = raw[-1].replace("N", "L" if sys.byteorder == "little" else "B")
+        plain = raw[:-1].replace("a;", "A;")  # a: colours that are already over black
+        high, low = _decoded(data, plain + order), _decoded(data, plain + "LB"[order == "L"])
+        samples = high.astype(np.uint16) << 8 | low
+        grey = luminance(samples)
+    alpha = np.full(grey.shape, 65535, np.uint16)
+    if image.mode == "RGBA" and "a;" not in raw:
+        alpha = samples[..., -1]
+    elif clear := image.info.get("transparency"):
+        alpha = np.where((samples == clear).all(-1), 0, alpha)
+    if not alpha.any() or alpha.min() == 65535:
+        return stretch(grey)
+    return np.rint(stretch(grey, hidden=alpha == 0) * (alpha / 65535)).astype(np.uint8)
+
+
+def _decoded(data: bytes, raw: str) -> np.ndarray:
+    """What Pillow makes of the file when told that its raw mode is `raw`."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.tile = [
+            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
+            for tile in image.tile
+        ]
+        return np.asarray(image)
 
 
 def _bit_depth(image: Image.Image, data: bytes) -> int:
@@ -243,32 +347,3 @@ def _jpeg_quality(tables: dict[int, list[int]]) -> float:
     """The quality setting of the Independent JPEG Group's library, from the first table."""
     scale = 100 * sum(tables[min(tables)]) / LUMINANCE_TABLE_SUM
     return round((200 - scale) / 2 if scale <= 100 else 5000 / scale)
-
-
-def _decode_dicom(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut, convert_color_space
-    except ImportError:
-        raise _RefusedError(
-            'it is DICOM, which needs pydicom: pip install "fracture-detection[dicom]"'
-        ) from None
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
-        raise _RefusedError(f"it holds {frames} frames; export the one that shows the bone")
-    _check_size(int(dataset.Columns), int(dataset.Rows))
-    values, photometric = dataset.pixel_array, dataset.PhotometricInterpretation
-    if values.ndim == 3:
-        if photometric.startswith("YBR"):
-            values = convert_color_space(values, photometric, "RGB")
-        pixels = _grey(Image.fromarray(values.astype(np.uint8)))
-    else:
-        values = apply_voi_lut(apply_modality_lut(values, dataset), dataset)
-        pixels = _stretch(values, inverted=photometric == "MONOCHROME1")
-    patient = hashlib.sha256(str(dataset.get("PatientID") or "").encode()).hexdigest()[:12]
-    return pixels, {
-        "mode": photometric,
-        "format": "DICOM",
-        "bit_depth": int(dataset.BitsStored),
-        "patient": f"dicom-{patient}" if dataset.get("PatientID") else "",
-    }

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fracture_utils import files
 from fracture_utils.config import Config
-from fracture_utils.data import reader
+from fracture_utils.data import dicom, greys, reader
 from fracture_utils.ledger import Ledger
 
 CHUNK = 64
@@ -69,5 +69,5 @@ def _key(images: pd.DataFrame, config: Config) -> dict[str, str]:
     return {
         "data": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),
         "settings": config.aspect,
-        "code": files.sha256(Path(reader.__file__)),
+        "code": " ".join(files.sha256(Path(module.__file__)) for module in (greys, dicom, reader)),
     }

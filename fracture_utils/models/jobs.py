@@ -44,7 +44,8 @@ _SETTINGS = {
 CODE = (
     *("models/classifier", "models/evidence", "models/features", "models/heads"),
     *("models/training", "models/prediction", "models/precision", "models/worker"),
-    *("data/reader", "data/store", "data/augmentation", "data/batches", "data/places"),
+    *("data/greys", "data/dicom", "data/reader", "data/store"),
+    *("data/augmentation", "data/batches", "data/places"),
 )
 """The modules that a trained network depends on."""
 LIBRARIES = ["keras", "tensorflow", "numpy"]
