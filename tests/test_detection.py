@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fracture_utils.evaluation import detection
+from fracture_utils.evaluation import detection, plots
 from fracture_utils.evaluation.detection import Found
 
 GRID = (24, 24)
@@ -157,3 +157,14 @@ def test_the_interval_covers_the_true_sensitivity():
         )
         covered += low <= 0.6 <= high
     assert covered >= 88
+
+
+def test_the_figure_says_what_is_found_at_one_false_mark():
+    images, boxes = case()
+    maps = {"good": peaked(images, boxes), "half": peaked(images, boxes, 0.5)}
+    table = detection.curve(maps, images, boxes, 100)
+    scores = pd.DataFrame({"model": ["half", "good"], "auc": [0.7, 0.9]})
+    chart = plots.free_response(table, scores)
+    assert chart.caption.startswith("good finds 100 % (95 % interval 91 to 100 %) of 40 boxes")
+    assert chart.png()
+    assert "No boxes are known" in plots.free_response(table.head(0), scores).caption

@@ -42,7 +42,7 @@ ORDER = [
     *("evaluation.findings", "evaluation.conclusion", "evaluation.claim"),
     *("evaluation.plots.style", "evaluation.plots.album", "evaluation.plots.data"),
     *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
-    *("evaluation.plots.decisions", "evaluation.plots.maps"),
+    *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.worth"),
     *("evaluation.report", "evaluation.rescoring"),
     *("run", "predict", "clean", "headless", "__main__"),
 ]

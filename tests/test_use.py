@@ -10,7 +10,7 @@ from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.config import CLASS_NAMES
-from fracture_utils.evaluation import calibration, metrics, use
+from fracture_utils.evaluation import calibration, metrics, plots, use
 
 
 def predictions(count=120, seed=0, positives=0.3):
@@ -169,3 +169,17 @@ def test_another_share_of_fractures_moves_the_threshold_by_the_odds(seen):
 
 def test_one_class_has_no_curve(seen):
     assert use.decision_curve(seen[seen["label"] == "normal"]).empty
+
+
+def test_the_figure_says_where_acting_pays(seen):
+    scores = metrics.scores(seen, resamples=50)
+    curve = use.decision_curve(seen)
+    low, high = use.worthwhile(curve, "A")
+    chart = plots.decision_curve(curve, scores)
+    assert f"on none from a probability of {low:.2f} to {high:.2f}" in chart.caption
+    assert chart.png()
+    nothing = plots.decision_curve(curve.assign(net_benefit_low=-1.0), scores, "abnormal")
+    assert "nowhere" in nothing.alternative
+    assert "fractur" not in nothing.caption + nothing.axes[0].get_xlabel()
+    one_class = use.decision_curve(seen[seen["label"] == "normal"])
+    assert "nowhere" in plots.decision_curve(one_class, scores).caption

@@ -52,7 +52,7 @@ def evaluate(path: Path, config: Config) -> list[str]:
         net_benefit=net_benefit,
     )
     tables.write(folder, "use", worth)
-    tables.write(folder, "decision_curve", net_benefit)
+    net_benefit = tables.write(folder, "decision_curve", net_benefit)
     scores = tables.write(folder, "scores", scores)
     comparisons = tables.write(folder, "comparisons", comparisons)
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
@@ -60,7 +60,7 @@ def evaluate(path: Path, config: Config) -> list[str]:
     by_group = tables.write(folder, "subgroups", by_group)
     shown = {
         **{"predictions": predictions, "scores": scores, "operating_points": points},
-        **{"comparisons": comparisons, "subgroups": by_group},
+        **{"comparisons": comparisons, "subgroups": by_group, "decision_curve": net_benefit},
     }
     album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
     album.add_all(plots.FIGURES, shown)

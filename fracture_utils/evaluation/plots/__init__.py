@@ -13,11 +13,12 @@ from fracture_utils.evaluation.plots.maps import gallery, heatmaps, localisation
 from fracture_utils.evaluation.plots.ranking import pairwise, ranking, subgroups
 from fracture_utils.evaluation.plots.style import Chart, appearance, best
 from fracture_utils.evaluation.plots.training import accuracy_against_cost, history
+from fracture_utils.evaluation.plots.worth import decision_curve, free_response
 
 FIGURES = (
     *(class_distribution, audit, augmentation, history, ranking, roc, precision_recall),
-    *(confusion_matrices, sample_predictions, pairwise, reliability, subgroups, localisation),
-    *(heatmaps, gallery, accuracy_against_cost),
+    *(confusion_matrices, sample_predictions, pairwise, reliability, decision_curve, subgroups),
+    *(localisation, free_response, heatmaps, gallery, accuracy_against_cost),
 )
 """Every figure, in the order of the story."""
 
@@ -32,6 +33,8 @@ __all__ = [
     "best",
     "class_distribution",
     "confusion_matrices",
+    "decision_curve",
+    "free_response",
     "gallery",
     "heatmaps",
     "history",
