@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fracture_utils.errors import InputError
-from fracture_utils.evaluation import subgroups
+from fracture_utils.evaluation import plots, subgroups
 
 
 def predictions(cells, model="A", of=1):
@@ -128,3 +128,11 @@ def test_the_design_effect_is_that_of_copies():
     assert subgroups.design_effect(right, groups) == 1
     thrice = subgroups.design_effect(right.repeat(3), groups.repeat(3))
     assert thrice == pytest.approx(3, rel=0.01)
+
+
+def test_the_figure_is_of_the_network_that_was_chosen_though_another_comes_first():
+    table = subgroups.table(predictions(FRACATLAS), resamples=50)
+    scores = pd.DataFrame({"model": ["A", "B"], "auc": [0.7, 0.9]})
+    chart = plots.subgroups(table, scores)
+    assert "A by subgroup" in chart.get_suptitle()
+    assert chart.png()

@@ -113,10 +113,11 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
 
 @figure
 def subgroups(subgroups: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
-    """AUC, sensitivity and specificity of the best network on the whole (a line) and in each
-    subgroup that is large enough for them, with counts.
+    """AUC, sensitivity and specificity of one network on the whole (a line) and in each subgroup
+    that is large enough for them, with counts: of the best, or the first that the table is about.
     """
-    model = best(scores)
+    known, model = list(subgroups["model"]), best(scores)
+    model = known[0] if known and model not in known else model
     rows = subgroups[subgroups["model"] == model]
     rows = rows[~rows["value"].astype(str).isin(["", "nan"]) & rows["sensitivity"].notna()]
     rows = rows.reset_index(drop=True)
