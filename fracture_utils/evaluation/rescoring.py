@@ -36,9 +36,13 @@ def evaluate(path: Path, config: Config) -> list[str]:
     predictions = calibration.apply(raw, points)
     scores = metrics.scores(predictions, initialisation, **sampling)
     comparisons = comparison.pairs(predictions, **sampling)
-    by_group = subgroups.table(predictions, config.subgroups, **sampling)
+    chosen = calibration.chosen(raw)
+    told = predictions[predictions["model"] == (chosen or plots.best(scores))]
+    by_group = subgroups.table(told, config.subgroups, **sampling)
     worth = use.table(predictions, scores, config.prevalence, **sampling)
+    worth = tables.write(folder, "use", worth)
     net_benefit = use.decision_curve(predictions, config.prevalence)
+    net_benefit = tables.write(folder, "decision_curve", net_benefit)
     sentences = conclusion.sentences(
         scores,
         comparisons,
@@ -46,22 +50,18 @@ def evaluate(path: Path, config: Config) -> list[str]:
         comparison.rank_stability(predictions, **sampling),
         comparison.power(predictions),
         source,
-        chosen=calibration.chosen(raw),
+        chosen=chosen,
         by_group=by_group,
         worth=worth,
         net_benefit=net_benefit,
     )
-    tables.write(folder, "use", worth)
-    net_benefit = tables.write(folder, "decision_curve", net_benefit)
     scores = tables.write(folder, "scores", scores)
     comparisons = tables.write(folder, "comparisons", comparisons)
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
-    by_group = tables.write(folder, "subgroups", by_group)
-    shown = {
-        **{"predictions": predictions, "scores": scores, "operating_points": points},
-        **{"comparisons": comparisons, "subgroups": by_group, "decision_curve": net_benefit},
-    }
+    shown = {"predictions": predictions, "scores": scores, "operating_points": points}
+    shown |= {"comparisons": comparisons, "decision_curve": net_benefit}
+    shown |= {"subgroups": tables.write(folder, "subgroups", by_group)}
     album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
     album.add_all(plots.FIGURES, shown)
     report.write(folder, None if at_home else album.captions)
