@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from test_reader import bone, jpeg, saved
 
-from fracture_utils.data import reader
+from fracture_utils.data import greys, reader
 
 
 def png(samples, colour_type, **chunks):
@@ -124,6 +124,34 @@ def test_tiff_colours_are_the_same_grey_picture(mode):
     assert np.abs(reader.read(path).astype(int) - bone()).max() <= 2
 
 
+COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma")
+MODES = ("L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F")
+ROUTE = {"PA": "LA", "RGBX": "RGB", "YCbCr": "RGB"}
+"""Modes that Pillow reaches from grey over another."""
+
+
+@pytest.mark.parametrize("mode", [*MODES, "I;16", "I;16B"])
+def test_every_mode_that_pillow_writes_is_the_same_grey_picture_in_every_format(mode):
+    image = Image.fromarray(bone())
+    if mode.startswith("I;16"):
+        values = bone().astype(">u2" if mode == "I;16B" else "<u2") * np.uint16(257)
+        image = Image.frombytes(mode, image.size, values.astype(values.dtype).tobytes())
+    else:
+        image = image.convert(ROUTE.get(mode, mode)).convert(mode)
+    expected = stretched(bone()) if mode[0] in "IF" else bone()
+    written = 0
+    for kind, name in {"PNG": "a.png", "BMP": "a.bmp", "TIFF": "a.tif"}.items():
+        for compression in COMPRESSIONS if kind == "TIFF" else ("raw",):
+            extra = {} if compression == "raw" else {"compression": compression}
+            try:
+                image.save(name, kind, **extra)
+            except (OSError, KeyError, ValueError):  # what Pillow does not write
+                continue
+            written += 1
+            assert np.abs(reader.read(name).astype(int) - expected).max() <= 2, (name, compression)
+    assert written
+
+
 def test_signed_bytes_are_no_bright_bytes():
     values = np.arange(-128, 128, dtype=np.int8).reshape(16, 16, 1)
     Path("a.tif").write_bytes(tiff(values, kind=2))
@@ -190,3 +218,9 @@ def test_an_ordinary_picture_is_stretched_from_its_darkest_to_its_brightest(seed
     values = (random.beta(*random.uniform(0.5, 4, 2), shape) * top).astype(np.uint16)
     values.flat[random.integers(values.size)] = min(top, int(values.max() * 1.5))
     assert np.abs(reader.read(saved(values, "a.png")) - stretched(values)).max() <= 0.51
+
+
+def test_a_picture_of_markers_only_keeps_its_levels():
+    values = np.zeros((60, 80), np.uint16)
+    values[3, 4] = 1000
+    assert greys.stretch(values)[3, 4] == 255

@@ -117,9 +117,9 @@ def _check_header(dataset: Any) -> None:
     """That there is one picture, and that its header says what it must."""
     if not any(name in dataset and dataset[name].value for name in PIXELS):
         kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-        raise RefusedError(
-            f"it is DICOM that holds no picture ({getattr(kind, 'name', 'no kind')})"
-        )
+        name = getattr(kind, "name", "no kind")
+        cut = ": cut short, or a header alone" if "Image" in name or "Rows" in dataset else ""
+        raise RefusedError(f"it is DICOM that holds no picture ({name}){cut}")
     if (frames := _whole(dataset, "NumberOfFrames", 1) or 1) > 1:
         raise RefusedError(f"it holds {frames} frames; export the one that shows the bone")
     check_size(_whole(dataset, "Columns"), _whole(dataset, "Rows"))
@@ -185,7 +185,7 @@ def _values(dataset: Any) -> np.ndarray:
     try:
         return decoder.as_array(dataset, correct_unused_bits=False)[0]
     except RuntimeError as error:
-        if needed and "pylibjpeg" not in decoder.available_plugins:
+        if needed and not {"pylibjpeg", "pydicom"} & set(decoder.available_plugins):
             raise RefusedError(missing) from None
         detail = str(error).splitlines()[1:] or [first_line(error)]
         raise RefusedError(
