@@ -14,7 +14,8 @@ data/           greys, dicom, reader, anatomy, radiography, phantoms, sources, d
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,
-                localisation, gallery, findings, conclusion, claim, plots/, report (no Keras)
+                localisation, gallery, findings, conclusion, claim, verdict, plots/, page,
+                report (no Keras)
 run             the record of a run
 predict, clean  ask about one X-ray; free disk space
 headless        the notebook without a person

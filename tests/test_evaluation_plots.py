@@ -156,7 +156,7 @@ def test_figures_of_predictions(tables, add):
         "ranking": plots.ranking(scores),
         "pairwise": plots.pairwise(pairs),
         "reliability": plots.reliability(seen, scores),
-        "subgroups": plots.subgroups(tables["subgroups"], scores),
+        "subgroups": plots.subgroups(tables["subgroups"], seen, scores),
         "cost": plots.accuracy_against_cost(scores, costs),
         "samples": plots.sample_predictions(
             [picture(30, 40), *[picture(50, 20)] * 4], rows, points

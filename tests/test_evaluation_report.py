@@ -77,22 +77,52 @@ def test_every_value_is_escaped(tmp_path, quick):
     album.add(plots.audit, pd.DataFrame([finding]))
     text = report.write(tmp_path).read_text(encoding="utf-8")
     page = Page(text)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 2
     assert "evil" in text
+    assert "<script>alert" not in text
     for tag, attributes in zip(page.tags, page.attributes, strict=True):
-        assert set(attributes) <= {"class", "lang", "charset", "name", "content", "alt", "src"}
+        assert not [name for name in attributes if name.startswith("on") and name != "onsubmit"]
+        assert "evil" not in attributes.get("href", "") + attributes.get("class", "")
         if tag == "img":
-            assert attributes["src"].startswith("data:image/png;base64,")
+            assert attributes["src"].startswith(("data:image/png;base64,", "data:image/webp;"))
             assert attributes["alt"]
         else:
             assert not {"src", "href"} & set(attributes)
+    written = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "<script" not in written
+    assert "<img" not in written
+
+
+def test_the_readme_of_a_folder_shows_verdict_conclusion_figures_and_tables(tmp_path, quick):
+    main(["evaluate", str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
+    said = (tmp_path / "README.md").read_text(encoding="utf-8")
+    headline = "2 networks, not to be told apart; B, the chosen one"
+    first = pd.read_csv(tmp_path / "scores.csv").iloc[0]
+    assert headline.replace("B", first["model"]) in said
+    for path in (tmp_path / "figures").glob("*.png"):
+        assert f"](figures/{path.name})" in said
+    assert "- [scores.csv](scores.csv)" in said
+    assert "research and education only" in said.lower()
+
+
+def test_a_readme_that_someone_wrote_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    report.write(tmp_path)
+    assert readme.read_text(encoding="utf-8").startswith(report.GENERATED)
+    (tmp_path / "conclusion.txt").write_text("Something new.\n")
+    report.write(tmp_path)
+    assert "- Something new." in readme.read_text(encoding="utf-8")
+    readme.write_text("Mine.\n")
+    report.write(tmp_path)
+    assert readme.read_text(encoding="utf-8") == "Mine.\n"
 
 
 def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
     main(["evaluate", str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).titles == [
-        "Conclusion", "Scores", "Comparisons", "Figures", "How it was made", "Limits",
+        *("Verdict", "Move the threshold", "Leaderboard", "Conclusion", "Where it fails"),
+        *("Limits and intended use", "Figures", "All numbers, and how they were made", "Words"),
     ]  # fmt: skip
     assert "images.csv, audit.csv" in text
     (tmp_path / "run.json").write_text('{"failed": {"VGG16": "out of memory"}}')
@@ -100,7 +130,7 @@ def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
     text = report.write(tmp_path).read_text(encoding="utf-8")
     assert "VGG16: out of memory" in text
     assert "The audit of the data found nothing." in text
-    assert Page(text).titles[4] == "Data and audit"
+    assert Page(text).titles[4] == "Can I trust the data?"
 
 
 def test_results_of_other_predictions_are_never_mixed_in(tmp_path, quick, capsys):
@@ -119,7 +149,7 @@ def test_results_of_other_predictions_are_never_mixed_in(tmp_path, quick, capsys
 
 def test_an_empty_folder_makes_a_page_that_says_so(tmp_path):
     text = report.write(tmp_path).read_text(encoding="utf-8")
-    assert Page(text).titles == ["Conclusion", "Limits"]
+    assert Page(text).titles == ["Conclusion", "Limits and intended use", "Words"]
     assert "scores.csv, comparisons.csv, images.csv, audit.csv, conclusion.txt, figures" in text
 
 

@@ -40,10 +40,12 @@ ORDER = [
         "evaluation.gallery",
     ),
     *("evaluation.findings", "evaluation.conclusion", "evaluation.claim"),
+    *("evaluation.verdict",),
     *("evaluation.plots.style", "evaluation.plots.album", "evaluation.plots.data"),
     *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
     *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.worth"),
-    *("evaluation.report", "evaluation.rescoring"),
+    "evaluation.plots.card",
+    *("evaluation.page", "evaluation.report", "evaluation.rescoring"),
     *("run", "predict", "clean", "headless", "__main__"),
 ]
 MODULES = {

@@ -131,8 +131,8 @@ def test_the_design_effect_is_that_of_copies():
 
 
 def test_the_figure_is_of_the_network_that_was_chosen_though_another_comes_first():
-    table = subgroups.table(predictions(FRACATLAS), resamples=50)
+    seen = predictions(FRACATLAS)
     scores = pd.DataFrame({"model": ["A", "B"], "auc": [0.7, 0.9]})
-    chart = plots.subgroups(table, scores)
+    chart = plots.subgroups(subgroups.table(seen, resamples=50), seen, scores)
     assert "A by subgroup" in chart.get_suptitle()
     assert chart.png()

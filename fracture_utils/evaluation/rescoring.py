@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
@@ -62,7 +64,19 @@ def evaluate(path: Path, config: Config) -> list[str]:
     shown = {"predictions": predictions, "scores": scores, "operating_points": points}
     shown |= {"comparisons": comparisons, "decision_curve": net_benefit}
     shown |= {"subgroups": tables.write(folder, "subgroups", by_group)}
-    album = plots.Album(config.figures_dir, conclusion.note(source, initialisation))
-    album.add_all(plots.FIGURES, shown)
-    report.write(folder, None if at_home else album.captions)
+    _show(config, shown, conclusion.note(source, initialisation), at_home)
     return sentences
+
+
+def _show(config: Config, shown: dict[str, pd.DataFrame], note: str, at_home: bool) -> None:
+    """Draw the figures of the tables and write the page. A run's localisation.csv is heeded where
+    the predictions are its own (`at_home`), and then its other figures belong to the page.
+    """
+    folder, album = config.results_dir, plots.Album(config.figures_dir, note)
+    beside = folder / "localisation.csv"
+    known = at_home and beside.is_file()
+    located = pd.read_csv(beside) if known else pd.DataFrame(columns=["model"])
+    album.add_all(plots.FIGURES, shown)
+    needed = ("predictions", "scores", "comparisons")
+    album.add(plots.verdict, *(shown[name] for name in needed), located)
+    report.write(folder, None if at_home else album.captions, shown["predictions"])

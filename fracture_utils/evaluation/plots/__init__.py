@@ -6,6 +6,7 @@ from them. Parameters that are tables bear the tables' names.
 """
 
 from fracture_utils.evaluation.plots.album import Album
+from fracture_utils.evaluation.plots.card import verdict
 from fracture_utils.evaluation.plots.curves import precision_recall, reliability, roc
 from fracture_utils.evaluation.plots.data import audit, augmentation, class_distribution
 from fracture_utils.evaluation.plots.decisions import confusion_matrices, sample_predictions
@@ -18,7 +19,7 @@ from fracture_utils.evaluation.plots.worth import decision_curve, free_response
 FIGURES = (
     *(class_distribution, audit, augmentation, history, ranking, roc, precision_recall),
     *(confusion_matrices, sample_predictions, pairwise, reliability, decision_curve, subgroups),
-    *(localisation, free_response, heatmaps, gallery, accuracy_against_cost),
+    *(localisation, free_response, heatmaps, gallery, accuracy_against_cost, verdict),
 )
 """Every figure, in the order of the story."""
 
@@ -46,4 +47,5 @@ __all__ = [
     "roc",
     "sample_predictions",
     "subgroups",
+    "verdict",
 ]

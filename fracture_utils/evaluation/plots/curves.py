@@ -16,12 +16,12 @@ from fracture_utils.evaluation.plots.style import (
     WIDTH,
     Chart,
     appearance,
-    best,
     chart_of,
     figure,
     ranged,
     short,
 )
+from fracture_utils.evaluation.verdict import chosen
 
 CHANCE = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
 APART = 0.055
@@ -42,7 +42,7 @@ def roc(predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTUR
         ylabel=f"sensitivity (share of {positive} pictures found)",
         title=f"{positive.capitalize()} pictures found against false alarms",
     )
-    row = scores.set_index("model").loc[best(scores)]
+    row = scores.set_index("model").loc[chosen(predictions, scores)]
     return chart.say(
         f"At its chosen threshold {row.name} finds {100 * row['sensitivity']:.0f} % of the "
         f"{positive} pictures and sounds a false alarm on {100 - 100 * row['specificity']:.0f} % "
@@ -68,7 +68,7 @@ def precision_recall(
         ylabel="positive predictive value",
         title=f"How many of the pictures called {positive} really are",
     )
-    row = scores.set_index("model").loc[best(scores)]
+    row = scores.set_index("model").loc[chosen(predictions, scores)]
     called = "no picture" if np.isnan(row["ppv"]) else f"{100 * row['ppv']:.0f} %"
     return chart.say(
         f"Of the pictures that {row.name} calls {positive} at its chosen threshold, {called} "
@@ -89,7 +89,7 @@ def _trade_off(
     title: str,
     rates: Callable[..., tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Chart, Axes]:
-    """A curve a model over all thresholds, and a marker at the chosen one: the best network in
+    """A curve a model over all thresholds, and a marker at the chosen one: the chosen network in
     colour, the others in grey with the number under which the legend names them.
 
     `rates` makes x and y of the numbers of fractures found and of false alarms, and of the numbers
@@ -97,7 +97,7 @@ def _trade_off(
     """
     seen = metrics.answers(predictions, "test")
     chart, ax = chart_of(max(4.9, 0.4 * len(seen.models) + 1.6))
-    rows, first = scores.set_index("model"), best(scores)
+    rows, first = scores.set_index("model"), chosen(predictions, scores)
     order = sorted(seen.models, key=lambda name: (name != first, -rows[metric].fillna(0)[name]))
     lines = {model: _line(seen, model, rates) for model in order}
     taken = [np.array(point) for _, point in lines.values()]
@@ -166,10 +166,10 @@ def _number(
 def reliability(
     predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
 ) -> Chart:
-    """Share of fractures against the probability said by the best network, with counts and bands,
+    """Share of fractures against the probability said by the chosen network, with counts and bands,
     after temperature scaling (before: pale); beside it the calibration error of every model.
     """
-    seen, model = metrics.contenders(predictions), best(scores)
+    seen, model = metrics.contenders(predictions), chosen(predictions, scores)
     place, look = seen.models.index(model), appearance(model, seen.models)
     said = {"before": special.expit(seen.logits), "after": seen.probabilities}
     height = max(4.6, 0.36 * len(seen.models) + 1.6)

@@ -13,7 +13,6 @@ from fracture_utils.evaluation.plots.style import (
     INK,
     WRONG,
     Chart,
-    best,
     chart_of,
     figure,
     panels,
@@ -21,6 +20,7 @@ from fracture_utils.evaluation.plots.style import (
     short,
     xray,
 )
+from fracture_utils.evaluation.verdict import chosen
 
 CELL = {True: ("#1B5E8A", "white"), False: ("#F3D9D5", INK)}
 """Background and text of right and of wrong decisions: contrasts of 7.3 and 12.2 to 1."""
@@ -34,10 +34,10 @@ def confusion_matrices(
     operating_points: pd.DataFrame,
     positive: str = FRACTURED,
 ) -> Chart:
-    """What became of the fractured and the normal test pictures: the best network's matrix large,
+    """What became of the fractured and the normal test pictures: the chosen network's matrix large,
     a row a model beside it.
     """
-    seen, first = metrics.contenders(predictions), best(scores)
+    seen, first = metrics.contenders(predictions), chosen(predictions, scores)
     threshold = operating_points.set_index("model")["threshold"]
     cells = 2 * (1 - seen.labels[:, None]) + (1 - seen.decisions)
     counts = {

@@ -21,6 +21,7 @@ from fracture_utils.evaluation.plots.style import (
     ranged,
     short,
 )
+from fracture_utils.evaluation.verdict import chosen
 
 YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}
 
@@ -112,11 +113,16 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
 
 
 @figure
-def subgroups(subgroups: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
-    """AUC, sensitivity and specificity of one network on the whole (a line) and in each subgroup
-    that is large enough for them, with counts: of the best, or the first that the table is about.
+def subgroups(
+    subgroups: pd.DataFrame,
+    predictions: pd.DataFrame,
+    scores: pd.DataFrame,
+    positive: str = FRACTURED,
+) -> Chart:
+    """AUC, sensitivity and specificity of the chosen network (or the first that the table is
+    about) on the whole (a line) and in each subgroup that is large enough, with counts.
     """
-    known, model = list(subgroups["model"]), best(scores)
+    known, model = list(subgroups["model"]), chosen(predictions, scores)
     model = known[0] if known and model not in known else model
     rows = subgroups[subgroups["model"] == model]
     rows = rows[~rows["value"].astype(str).isin(["", "nan"]) & rows["sensitivity"].notna()]

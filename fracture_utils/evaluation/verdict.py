@@ -1,0 +1,152 @@
+"""The answer on one screen: who wins or ties, what is missed, and what may be believed."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fracture_utils.evaluation import calibration, localisation
+from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, REFERENCES
+
+LEVEL, EXACT, ROUGH = 0.05, 0.05, 0.1
+"""Of a test; and calibration errors below which probabilities hold, or hold roughly."""
+
+
+class Light(NamedTuple):
+    """One thing a reader may or may not believe: colour is green, amber, red or grey."""
+
+    what: str
+    colour: str
+    words: str
+
+
+class Verdict(NamedTuple):
+    """What stands on the card; `missed` and `alarms` are of 100, with their 95 % interval."""
+
+    model: str
+    headline: str
+    missed: tuple[float, float, float]
+    alarms: tuple[float, float, float]
+    counts: str
+    lights: list[Light]
+
+
+def networks(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of single networks, best AUC first; of all models where there are none."""
+    models = scores[~scores["model"].isin(REFERENCES)]
+    single = models[~models["model"].isin(ENSEMBLES)]
+    single = single if len(single) else models
+    return single.sort_values("auc", ascending=False, kind="stable", ignore_index=True)
+
+
+def chosen(predictions: pd.DataFrame | None, scores: pd.DataFrame) -> str:
+    """The network that validation chose, which page and figures put forward; the first on the test
+    where the predictions have no validation of both classes.
+    """
+    rows = networks(scores)
+    model = None if predictions is None else calibration.chosen(predictions, list(rows["model"]))
+    return model or rows["model"].iloc[0]
+
+
+def standing(comparisons: pd.DataFrame, models: Iterable[str], model: str) -> dict[str, str]:
+    """How each of the models stands to one: chosen (itself), tie, behind or ahead by a paired test,
+    or "not tested".
+    """
+    said = dict.fromkeys(models, "not tested") | {model: "chosen"}
+    for row in comparisons.itertuples():
+        if model in (row.model_a, row.model_b):
+            other = row.model_b if row.model_a == model else row.model_a
+            lead = row.difference if row.model_a == model else -row.difference
+            apart = row.p_delong_holm < LEVEL
+            said[other] = ("behind" if lead > 0 else "ahead") if apart else "tie"
+    return said
+
+
+def of(
+    scores: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    located: pd.DataFrame,
+    positive: str = FRACTURED,
+    model: str | None = None,
+) -> Verdict:
+    """The verdict about one model (None: the first on the test) from the tables scores, comparisons
+    and localisation; the latter two may be empty.
+    """
+    rows = networks(scores)
+    row = rows.set_index("model", drop=False).loc[model or rows["model"].iloc[0]]
+    place = standing(comparisons, rows["model"], row["model"])
+    places = pd.Series([place[name] for name in rows["model"] if name != row["model"]], dtype=str)
+    positives, negatives = int(row["positives"]), int(row["n"] - row["positives"])
+    missed = (1 - row["sensitivity"]) * positives
+    said = f"misses {missed:.0f} of {positives:,} {positive} pictures"
+    said = f"the test holds no {positive} pictures" if not positives else said
+    return Verdict(
+        row["model"],
+        f"{_standing(row['model'], places)} {said}.",
+        _of_100(row, "sensitivity"),
+        _of_100(row, "specificity"),
+        f"{row['n']:,} test pictures, {positives:,} {positive}, {negatives:,} normal",
+        [_ranking(row, places), _probabilities(row), _maps(row["model"], located)],
+    )
+
+
+def _standing(model: str, places: pd.Series) -> str:
+    """The first half of the headline; `places` are those of the other networks."""
+    count, tied = len(places) + 1, int(places.isin(["tie", "not tested"]).sum())
+    ahead = int((places == "ahead").sum())
+    if count == 1:
+        return f"{model}, the only network,"
+    if ahead:
+        return (
+            f"{model}, chosen on validation but behind {ahead} of {count - 1} others on the test,"
+        )
+    if tied == count - 1:
+        return f"{count} networks, not to be told apart; {model}, the chosen one,"
+    if tied:
+        return (
+            f"{count} networks, {tied + 1} of them not to be told apart; {model}, the chosen one,"
+        )
+    return (
+        f"{model}, ahead of {f'{count - 1} other networks' if count > 2 else 'the other network'},"
+    )
+
+
+def _of_100(row: pd.Series, metric: str) -> tuple[float, float, float]:
+    value, low, high = (row[f"{metric}{end}"] for end in ("", "_high", "_low"))
+    return 100 - 100 * value, 100 - 100 * low, 100 - 100 * high
+
+
+def _ranking(row: pd.Series, places: pd.Series) -> Light:
+    tied = int(places.isin(["tie", "not tested"]).sum())
+    if np.isnan(row["auc"]) or not row["auc_low"] > 0.5:
+        return Light("Ranking", "red", "not shown to be better than chance")
+    if (places == "ahead").any():
+        return Light("Ranking", "red", "others are ahead of it in the paired tests")
+    if places.empty:
+        return Light("Ranking", "grey", "one network: nothing to rank")
+    if tied:
+        return Light("Ranking", "amber", f"a tie with {tied} of {len(places)} other networks")
+    return Light("Ranking", "green", "its lead holds in the paired tests")
+
+
+def _probabilities(best: pd.Series) -> Light:
+    error = best["expected_calibration_error"]
+    off = f"{100 * error:.1f} points off on average"
+    if error < EXACT:
+        return Light("Probabilities", "green", f"may be read as such: {off}")
+    if error < ROUGH:
+        return Light("Probabilities", "amber", f"not to be taken at their word: {off}")
+    return Light("Probabilities", "red", f"wrong: {off}")
+
+
+def _maps(model: str, located: pd.DataFrame) -> Light:
+    rows = located[located["model"] == model] if len(located) else located
+    if rows.empty:
+        return Light("Heat maps", "grey", "unchecked: no boxes of fractures are known")
+    verdict = rows["verdict"].iloc[0]
+    if verdict == localisation.POINTS:
+        return Light("Heat maps", "green", "point at the fracture better than the centre does")
+    if verdict == localisation.CENTRE:
+        return Light("Heat maps", "amber", "not shown to be better than pointing at the centre")
+    return Light("Heat maps", "red", "not shown to point at the fracture")

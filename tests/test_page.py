@@ -1,0 +1,217 @@
+"""The page in a browser: its numbers are those of `evaluate`, at any threshold, without a mouse."""
+
+import base64
+import json
+import shutil
+import tempfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fracture_utils.config import Config
+from fracture_utils.evaluation import page, rescoring, verdict
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+SWITCHES = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-dev-shm-usage"),
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder of results of three models of different worth, and its predictions."""
+    folder = tmp_path_factory.mktemp("page")
+    generator, rows = np.random.default_rng(1), []
+    for split in ("validation", "test"):
+        label = np.arange(90) % 3 == 0
+        for model, worth in (("A", 2.0), ("B", 1.2), ("C & <b>", 0.3)):
+            logit = worth * label + generator.normal(size=90) - 0.8
+            table = {"path": [f"{split}{k}.png" for k in range(90)], "label": label.astype(int)}
+            rows.append(pd.DataFrame(table | {"split": split, "model": model, "logit": logit}))
+    table = pd.concat(rows)
+    table["probability"] = 1 / (1 + np.exp(-table["logit"]))
+    table.to_csv(folder / "mine.csv", index=False)
+    config = Config(source="pictures", results_dir=folder / "out", resamples=100)
+    rescoring.evaluate(folder / "mine.csv", config)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def browser(results):
+    """Headless Chromium showing the page; skipped where it or its driver is not installed."""
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("chromium and chromium-driver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+            options.add_argument(switch)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        try:
+            driver.get((results / "report.html").as_uri())
+            yield driver
+        finally:
+            driver.quit()
+
+
+def matrix(browser):
+    return [int(browser.find_element("id", name).text) for name in ("tp", "fn", "fp", "tn")]
+
+
+def scored(results, model):
+    """The four counts that `evaluate` wrote into scores.csv."""
+    row = pd.read_csv(results / "scores.csv").set_index("model").loc[model]
+    found, negatives = row["sensitivity"] * row["positives"], row["n"] - row["positives"]
+    cleared = row["specificity"] * negatives
+    return [round(x) for x in (found, row["positives"] - found, negatives - cleared, cleared)]
+
+
+def choose(browser, model):
+    from selenium.webdriver.support.select import Select
+
+    Select(browser.find_element("id", "model")).select_by_visible_text(model)
+
+
+def test_every_model_starts_at_the_numbers_that_evaluate_gives(browser, results):
+    for model in ("B", "C & <b>", "A"):
+        choose(browser, model)
+        assert matrix(browser) == scored(results, model)
+    row = pd.read_csv(results / "scores.csv").set_index("model").loc["A"]
+    said = browser.find_element("id", "values").text
+    for metric in ("sensitivity", "specificity", "ppv", "npv"):
+        assert f"{100 * row[metric]:.1f} %" in said
+
+
+def test_the_keyboard_moves_threshold_matrix_and_icons(browser, results):
+    from selenium.webdriver.common.keys import Keys
+
+    choose(browser, "A")
+    slider = browser.find_element("id", "threshold")
+    slider.send_keys(Keys.END)
+    assert matrix(browser) == [0, 30, 0, 60]
+    assert len(browser.find_elements("css selector", "#missed i.on")) == 100
+    slider.send_keys(Keys.HOME)
+    assert matrix(browser) == [30, 0, 60, 0]
+    slider.send_keys(Keys.ARROW_RIGHT * 60)
+    threshold = float(slider.get_attribute("value"))
+    assert threshold == pytest.approx(0.3)
+    data = json.loads(browser.execute_script("return document.getElementById('data').textContent"))
+    called = np.array(data["models"][0]["probabilities"]) >= threshold
+    label = np.array(data["labels"]) == 1
+    expected = [called & label, ~called & label, called & ~label, ~called & ~label]
+    assert matrix(browser) == [int(cells.sum()) for cells in expected]
+    browser.find_element("id", "preset-chosen").send_keys(Keys.ENTER)
+    assert matrix(browser) == scored(results, "A")
+    browser.find_element("id", "preset-sensitive").send_keys(Keys.SPACE)
+    assert matrix(browser)[:2] == [29, 1]
+
+
+def test_a_prevalence_changes_the_predictive_values_by_bayes_rule(browser):
+    browser.find_element("id", "preset-chosen").click()
+    tp, fn, fp, tn = matrix(browser)
+    field = browser.find_element("id", "prevalence")
+    field.clear()
+    field.send_keys("2")
+    found, alarms = tp / (tp + fn), fp / (fp + tn)
+    ppv = found * 0.02 / (found * 0.02 + alarms * 0.98)
+    assert f"{100 * ppv:.1f} % (PPV)" in browser.find_element("id", "values").text
+
+
+def test_headings_sort(browser):
+    heads = browser.find_elements("css selector", ".sortable thead button")
+    for direction in ("descending", "ascending"):
+        heads[3].click()
+        cells = browser.find_elements("css selector", ".sortable tbody td:nth-child(4)")
+        values = [float(cell.get_attribute("data-value")) for cell in cells]
+        assert values == sorted(values, reverse=direction == "descending")
+        head = browser.find_element("css selector", ".sortable th:nth-child(4)")
+        assert head.get_attribute("aria-sort") == direction
+
+
+def test_nothing_is_loaded_nothing_fails_and_no_width_scrolls_sideways(browser):
+    for width in (360, 768, 1440):
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        wide = browser.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= width
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(r=>r.name)"
+    )
+    assert not [name for name in loaded if not name.startswith("data:")]
+    assert browser.get_log("browser") == []
+
+
+def test_it_prints_and_is_dark_where_that_is_wished(browser):
+    wish = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    assert browser.execute_script(colour) == "rgb(20, 23, 27)"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert browser.execute_script(colour) == "rgb(255, 255, 255)"
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+
+
+def test_without_javascript_the_chosen_numbers_stand_there(results):
+    text = (results / "report.html").read_text(encoding="utf-8")
+    tp, fn, fp, tn = scored(results, "A")
+    cells = f'<td id="tp">{tp}</td><td id="fn">{fn}</td>'
+    assert cells in text
+    assert f'<td id="fp">{fp}</td><td id="tn">{tn}</td>' in text
+    assert (results / "report.html").stat().st_size < 2_000_000
+
+
+COMPARISONS = ["model_a", "model_b", "difference", "p_delong_holm"]
+
+
+def table(**columns):
+    row = {
+        **{"model": ["A", "B"], "n": 100, "positives": 40, "auc": [0.9, 0.8], "auc_low": 0.7},
+        **{"auc_high": 0.95, "sensitivity": 0.75, "sensitivity_low": 0.6, "sensitivity_high": 0.8},
+        **{"specificity": 0.9, "specificity_low": 0.8, "specificity_high": 0.95},
+        "expected_calibration_error": 0.03,
+    }
+    return pd.DataFrame(row | columns)
+
+
+@pytest.mark.parametrize(
+    ("scores", "p", "colours", "words"),
+    [
+        (table(), 0.01, ["green", "green", "grey"], "A, ahead of the other network, misses"),
+        (table(), 0.20, ["amber", "green", "grey"], "2 networks, not to be told apart; A"),
+        (table(auc_low=0.4), 0.2, ["red", "green", "grey"], "misses 10 of 40 fractured"),
+        (table(expected_calibration_error=0.07), 0.2, ["amber", "amber", "grey"], "2 networks"),
+        (table(expected_calibration_error=0.2), 0.2, ["amber", "red", "grey"], "2 networks"),
+        (table()[:1], 0.2, ["grey", "green", "grey"], "A, the only network, misses 10 of 40"),
+    ],
+)
+def test_headline_and_lights_follow_the_tables(scores, p, colours, words):
+    comparisons = pd.DataFrame([("A", "B", 0.1, p)], columns=COMPARISONS)
+    said = verdict.of(scores, comparisons[: len(scores) - 1], pd.DataFrame(columns=["model"]))
+    assert [light.colour for light in said.lights] == colours
+    assert words in said.headline
+    assert said.missed == pytest.approx((25, 20, 40))
+    assert said.alarms == pytest.approx((10, 5, 20))
+
+
+def test_a_chosen_network_that_the_test_puts_behind_another_is_called_so():
+    comparisons = pd.DataFrame([("A", "B", 0.1, 0.01)], columns=COMPARISONS)
+    said = verdict.of(table(), comparisons, pd.DataFrame(columns=["model"]), model="B")
+    assert said.headline.startswith("B, chosen on validation but behind 1 of 1 others on the test")
+    assert said.lights[0].colour == "red"
+
+
+def test_the_leaderboard_knows_ties_references_and_random_starts():
+    scores = table(model=["A", "Majority class"], initialisation=["random", "none"])
+    board = page.leaderboard(scores, pd.DataFrame(columns=COMPARISONS), pd.DataFrame(), "A")
+    assert [(row["standing"], row["random"]) for row in board["rows"]] == [
+        ("chosen", True),
+        ("reference", False),
+    ]
+    assert board["rows"][0]["cells"][0]["text"] == "0.900"
+    assert len(board["head"]) == len(board["rows"][0]["cells"]) + 2
