@@ -122,6 +122,13 @@ def test_the_report_holds_the_checklist_and_the_labels_to_look_at(config):
     assert "<th>test/1.png</th><td>normal</td><td>2</td><td>0.7</td><td>0.51</td>" in page
 
 
+def test_a_choice_on_the_test_is_called_one(config):
+    path = config.results_dir / "images.csv"
+    images = pd.read_csv(path)
+    images[images["split"] != "validation"].to_csv(path, index=False)
+    assert "the first on the test" in claim.write(config, "VGG16")["answer"][25]
+
+
 def test_an_empty_folder_states_nothing(tmp_path):
     config = Config(source="phantoms", results_dir=tmp_path, models_dir=tmp_path)
     assert set(claim.write(config, "VGG16")["answer"]) == {claim.UNKNOWN}

@@ -123,6 +123,9 @@ def facts(
     """What a run can answer, by number of the item; an item without an answer is left out."""
     said = _of_data(known, run) | _of_models(known["networks"], run, cards, chosen)
     said |= _of_results(known, chosen)
+    images = known["images"]
+    if 26 in said and images.loc[images["split"] == "validation", "label"].nunique() < 2:
+        said[26] = f"{chosen}: the first on the test, because validation has not both classes."
     return {number: text for number, text in said.items() if text}
 
 
