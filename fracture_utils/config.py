@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
 
+from fracture_utils.data import folders
 from fracture_utils.errors import InputError
 
 PREFIX = "FRACTURE_"
@@ -149,7 +150,7 @@ class Config(BaseSettings):
     def _layer_defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
         source = given.get("source", "auto")
         if source == "auto":
-            source = _find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
+            source = folders.find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
         defaults = (PHANTOMS if source == "phantoms" else {}) | (
             QUICK if _is_true(given.get("quick")) else {}
         )
@@ -194,26 +195,6 @@ class Config(BaseSettings):
         fields = type(self).model_fields.items()
         rows = [(name, str(getattr(self, name)), field.description) for name, field in fields]
         return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
-
-
-def _find_source(data_dir: Path, named: bool) -> str:
-    if named and not data_dir.is_dir():
-        raise InputError(
-            f"The data folder {data_dir} does not exist. Correct {PREFIX}DATA_DIR, or unset it to "
-            "use data/ (and phantoms where data/ has no pictures)."
-        )
-    for split in ("train", "test"):
-        for _, folders, names in os.walk(data_dir / split):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            if any(not name.startswith(".") for name in names):
-                return "pictures"
-    if named and data_dir.resolve() != Path("data").resolve():
-        raise InputError(
-            f"The data folder {data_dir} has no pictures. Put them into "
-            "train/fractured, train/normal, test/fractured and test/normal below it, or set "
-            f"{PREFIX}SOURCE=phantoms to make synthetic ones there."
-        )
-    return "phantoms"
 
 
 def _is_true(value: Any) -> bool:

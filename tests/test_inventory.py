@@ -1,11 +1,14 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from test_images import make, picture, save
 
 from fracture_utils.data import images, inventory, reader
+from fracture_utils.errors import InputError
 
 
 def test_every_file_is_read_or_has_a_reason(monkeypatch):
@@ -42,6 +45,10 @@ def test_every_file_is_read_or_has_a_reason(monkeypatch):
     assert "neither" in reasons["train/Broken/a.png"]
     assert "ending .txt" in reasons["train/normal/notes.txt"]
     assert "no valid text" in reasons["train/normal/\\udcff.png"]
+    with pytest.raises(InputError, match=r"holds 2 files .* train \(1\), train/Broken \(1\)"):
+        images.table(config)
+    shutil.rmtree(train / "Broken")
+    (train / "loose.png").unlink()
     assert len(images.table(config)) == 53
 
 

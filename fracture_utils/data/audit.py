@@ -8,8 +8,6 @@ look at it before you believe them; "info"), check, path, other (the second pict
 or empty), what and advice; red before amber before info. Nothing is deleted or moved.
 """
 
-import itertools
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from fracture_utils.config import CLASS_NAMES, Config
+from fracture_utils.config import Config
 from fracture_utils.data import agreement, duplicates, images, inventory
 from fracture_utils.errors import InputError
 
@@ -63,7 +61,8 @@ def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         *_sidecars(table, taken.files, config),
         *_shortcut(table, config),
     ]
-    found = pd.DataFrame([*findings, *_one_sided(findings)], columns=COLUMNS)
+    labels = taken.files.set_index("path")["label"]
+    found = pd.DataFrame([*findings, *_one_sided(findings, labels)], columns=COLUMNS)
     rank = found["severity"].map(SEVERITIES.index)
     order = found.assign(rank=rank).sort_values(["rank", "check", "path", "other"]).index
     return found.loc[order].reset_index(drop=True)
@@ -213,12 +212,11 @@ def _unreadable(found: pd.DataFrame) -> list[dict]:
     ]
 
 
-def _one_sided(findings: list[dict]) -> list[dict]:
+def _one_sided(findings: list[dict], label_of: pd.Series) -> list[dict]:
     """Damage that befell one class only, as in FracAtlas, where every truncated file is normal."""
     result = []
     damaged = [row for row in findings if row["check"] in ("left out", "grey fill")]
-    folders = [PurePosixPath(row["path"]).parts[1:2] for row in damaged]
-    labels = [label for label in itertools.chain(*folders) if label in CLASS_NAMES]
+    labels = [label for row in damaged if (label := label_of[row["path"]])]
     if len(labels) >= 10 and len(set(labels)) == 1:
         what = f"all {len(labels)} damaged files are {labels[0]}: damage gives the class away"
         advice = "fetch the originals, or leave these pictures out"

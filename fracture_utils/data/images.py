@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES, SPLITS, Config
-from fracture_utils.data import duplicates, groups, inventory
+from fracture_utils.data import duplicates, folders, groups, inventory
 from fracture_utils.errors import InputError
 
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
@@ -91,18 +91,28 @@ def _read_sidecar(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _check_folders(config: Config, found: pd.DataFrame) -> None:
-    for split in ("train", "test"):
-        for label in CLASS_NAMES:
-            here = found[(found["split"] == split) & (found["label"] == label)]
-            if (here["reason"] == "").any():
-                continue
-            folder = config.pictures_dir / split / label
-            why = f" ({here['path'].iloc[0]}: {here['reason'].iloc[0]})" if len(here) else ""
-            state = "holds no readable picture" if folder.is_dir() else "does not exist"
-            raise InputError(
-                f"The folder {folder} {state}{why}. Put {label} X-rays there as PNG, JPEG, TIFF, "
-                "BMP or DICOM, or name another data folder with FRACTURE_DATA_DIR."
-            )
+    torn = found[found["reason"].str.contains("contradict each other")]
+    if len(torn):
+        first = torn.iloc[0]
+        raise InputError(
+            f"{config.pictures_dir / first['path']}: {first['reason']}. Rename or move the folder, "
+            f"so that each path says one class and one split ({len(torn)} such files)."
+        )
+    strays = found.loc[found["reason"].str.startswith(inventory.UNASSIGNED), "path"]
+    if len(strays):
+        raise folders.misplaced(config.pictures_dir, list(strays))
+    own = found["split"].eq("validation") & found["reason"].eq("")
+    for split, label in itertools.product(SPLITS, CLASS_NAMES):
+        here = found[(found["split"] == split) & (found["label"] == label)]
+        if (here["reason"] == "").any() or (split == "validation" and not own.any()):
+            continue
+        folder = config.pictures_dir / split / label
+        why = f" ({here['path'].iloc[0]}: {here['reason'].iloc[0]})" if len(here) else ""
+        state = "holds no readable picture" if len(here) or folder.is_dir() else "does not exist"
+        raise InputError(
+            f"The folder {folder} {state}{why}. Put {label} X-rays there as PNG, JPEG, TIFF, "
+            "BMP or DICOM, or name another data folder with FRACTURE_DATA_DIR."
+        )
 
 
 def _check_agreement(config: Config, pictures: pd.DataFrame, known: pd.DataFrame) -> None:
@@ -119,7 +129,11 @@ def _check_agreement(config: Config, pictures: pd.DataFrame, known: pd.DataFrame
 
 
 def _split_off_validation(pictures: pd.DataFrame, config: Config) -> pd.Series:
-    """The split of each picture; validation takes whole groups of train (see `groups.lowest`)."""
+    """The split of each picture; validation takes whole groups of train (see `groups.lowest`),
+    unless the user has laid out a validation of his own.
+    """
+    if (pictures["split"] == "validation").any():
+        return pictures["split"]
     train = pictures[pictures["split"] == "train"]
     chosen = groups.lowest(train, config.validation_share, config.seed)
     splits = pictures["split"].mask(

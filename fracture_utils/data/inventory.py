@@ -1,4 +1,4 @@
-"""Every file below train/ and test/: read, or left out with its reason.
+"""Every file below the data folder: read, or left out with its reason.
 
 Taken once and kept, so that a second run reads only what is new or changed. Beside the facts of
 each picture it keeps a thumbnail: all that the search for duplicates needs.
@@ -7,7 +7,7 @@ each picture it keeps a thumbnail: all that the search for duplicates needs.
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils import files
-from fracture_utils.config import CLASS_NAMES, Config
-from fracture_utils.data import duplicates, reader
+from fracture_utils.config import Config
+from fracture_utils.data import duplicates, folders, reader
 
 FACTS = {
     **dict.fromkeys(["path", "split", "label", "reason", "stamp"], ""),
@@ -29,11 +29,14 @@ FACTS = {
 CACHE_VERSION = "2"
 """Change it when the reader, the thumbnails or the facts change."""
 
+UNASSIGNED = "no folder assigns it"
+"""How the reason begins of a file whose folders name no class or no split."""
+
 Progress = Callable[[int, int], None]
 
 
 class Inventory(NamedTuple):
-    """`files`: a row for every file below train/ and test/, sorted by path, with the columns of
+    """`files`: a row for every file below the data folder, sorted by path, with the columns of
     FACTS: reason says why a file is left out (empty: it is a picture), mean and border are
     grey levels, grey_fill is the share of the height that is one mid-grey block at the bottom.
     `thumbnails`: uint8 (files, duplicates.SIDE, duplicates.SIDE), zero where unreadable.
@@ -50,19 +53,16 @@ def take(config: Config, progress: Progress = lambda done, total: None) -> Inven
     root, cache = config.pictures_dir, config.cache_dir / "inventory.npz"
     before = _load_cache(cache)
 
-    def look(item: tuple[str, Path, str]) -> tuple[dict[str, Any], np.ndarray]:
-        split, path, reason = item
+    def look(item: tuple[Path, str, folders.Place]) -> tuple[dict[str, Any], np.ndarray]:
+        path, reason, place = item
         inside = path.relative_to(root)
         name = inside.as_posix().encode("utf-8", "backslashreplace").decode()
-        row = FACTS | {
-            "path": name,
-            "split": split,
-            "reason": reason or _refusal(path, inside, name),
-        }
-        row["label"] = inside.parts[1] if len(inside.parts) > 2 else ""
-        return _examine(path, row, before)
+        row = FACTS | {"path": name, "reason": reason or _refusal(path, inside, name, place)}
+        return _examine(path, row | {"split": place.split, "label": place.label}, before)
 
-    items = [(split, *item) for split in ("train", "test") for item in _walk(root / split)]
+    walked = list(folders.candidates(root, (config.results_dir, config.models_dir)))
+    places = folders.places([path.relative_to(root).parts for path, _ in walked])
+    items = [(*item, place) for item, place in zip(walked, places, strict=True)]
     looked = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for one in pool.map(look, items):
@@ -77,38 +77,16 @@ def take(config: Config, progress: Progress = lambda done, total: None) -> Inven
     return result
 
 
-def _walk(folder: Path, seen: frozenset[str] = frozenset()) -> Iterator[tuple[Path, str]]:
-    """Every file below `folder`, and every folder that cannot be entered, with its reason."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        yield folder, "it is a link to a folder above it"
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        yield folder, f"the folder cannot be read ({error.strerror})"
-        return
-    for entry in entries:
-        try:
-            is_folder = entry.is_dir()
-        except OSError:  # a link that leads to itself
-            is_folder = False
-        if is_folder:
-            yield from _walk(Path(entry.path), seen | {real})
-        else:
-            yield Path(entry.path), ""
-
-
-def _refusal(file: Path, path: Path, name: str) -> str:
+def _refusal(file: Path, path: Path, name: str, place: folders.Place) -> str:
     """Why a `file`, at `path` below the data folder, is no candidate; empty if it is one."""
     if name != path.as_posix():
         return "its name is no valid text"
     if any(part.startswith(".") for part in path.parts):
         return "it is hidden, a leftover of the system or of a tool"
-    if len(path.parts) < 3 or path.parts[1] not in CLASS_NAMES:
-        return "it lies in neither fractured/ nor normal/"
+    if place.problem:
+        return place.problem
+    if folders.may_be_picture(name) and not (place.label and place.split):
+        return f"{UNASSIGNED}: it lies in neither fractured/ nor normal/ of train, test or val"
     known = not path.suffix or path.suffix.lower() in reader.SUFFIXES
     if not known and not reader.is_dicom(file):  # whose names often are numbers
         return f"its ending {path.suffix} is none of {', '.join(reader.SUFFIXES)}"
@@ -126,7 +104,7 @@ def _examine(
         row["stamp"] = f"{status.st_size} {status.st_mtime_ns}"
         kept = before.get(row["path"])
         if kept and kept[0]["stamp"] == row["stamp"] and not kept[0]["reason"]:
-            return kept
+            return kept[0] | {"split": row["split"], "label": row["label"]}, kept[1]
         pixels, facts = reader.load(path)
     except reader.ReadError as error:
         return row | {"reason": error.reason}, nothing
