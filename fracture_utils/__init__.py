@@ -10,8 +10,8 @@ data/folders    what the words in folder names mean
 config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder
-data/           greys, dicom, reader, anatomy, radiography, phantoms, sources, duplicates,
-                groups, inventory, images, agreement, audit, store, places, augmentation, batches
+data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates, groups,
+                sources, inventory, images, agreement, audit, store, places, augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
 evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,

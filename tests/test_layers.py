@@ -11,8 +11,8 @@ ROOT = Path(fracture_utils.__file__).parent
 ORDER = [
     *("errors", "files", "tables", "data.folders", "config", "download", "ledger"),
     *("data.greys", "data.dicom", "data.reader"),
-    *("data.anatomy", "data.radiography", "data.phantoms", "data.sources"),
-    *("data.duplicates", "data.groups", "data.inventory", "data.images", "data.agreement"),
+    *("data.anatomy", "data.radiography", "data.phantoms", "data.duplicates"),
+    *("data.groups", "data.sources", "data.inventory", "data.images", "data.agreement"),
     *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(
         "models.precision",

@@ -176,7 +176,7 @@ def test_kaggle_folders():
     table = sources.bring("folders", kaggle(), "data")
     read = check("data", table)
     assert len(read) == 40
-    assert read["path"].str.contains("train/normal/val/").any()
+    assert (read["split"] == "validation").sum() == 10
     assert (table["label"] == "fractured").sum() == 20
     assert sources.positive("data") == "fractured"
 
@@ -355,3 +355,64 @@ def test_the_command_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         main(["import", "nonsense", "a", "b"])
+
+
+def test_folders_of_kinds_stay_apart_and_are_split_by_group():
+    for number in range(40):
+        part, kind = (
+            ("hand", "leg")[number % 2],
+            ("Avulsion fracture", "Non Fracture")[number % 3 % 2],
+        )
+        for view in "ab":
+            save(f"set/{part}/{kind}/patient{number // 2 + 1}_{view}{number % 2}.jfif.png", number)
+    save("set/hand/fractured/0.png", 901)
+    save("set/leg/fractured/0.png", 902)
+    save("set/leg/fracture/0.png", 903)
+    table = sources.bring("folders", "set", "data").set_index("path")
+    assert len(table) == 83
+    read = images.table(config("data"))
+    assert len(read) == 83
+    assert set(read["split"]) == {"train", "validation", "test"}
+    assert (read["split"] == "test").mean() == pytest.approx(0.2, abs=0.1)
+    patients = table.reset_index()["path"].str.extract(r"(patient\d+)")[0]
+    assert table.reset_index().groupby(patients)["split"].nunique().max() == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("0", "1"), ("negative", "positive"), ("no fracture", "oblique fracture")]
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_words_of_folder_sets(names, linked):
+    for number in range(40):
+        save(f"{'real' if linked else 'set'}/{names[number % 2]}/{number}.png", number)
+    if linked:
+        Path("set").mkdir()
+        for name in names:
+            Path("set", name).symlink_to(Path("real", name).resolve())
+    table = sources.bring("folders", "set", "data")
+    assert (table["label"] == "fractured").sum() == 20
+    check("data", table)
+
+
+def test_contradicting_words_are_refused():
+    kaggle()
+    save("kaggle/Bone/train/fractured/normal/a.png", 1)
+    with pytest.raises(InputError, match="contradict each other"):
+        sources.bring("folders", "kaggle", "data")
+
+
+def test_mura_with_val_for_valid_loses_nothing():
+    mura()
+    Path("MURA-v1.1/valid").rename("MURA-v1.1/val")
+    table = sources.bring("mura", "MURA-v1.1", "data")
+    assert len(table) == 48
+    assert (table["split"] == "test").sum() == 12
+
+
+@pytest.mark.parametrize(("name", "make"), [("fracatlas", fracatlas), ("grazpedwri", grazpedwri)])
+def test_a_row_twice_is_named(name, make):
+    table = make() / "dataset.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[1]]))
+    with pytest.raises(InputError, match=rf"twice, again in row {len(lines) + 1}\."):
+        sources.bring(name, table.parent, "data")

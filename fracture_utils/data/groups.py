@@ -29,21 +29,26 @@ def of(pictures: pd.DataFrame, thumbnails: np.ndarray, cache: Path) -> pd.Series
     `pictures` has path, label and split, and may have IDENTITIES; what `empty_identities` names
     is not believed. `thumbnails` are those of the inventory, row by row.
     """
-    groups = pd.Series("", index=pictures.index)
-    for column in IDENTITIES:
-        groups = groups.mask(groups == "", telling(pictures, column))
-    named = pictures["path"].str.extract(f"({PATIENT.pattern})", re.IGNORECASE)[0].fillna("")
-    groups = groups.mask(groups == "", named.str.lower())
-    stems = pictures["path"].map(lambda path: Path(path).stem)
-    originals = pictures["label"] + "/" + stems.map(lambda stem: COPY.sub("", stem))
-    copies = originals.isin(originals[stems != stems.map(lambda stem: COPY.sub("", stem))])
-    groups = groups.mask((groups == "") & copies, originals)
+    groups = named(pictures)
     if (alone := groups == "").any():
         linked = duplicates.clusters(duplicates.find(thumbnails, cache), len(thumbnails))
         first = (pictures["path"].where(alone, groups)).groupby(linked)
         known = groups.mask(alone).groupby(linked).transform("first")
         groups = groups.where(~alone, known.fillna(first.transform("first")))
     return groups
+
+
+def named(pictures: pd.DataFrame) -> pd.Series:
+    """The group of each picture as far as columns and names tell it; otherwise empty."""
+    groups = pd.Series("", index=pictures.index)
+    for column in IDENTITIES:
+        groups = groups.mask(groups == "", telling(pictures, column))
+    patients = pictures["path"].str.extract(f"({PATIENT.pattern})", re.IGNORECASE)[0].fillna("")
+    groups = groups.mask(groups == "", patients.str.lower())
+    stems = pictures["path"].map(lambda path: Path(path).stem)
+    originals = pictures["label"] + "/" + stems.map(lambda stem: COPY.sub("", stem))
+    copies = originals.isin(originals[stems != stems.map(lambda stem: COPY.sub("", stem))])
+    return groups.mask((groups == "") & copies, originals)
 
 
 def telling(pictures: pd.DataFrame, column: str) -> pd.Series:

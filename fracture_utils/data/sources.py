@@ -22,10 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 
 from fracture_utils import download, files
-from fracture_utils.data import reader
+from fracture_utils.data import folders, groups, reader
 from fracture_utils.errors import InputError
 
 FRACATLAS = "https://api.figshare.com/v2/articles/22363012"
@@ -38,12 +39,6 @@ KEPT = (*reader.SUFFIXES, ".csv", ".json", ".xml", ".zip")
 """What is unpacked; the rest of an archive is of no use here."""
 TEST_SHARE = 0.2
 """Of the patients, where a source has no test list of its own."""
-FRACTURED = {"fractured", "fracture", "positive", "abnormal", "bonefracture"}
-NORMAL = {"notfractured", "nonfractured", "unfractured", "nofracture", "normal", "negative",
-          "healthy"}  # fmt: skip
-FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
-
 Progress = Callable[[int, int], None]
 
 
@@ -237,9 +232,11 @@ def _copy_bytes(stream: BinaryIO, target: Path, size: int) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+    """Every file below `folder`, through links too, but nothing hidden."""
+    for path, reason in folders.walk(folder):
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        if not reason and not hidden:
+            yield path
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -263,24 +260,29 @@ def _one(folder: Path, name: str) -> Path:
 
 
 def _csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    """The published table, by its first needed column, which names each picture once."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no table ({str(error).splitlines()[0]}).") from None
     if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path} has no column {', '.join(missing)}; is it the published one?")
-    return table
+    twice = table[columns[0]].duplicated()
+    if twice.any():
+        row = table.index[twice][0]
+        raise InputError(
+            f"{path} names {table[columns[0]][row]} twice, again in row {row + 2}. Keep one row."
+        )
+    return table.set_index(columns[0])
 
 
 def _mura(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    pattern = re.compile(
-        r"(train|valid)/XR_(\w+)/(patient\d+)/(study\d+)_(positive|negative)/([^/]+)$"
-    )
+    pattern = re.compile(r"([^/]+)/XR_(\w+)/(patient\d+)/(study\d+)_(positive|negative)/([^/]+)$")
     rows = []
     for file in _pictures(folder):
         if match := pattern.search(file.as_posix()):
             upstream, part, patient, study, finding, name = match.groups()
-            split = "train" if upstream == "train" else "test"
+            split = "train" if folders.split_word(upstream) == "train" else "test"
             label = "fractured" if finding == "positive" else "normal"
             study = f"{patient}_{part.lower()}_{study}"
             rows.append({"file": file, "path": f"{split}/{label}/{study}_{name}", "label": label,
@@ -293,7 +295,7 @@ def _mura(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _fracatlas(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     parts, views = ["hand", "leg", "hip", "shoulder"], ["frontal", "lateral", "oblique"]
     needed = ["image_id", *parts, *views, "mixed", "hardware", "multiscan", "fractured"]
-    known = _csv(_one(folder, "dataset.csv"), needed).set_index("image_id")
+    known = _csv(_one(folder, "dataset.csv"), needed)
     rows, places = [], {}
     for file in _pictures(folder):
         if file.name not in known.index or file.parent.parent.name != "images":
@@ -330,7 +332,7 @@ def _coco(folder: Path, places: dict[str, str]) -> pd.DataFrame:
 def _grazpedwri(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     needed = ["filestem", "patient_id", "study_number", "projection", "laterality",
               "fracture_visible", "metal", "cast"]  # fmt: skip
-    known = _csv(_one(folder, "dataset.csv"), needed).set_index("filestem")
+    known = _csv(_one(folder, "dataset.csv"), needed)
     is_set = {"1", "1.0", "True", "true"}
     rows, boxes = [], []
     marks = {path.stem: path for path in _files(folder) if path.suffix == ".xml"}
@@ -368,24 +370,52 @@ def _pascal(path: Path) -> list[tuple[float, ...]]:
 
 
 def _folders(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows = []
-    for file in _pictures(folder):
-        inside = file.relative_to(folder)
-        words = [re.sub(r"[^a-z]", "", part.lower()) for part in inside.parts[:-1]]
-        classes = [place for place, word in enumerate(words) if word in FRACTURED | NORMAL]
-        splits = [FOLDERS[word] for word in words if word in FOLDERS]
-        if classes:
-            label = "fractured" if words[classes[-1]] in FRACTURED else "normal"
-            rest = Path(*inside.parts[classes[-1] + 1 :]).as_posix()
-            upstream = splits[-1] if splits else "train"
-            rows.append({"file": file, "label": label, "upstream": upstream, "path": rest})
-    has_test = any(row["upstream"] == "test" for row in rows)
-    for row in rows:
-        upstream = row.pop("upstream")
-        row["split"] = "test" if upstream == ("test" if has_test else "val") else "train"
-        sub = "val/" if upstream == "val" and row["split"] == "train" else ""
-        row["path"] = f"{row['split']}/{row['label']}/{sub}{row['path']}"
-    return _frame(rows), _boxes([])
+    """Pictures in folders by class and, where they are, split (see `folders.places`).
+
+    A validation becomes the test where there is none; without any split each group draws its own.
+    Folders that say neither class nor split are kept, so that equal names stay apart.
+    """
+    found = _pictures(folder)
+    inside = [file.relative_to(folder) for file in found]
+    places = folders.places([path.parts for path in inside])
+    for path, place in zip(inside, places, strict=True):
+        if place.problem:
+            raise InputError(f"{folder / path}: {place.problem}. Rename one of them.")
+    rows = [
+        {"file": file, "label": place.label, "split": place.split, "path": _rest(path)}
+        for file, path, place in zip(found, inside, places, strict=True)
+        if place.label
+    ]
+    table = _frame(rows)
+    if table.empty:
+        return table, _boxes([])
+    table["split"] = _splits(table)
+    table["path"] = table["split"] + "/" + table["label"] + "/" + table["path"]
+    twice = table["path"].duplicated(keep=False)
+    for row in table.index[twice]:
+        path = PurePosixPath(table.loc[row, "path"])
+        original = table.loc[row, "file"].relative_to(folder).as_posix()
+        digest = hashlib.sha256(original.encode()).hexdigest()[:8]
+        table.loc[row, "path"] = path.with_stem(f"{path.stem}-{digest}").as_posix()
+    return table, _boxes([])
+
+
+def _rest(path: Path) -> str:
+    kept = [part for part in path.parts[:-1]
+            if not folders.label_word(part) and not folders.split_word(part)]  # fmt: skip
+    return PurePosixPath(*kept, path.name).as_posix()
+
+
+def _splits(table: pd.DataFrame) -> pd.Series:
+    split = table["split"]
+    if not (split == "test").any():
+        split = split.replace("validation", "test")
+    if (split == "test").any():
+        return split.mask(split == "", "train")
+    grouped = groups.named(table)
+    grouped = grouped.mask(grouped == "", table["path"])
+    test = groups.lowest(table.assign(group=grouped), TEST_SHARE, 0)
+    return pd.Series(np.where(grouped.isin(test), "test", "train"), index=table.index)
 
 
 SOURCES = {
