@@ -200,3 +200,22 @@ def test_a_missing_or_empty_folder_is_named(folder):
         Path("data", folder, "a.png").write_text("x")
         with pytest.raises(InputError, match=r"holds no readable picture .*a\.png: its content"):
             images.table(config)
+
+
+@pytest.mark.parametrize(
+    "box", ["1,2,nan,4", "1,2,,4", "5,2,1,4", "1,2,1,4", "0.1,0.2,0.5,0.6", "1,2,inf,4"]
+)
+def test_a_box_without_sense_is_refused_with_its_row(box):
+    config = make(patients=3)
+    Path("data/boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\na,1,2,3,4\n,,,,\nb,{box}\n")
+    with pytest.raises(InputError, match=r"boxes\.csv has in row 4 a box"):
+        images.boxes(config)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_excel_are_read(separator, encoding):
+    config = make(patients=3)
+    text = "path,patient\na,p1\n,\nb,p2\n\n".replace(",", separator)
+    Path("data/images.csv").write_bytes(text.encode(encoding))
+    assert images.sidecar(config).to_numpy().tolist() == [["a", "p1"], ["b", "p2"]]

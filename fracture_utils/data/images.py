@@ -4,9 +4,11 @@ The folders give class and split, the files give size and digest, the sidecar `i
 gives whatever the source knows. Validation is split off train by group.
 """
 
+import io
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES, SPLITS, Config
@@ -62,21 +64,39 @@ def boxes(config: Config) -> pd.DataFrame:
     """The fractures' boxes: path, xmin, ymin, xmax, ymax (pixels of the file); may be empty."""
     path = config.pictures_dir / "boxes.csv"
     try:
-        return _read_sidecar(path, BOX_COLUMNS)[BOX_COLUMNS].astype(
-            dict.fromkeys(BOX_COLUMNS[1:], float)
+        marked = _read_sidecar(path, BOX_COLUMNS)[BOX_COLUMNS].replace(
+            dict.fromkeys(BOX_COLUMNS[1:], ""), "nan"
         )
+        marked = marked.astype(dict.fromkeys(BOX_COLUMNS[1:], float))
     except ValueError as error:
         raise InputError(
             f"{path} has a box that is no number ({error}). Correct its columns xmin, ymin, xmax "
             "and ymax, or take the file away."
         ) from None
+    corners = marked[BOX_COLUMNS[1:]]
+    sides = corners[["xmax", "ymax"]].to_numpy() - corners[["xmin", "ymin"]].to_numpy()
+    wrong = ~np.isfinite(corners).all(axis=1) | (sides <= 0).any(axis=1)
+    wrong |= corners.abs().max(axis=1) <= 1
+    if wrong.any():
+        row = marked.index[wrong][0]
+        raise InputError(
+            f"{path} has in row {row + 2} a box that is empty, reversed, no number, or relative "
+            f"(0 to 1): {corners.loc[row].tolist()}. Give xmin < xmax and ymin < ymax in pixels "
+            f"of the file ({int(wrong.sum())} such rows)."
+        )
+    return marked.reset_index(drop=True)
 
 
 def _read_sidecar(path: Path, columns: list[str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=columns, dtype=str)
     try:
-        known = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        data = path.read_bytes()
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        known = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False,
+                            skip_blank_lines=False)  # fmt: skip
     except (OSError, ValueError) as error:
         problem = str(error).splitlines()[0]
         raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
@@ -86,6 +106,7 @@ def _read_sidecar(path: Path, columns: list[str]) -> pd.DataFrame:
             f"{path} has no column {', '.join(missing)}. Its first line must name the columns, "
             f"separated by commas; needed are {', '.join(columns)}."
         )
+    known = known[(known != "").any(axis=1)].copy()  # Excel leaves empty rows behind
     known["path"] = known["path"].str.strip().str.replace("\\", "/").str.removeprefix("./")
     return known
 
