@@ -110,9 +110,11 @@ model_a           text    -          the one
 model_b           text    -          the other
 difference±       number  -1 to 1    AUC of a less that of b
 p_delong          number  0 to 1     p value of DeLong's test of the difference
-p_mcnemar         number  0 to 1     p value of McNemar's exact test of the decisions
+p_sensitivity     number  0 to 1     p value that both find equally many of the fractured
+p_specificity     number  0 to 1     p value that both clear equally many of the normal
 p_delong_holm     number  0 to 1     the same after Holm's correction for the number of pairs
-p_mcnemar_holm    number  0 to 1     the same after Holm's correction for the number of pairs
+p_sensitivity_holm       number  0 to 1  the same after Holm's correction
+p_specificity_holm       number  0 to 1  the same after Holm's correction
 
 use: a model, at its threshold, on the test pictures
 model             text    -          network, variant or ensemble

@@ -38,7 +38,9 @@ def config(tmp_path):
     )  # fmt: skip
     pairs = pd.DataFrame({"model_a": ["VGG16"], "model_b": ["MobileNet"], "difference": [0.03]})
     pairs = pairs.assign(difference_low=-0.02, difference_high=0.08)
-    tests = ("p_delong", "p_delong_holm", "p_mcnemar", "p_mcnemar_holm")
+    tests = [
+        f"p_{of}{end}" for of in ("delong", "sensitivity", "specificity") for end in ("", "_holm")
+    ]
     pairs = pairs.assign(**dict.fromkeys(tests, 0.2))
     run = {
         "source": "pictures", "attribution": "By A. N. Author.", "seed": 7,

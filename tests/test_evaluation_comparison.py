@@ -1,9 +1,14 @@
 """Paired tests against brute force and statsmodels; power against simulation."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import special, stats
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.evaluation import comparison
@@ -57,7 +62,7 @@ def test_every_pair_once_with_the_columns_of_the_contract():
 def test_p_values_are_those_of_the_references():
     labels, scores = binormal(120, [1.5, 1.2, 0.9], seed=3)
     found = comparison.pairs(table(scores, labels), resamples=100)
-    for test in ("p_delong", "p_mcnemar"):
+    for test in comparison.TESTS:
         assert list(found[f"{test}_holm"]) == pytest.approx(
             multipletests(found[test], method="holm")[1]
         )
@@ -66,10 +71,45 @@ def test_p_values_are_those_of_the_references():
             np.minimum(np.maximum.accumulate(ordered), 1)
         )
     for row in found.itertuples():
-        a, b = ((scores[m] >= 0) == (labels == 1) for m in (row.model_a, row.model_b))
-        only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-        expected = stats.binomtest(only_a, only_a + only_b).pvalue
-        assert row.p_mcnemar == pytest.approx(expected)
+        for found_p, of in ((row.p_sensitivity, 1), (row.p_specificity, 0)):
+            pair = (row.model_a, row.model_b)
+            a, b = (((scores[m] >= 0) == (labels == 1))[labels == of] for m in pair)
+            agreement = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+            assert found_p == pytest.approx(mcnemar(agreement, exact=True).pvalue)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=2))
+def test_the_paired_test_of_groups_is_the_sum_over_all_signs(rows):
+    first, second, groups = (np.array(part) for part in zip(*rows, strict=True))
+    balances = [int(first[groups == g].sum()) - int(second[groups == g].sum()) for g in set(groups)]
+    if len(balances) < 2:
+        assert np.isnan(comparison.paired(first, second, groups))
+        return
+    signed = [np.dot(s, balances) for s in itertools.product([-1, 1], repeat=len(balances))]
+    expected = np.mean(np.abs(signed) >= abs(sum(balances)))
+    assert comparison.paired(first, second, groups) == pytest.approx(expected)
+
+
+def test_the_paired_test_is_wrong_in_5_of_100_where_groups_agree_and_nothing_differs():
+    generator = np.random.default_rng(0)
+    groups, wrong, ignoring = np.repeat(np.arange(60), 4), 0, 0
+    for _ in range(1000):
+        shared = np.repeat(generator.normal(size=(2, 60)), 4, axis=1)
+        first, second = shared + 0.6 * generator.normal(size=(2, 240)) > -0.8
+        wrong += comparison.paired(first, second, groups) < 0.05
+        ignoring += comparison.paired(first, second, np.arange(240)) < 0.05
+    assert 0.03 < wrong / 1000 < 0.065
+    assert ignoring / 1000 > 0.15
+
+
+def test_the_networks_have_the_same_p_values_with_and_without_ensembles():
+    labels, scores = binormal(160, [1.5, 1.2, 0.9], seed=3)
+    more = scores | {"Ensemble": sum(scores.values()), "model 0 + mirror": scores["model 1"] + 0.1}
+    alone = comparison.pairs(table(scores, labels), resamples=50)
+    among = comparison.pairs(table(more, labels), resamples=50)
+    among = among[among["model_a"].isin(scores) & among["model_b"].isin(scores)]
+    pd.testing.assert_frame_equal(among.reset_index(drop=True), alone)
 
 
 def test_delong_agrees_with_a_large_paired_bootstrap():
@@ -85,7 +125,7 @@ def test_the_same_scores_are_never_told_apart():
     labels, scores = binormal(40, [1])
     twins = {"A": scores["model 0"], "B": scores["model 0"]}
     row = comparison.pairs(table(twins, labels), resamples=100).iloc[0]
-    assert tuple(row[2:]) == (0, 0, 0, 1, 1, 1, 1)
+    assert tuple(row[2:]) == (0, 0, 0, *[1] * 6)
     stability = comparison.rank_stability(table(twins, labels), resamples=100)
     assert list(stability["wins"]) == [0.5, 0.5]
     assert np.isinf(comparison.power(table(twins, labels)).needed)
@@ -97,7 +137,9 @@ def test_too_little_for_a_test_is_nan_without_a_warning(labels):
     found = comparison.pairs(table(models, labels), resamples=100)
     assert found["p_delong"].isna().all()
     assert found["p_delong_holm"].isna().all()
-    assert found["p_mcnemar"].notna().all()
+    tested = labels.count(1) > 1, labels.count(0) > 1
+    for test, possible in zip(("p_sensitivity", "p_specificity"), tested, strict=True):
+        assert found[test].notna().all() == possible
     power = comparison.power(table(models, labels))
     assert power is None or np.isnan(power.needed)
 

@@ -145,7 +145,7 @@ COLUMNS = {
     "history": "model stage epoch loss auc val_loss val_auc learning_rate seconds",
     "predictions": "path group label split model logit probability",
     "scores": "model initialisation n positives auc auc_low auc_high sensitivity_low kappa_high",
-    "comparisons": "model_a model_b p_delong p_mcnemar p_delong_holm p_mcnemar_holm",
+    "comparisons": "model_a model_b p_delong p_delong_holm p_sensitivity_holm p_specificity",
     "networks": "model status why initialisation precision parameters seconds_per_picture",
 }
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.evaluation import metrics
@@ -19,10 +18,13 @@ COLUMNS = (
     "difference_low",
     "difference_high",
     "p_delong",
-    "p_mcnemar",
+    "p_sensitivity",
+    "p_specificity",
     "p_delong_holm",
-    "p_mcnemar_holm",
+    "p_sensitivity_holm",
+    "p_specificity_holm",
 )
+TESTS = ("p_delong", "p_sensitivity", "p_specificity")
 
 
 def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -30,8 +32,12 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
 
     model_a is the one with the higher AUC; difference is AUC a - AUC b, its interval a paired
     bootstrap's over groups. p_delong is DeLong's test (clustered by group, see metrics.delong),
-    p_mcnemar McNemar's exact test of the decisions, which counts pictures as independent. Both
-    are adjusted by Holm's method over all rows. NaN where a test is not defined.
+    p_sensitivity and p_specificity compare the decisions about the pictures of one class
+    (`paired`, clustered too). NaN where a test is not defined.
+
+    Each test is adjusted by Holm's method within a family: the pairs of networks are one, the
+    pairs with an ensemble or a variant ("ResNet50 + mirror") another. So the p values of the
+    networks are the same whether or not ensembles stand beside them.
     """
     seen = metrics.contenders(predictions)
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
@@ -44,13 +50,19 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
             low, high = np.percentile(draws[:, a] - draws[:, b], [2.5, 97.5])
         variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
         p_delong = _p_delong(auc[a] - auc[b], variance)
-        p_mcnemar = _p_mcnemar(seen.labels, seen.decisions[:, a], seen.decisions[:, b])
+        right = seen.decisions[:, [a, b]] == (seen.labels == 1)[:, None]
+        p_decisions = [
+            paired(*right[seen.labels == of].T, seen.groups[seen.labels == of]) for of in (1, 0)
+        ]
         names = seen.models[a], seen.models[b]
-        rows.append((*names, auc[a] - auc[b], low, high, p_delong, p_mcnemar))
-    table = pd.DataFrame(rows, columns=list(COLUMNS[:7]))
-    return table.assign(
-        p_delong_holm=_holm(table["p_delong"]), p_mcnemar_holm=_holm(table["p_mcnemar"])
-    )
+        rows.append((*names, auc[a] - auc[b], low, high, p_delong, *p_decisions))
+    table = pd.DataFrame(rows, columns=list(COLUMNS[:8]))
+    derived = table[["model_a", "model_b"]].map(_derived).any(axis=1)
+    for test in TESTS:
+        table[f"{test}_holm"] = np.nan
+        for family in (derived, ~derived):
+            table.loc[family, f"{test}_holm"] = _holm(table.loc[family, test])
+    return table
 
 
 def rank_stability(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -123,10 +135,30 @@ def _p_delong(difference: float, variance: float) -> float:
     return float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
 
 
-def _p_mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    a, b = first == labels, second == labels
-    table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
-    return float(mcnemar(table, exact=True).pvalue)
+def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
+    """The p value that two networks are right about equally many of the same n pictures.
+
+    `first` and `second` (n,) say where each is right, `groups` (n,) which pictures belong together.
+    McNemar's exact test with groups in the place of pictures: where nothing differs, a group's
+    balance (pictures that only the first gets right less those that only the second does) is as
+    likely to have the other sign, and the distribution of the sum over all signs is exact.
+    Durkalski et al. (2003, Stat Med 22:2417) give a large-sample form. NaN where there are fewer
+    than two groups; 1 where no group has a balance.
+    """
+    names, places = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return np.nan
+    balance = np.bincount(places, weights=first.astype(float) - second).round().astype(int)
+    chances = np.ones(1)
+    for size in np.abs(balance[balance != 0]):
+        gap = np.zeros(size)
+        chances = (np.concatenate([chances, gap, gap]) + np.concatenate([gap, gap, chances])) / 2
+    sums = np.arange(len(chances)) - len(chances) // 2
+    return float(min(1, chances[np.abs(sums) >= abs(balance.sum())].sum()))
+
+
+def _derived(model: str) -> bool:
+    return model in ENSEMBLES or " + " in model
 
 
 def _holm(p: pd.Series) -> np.ndarray:

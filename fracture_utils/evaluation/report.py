@@ -9,6 +9,7 @@ import pandas as pd
 
 from fracture_utils import files
 from fracture_utils.evaluation import page, verdict
+from fracture_utils.evaluation.comparison import TESTS
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.metrics import FRACTURED, METRICS
 
@@ -41,8 +42,8 @@ LIMITS = (
     "body part can be harder than any of them says.",
     "The best of several networks is a little lucky: expect slightly less of it on new pictures.",
     "Pictures of one group (a patient, or copies of one picture) are not independent. The "
-    "bootstrap and DeLong's test allow for that; McNemar's test and the exact intervals of shares "
-    "of 0 and 100 % do not.",
+    "bootstrap and the paired tests allow for that; the exact intervals of shares of 0 and 100 % "
+    "do not.",
     "Thresholds and temperatures come from validation pictures of the same source, and hold only "
     "where fractures are about as common as there.",
 )
@@ -219,7 +220,7 @@ def _scores(scores: pd.DataFrame | None, positive: str) -> dict | None:
 def _comparisons(comparisons: pd.DataFrame | None) -> dict | None:
     if comparisons is None or comparisons.empty:
         return None
-    tests = ["p_delong", "p_delong_holm", "p_mcnemar", "p_mcnemar_holm"]
+    tests = [f"{name}{end}" for name in TESTS for end in ("", "_holm")]
     rows = [
         [
             f"{row['model_a']} minus {row['model_b']}",
@@ -229,8 +230,14 @@ def _comparisons(comparisons: pd.DataFrame | None) -> dict | None:
         ]
         for row in comparisons.to_dict("records")
     ]
-    head = ["pair", "AUC", "DeLong p", "after Holm", "McNemar p", "after Holm"]
-    caption = "Paired tests: differences in AUC, and p before and after Holm's correction"
+    head = ["pair", "AUC"]
+    for test in ("DeLong p", "sensitivity p", "specificity p"):
+        head += [test, "after Holm"]
+    caption = (
+        "Paired tests: differences in AUC, and p of AUC, sensitivity and specificity before and "
+        "after Holm's correction, over all pairs of networks, and apart from them over the pairs "
+        "with an ensemble"
+    )
     return {"caption": caption, "head": head, "rows": rows, "folded": True}
 
 
