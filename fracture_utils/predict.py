@@ -23,7 +23,7 @@ from fracture_utils import files, tables
 from fracture_utils.config import PREFIX, Config
 from fracture_utils.data import reader
 from fracture_utils.errors import InputError
-from fracture_utils.evaluation import localisation
+from fracture_utils.evaluation import calibration, localisation
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.metrics import ENSEMBLE
 from fracture_utils.models import familiarity, jobs
@@ -219,7 +219,7 @@ def _answer(
     for name, (explained, card) in networks.items():
         squares = np.stack([p.squares[card["input_size"], card["aspect"]] for p in pictures])
         seen = heatmaps.look(explained, squares, np.arange(len(squares)), config)
-        calibrated[name] = seen.logits / card["temperature"]
+        calibrated[name] = calibration.calibrated(seen.logits, card)
         known = familiarity.path(name, config)
         odd[name] = familiarity.unfamiliar(known, squares, seen.features, shapes)
         rates[name] = familiarity.rate(known)
@@ -243,7 +243,7 @@ def _answer(
 def _rows(
     paths: list[str], model: str, logits: np.ndarray, card: dict, warnings: list[str], rate: float
 ) -> pd.DataFrame:
-    probability = special.expit(logits / card["temperature"])
+    probability = special.expit(calibration.calibrated(logits, card))
     reached = (probability >= card["threshold"]).astype(int)
     warned = np.array([bool(warning) for warning in warnings])
     return pd.DataFrame(

@@ -104,6 +104,12 @@ log_loss±         number  nats       mean negative log-likelihood of the label
 expected_calibration_error±     number  0 to 1  mean gap of probability and share of fractures
 auc_delong_low    number  0 to 1     lower end of DeLong's 95 % interval
 auc_delong_high   number  0 to 1     upper end of DeLong's 95 % interval
+brier_skill       number  share      of the Brier score of saying the base rate that is saved
+chance_calibration_error  number  0 to 1  calibration error that an honest network would show here
+calibration_intercept±    number  log odds  by which the probabilities are too low on the whole
+calibration_slope±        number  ratio  below 1: too sure, above: not sure enough
+observed_expected±        number  ratio  fractures seen over fractures expected
+calibration_p     number  0 to 1     p value of the joint test of intercept 0 and slope 1
 
 comparisons: a pair of networks on the test pictures
 model_a           text    -          the one

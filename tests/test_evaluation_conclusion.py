@@ -26,7 +26,9 @@ def scores(aucs, n=500, positives=100, start="imagenet", **changes):
         | {f"{m}_low": 0.7 for m in metrics.METRICS}
         | {f"{m}_high": 0.9 for m in metrics.METRICS}
         | {"auc": auc, "auc_low": auc - 0.05, "auc_high": auc + 0.03}
-        | {"expected_calibration_error": 0.03}
+        | {"observed_expected": 0.97, "observed_expected_low": 0.8, "observed_expected_high": 1.2}
+        | {"calibration_slope": 1.1, "calibration_slope_low": 0.9, "calibration_slope_high": 1.3}
+        | {"calibration_p": 0.4}
         | changes
         for name, auc in aucs.items()
     ]
@@ -39,8 +41,8 @@ def pairs(p):
 
 
 def points(rule="youden", threshold=0.31):
-    rows = [(name, 1.5, threshold, rule, 100, 30) for name in (*NAMES, "Ensemble")]
-    columns = ["model", "temperature", "threshold", "rule", "n", "positives"]
+    rows = [(name, 1.5, 0.2, False, threshold, rule, 100, 30) for name in (*NAMES, "Ensemble")]
+    columns = ["model", "slope", "intercept", "at_bound", "threshold", "rule", "n", "positives"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -228,12 +230,16 @@ def test_what_is_missed_at_which_threshold():
 
 
 def test_whether_probabilities_may_be_believed():
-    assert "(temperature 1.50), its probabilities are on average 3.0" in text(
-        scores(AUCS), TIED, points()
-    )
-    assert "may be read as such" in text(scores(AUCS), TIED, points())
-    wrong = scores(AUCS, expected_calibration_error=0.2)
+    said = text(scores(AUCS), TIED, points())
+    assert "Calibrated on validation (slope 1.50), its probabilities are not shown to be" in said
+    assert "observed over expected fractures 0.97 (0.80 to 1.20)" in said
+    wrong = scores(AUCS, calibration_p=0.003)
     assert "should not be taken at their word" in text(wrong, TIED, points())
+    assert "a bound: validation could not" in text(
+        scores(AUCS), TIED, points().assign(at_bound=True)
+    )
+    few = scores(AUCS, calibration_p=np.nan)
+    assert "cannot be judged on so few test pictures" in text(few, TIED, points())
     assert "nothing was calibrated" in text(scores(AUCS), TIED, points("default: none"))
 
 

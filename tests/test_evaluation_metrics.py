@@ -114,7 +114,9 @@ def test_expected_calibration_error_by_hand():
 
 def test_equal_scores_are_worth_a_coin_toss():
     row = score([0, 1, 0, 1, 1, 0], [0.3] * 6)
-    assert (row["auc"], row["auc_low"], row["auc_high"]) == (0.5, 0.5, 0.5)
+    assert row["auc"] == 0.5
+    assert 0 < row["auc_low"] < 0.2
+    assert 0.8 < row["auc_high"] < 1
 
 
 def test_one_group_has_no_interval_for_its_auc():
@@ -126,7 +128,9 @@ def test_one_group_has_no_interval_for_its_auc():
 def test_no_miss_in_a_few_fractures_is_no_certainty():
     row = score([1] * 12 + [0] * 12, [1.0] * 12 + [-1.0] * 12)
     assert row["sensitivity"] == row["sensitivity_high"] == 1
-    assert row["sensitivity_low"] == pytest.approx(0.025 ** (1 / 12))
+    t = stats.t.ppf(0.975, 11)
+    assert row["sensitivity_low"] == pytest.approx(12 / (12 + t**2))
+    assert 0.7 < row["auc_low"] < row["auc_high"] == 1
 
 
 def test_columns_come_in_the_order_of_the_contract():
@@ -172,39 +176,17 @@ def test_the_same_seed_gives_the_same_table():
     assert not first.equals(other)
 
 
-def coverage(pictures, per_group, simulations, resamples):
-    """Share of simulated test sets whose interval holds the true AUC of a binormal model."""
-    generator = np.random.default_rng(20)
-    groups = np.arange(pictures) // per_group
-    labels = (np.arange(groups.max() + 1) % 2)[groups]
-    truth = stats.norm.cdf(1.2 / np.sqrt(2))
-    held = 0
-    for seed in range(simulations):
-        shared = generator.normal(size=groups.max() + 1)[groups] * np.sqrt(
-            0.5 if per_group > 1 else 0
-        )
-        own = generator.normal(size=pictures) * np.sqrt(0.5 if per_group > 1 else 1)
-        scores = 1.2 * labels + shared + own
-        draws = np.concatenate(
-            [
-                metrics.area(*metrics.curve(labels, scores, weights))
-                for weights in metrics.resample(labels, groups, resamples, seed)
-            ]
-        )
-        low, high = np.percentile(draws, [2.5, 97.5])
-        held += low <= truth <= high
-    return held / simulations
-
-
-@pytest.mark.parametrize("per_group", [1, 2])
-def test_95_of_100_intervals_hold_the_truth(per_group):
-    assert 0.93 <= coverage(200, per_group, simulations=400, resamples=300) <= 0.97
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("per_group", [1, 3])
-def test_95_of_100_intervals_hold_the_truth_in_many_simulations(per_group):
-    assert 0.93 <= coverage(360, per_group, simulations=2000, resamples=500) <= 0.97
+def test_intervals_that_depend_on_the_share_of_fractures_hold_it_too():
+    """Brier score of an honest network on test sets whose number of fractures varies."""
+    generator, held = np.random.default_rng(5), 0
+    truth = np.mean([p * (1 - p) for p in stats.norm.cdf(generator.normal(-1, 1, 400_000))])
+    for seed in range(200):
+        p = stats.norm.cdf(generator.normal(-1, 1, 120))
+        labels = (generator.random(120) < p).astype(int)
+        rows = table(labels, np.log(p / (1 - p)))
+        row = metrics.scores(rows, resamples=200, seed=seed).iloc[0]
+        held += row["brier_low"] <= truth <= row["brier_high"]
+    assert held >= 180
 
 
 def published_ratings():

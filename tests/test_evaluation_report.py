@@ -198,9 +198,9 @@ def test_four_columns_give_every_file(tmp_path, capsys):
     for name in ("conclusion.txt", "operating_points.json", "report.html", "figures/ranking.png"):
         assert (tmp_path / "out" / name).stat().st_size
     points = json.loads((tmp_path / "out" / "operating_points.json").read_text())
-    assert (points[0]["temperature"], points[0]["threshold"]) == (1, 0.5)
+    assert (points[0]["slope"], points[0]["threshold"]) == (1, 0.5)
     said = capsys.readouterr().out
-    assert "nothing was calibrated (temperature 1, threshold 0.5)" in said
+    assert "nothing was calibrated (slope 1, threshold 0.5)" in said
     assert "Written to" in said
 
 

@@ -254,13 +254,14 @@ def test_interrupting_the_notebook_ends_the_worker(data, tmp_path):
 def test_cards_say_how_to_use_the_weights(data, finished):
     config, networks = finished
     points = pd.DataFrame(
-        [{"model": "MobileNet", "temperature": 1.5, "threshold": 0.3, "rule": "youden"}]
+        [{"model": "MobileNet", "slope": 1.5, "intercept": 0.5, "threshold": 0.3, "rule": "youden"}]
     )
     jobs.save_cards(networks, points, config, {"MobileNet": "Beware."})
     card = json.loads((config.models_dir / "MobileNet.json").read_text())
     assert card["class_names"] == ["normal", "fractured"]
     assert card["heat_maps"] == "Beware."
-    assert (card["temperature"], card["threshold"], card["input_size"]) == (1.5, 0.3, 32)
+    assert (card["slope"], card["intercept"], card["threshold"]) == (1.5, 0.5, 0.3)
+    assert card["input_size"] == 32
     assert card["weights_sha256"] == files.sha256(config.models_dir / "MobileNet.weights.h5")
     assert card["fingerprint"]
 
@@ -271,7 +272,7 @@ def test_a_saved_network_predicts_what_it_predicted(data, finished):
 
     config, networks = finished
     points = pd.DataFrame(
-        [{"model": "MobileNet", "temperature": 1.0, "threshold": 0.5, "rule": "youden"}]
+        [{"model": "MobileNet", "slope": 1.0, "intercept": 0.0, "threshold": 0.5, "rule": "youden"}]
     )
     jobs.save_cards(networks, points, config, {"MobileNet": "Beware."})
     model, _ = prediction.load("MobileNet", config)

@@ -30,7 +30,8 @@ ORDER = [
         "models.prediction",
     ),
     *("models.progress", "models.jobs", "models.worker"),
-    *("evaluation.metrics", "evaluation.calibration", "evaluation.comparison"),
+    *("evaluation.intervals", "evaluation.probabilities", "evaluation.metrics"),
+    *("evaluation.calibration", "evaluation.comparison"),
     *(
         "evaluation.wording",
         "evaluation.subgroups",

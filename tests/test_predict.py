@@ -166,15 +166,17 @@ def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, mo
     cards, together = predict._cards(config)
     assert together is None
     network = predict._load(cards, config)["MobileNet"]
-    other = network._replace(card=network.card | {"temperature": 3.0, "threshold": 0.9})
+    point = {"slope": 1 / 3, "intercept": 0.0, "threshold": 0.9}
+    other = network._replace(card=network.card | point)
     pair = {"MobileNet": network, "Other": other}
     known = predict.familiarity.path("MobileNet", config)
     monkeypatch.setattr(predict.familiarity, "path", lambda name, config: known)
-    card = network.card | {"members": dict.fromkeys(pair, ""), "temperature": 2.0, "threshold": 0.5}
+    card = network.card | {"members": dict.fromkeys(pair, "")}
+    card |= {"slope": 0.5, "intercept": 0.0, "threshold": 0.5}
     pictures = [predict._read(path, [(64, "pad")]) for path in answered[0][:3]]
     table, maps = predict._answer(pictures, pair, card, config)
     logits = {name: rows["logit"].to_numpy() for name, rows in table.groupby("model")}
-    mean = (logits["MobileNet"] / network.card["temperature"] + logits["Other"] / 3) / 2
+    mean = (calibration.calibrated(logits["MobileNet"], network.card) + logits["Other"] / 3) / 2
     np.testing.assert_allclose(logits["Ensemble"], mean, rtol=1e-6)
     rows = table[table["model"] == "Ensemble"]
     np.testing.assert_allclose(rows["probability"], 1 / (1 + np.exp(-mean / 2)), rtol=1e-6)
@@ -198,7 +200,7 @@ def test_an_ensemble_card_counts_only_for_its_own_members(trained):
     jobs.save_cards(pd.concat([networks] * 2, ignore_index=True), points, config, CAUTIONS)
     written = json.loads(ensemble.read_text())
     assert written["members"] == members
-    assert {"temperature", "threshold", "rule"} <= set(written)
+    assert {"slope", "intercept", "threshold", "rule"} <= set(written)
     jobs.save_cards(networks, points[points["model"] == "MobileNet"], config, CAUTIONS)
     assert set(json.loads(ensemble.read_text())) == {"members", "class_names"}
 

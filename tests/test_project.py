@@ -176,7 +176,7 @@ def test_the_notebook_runs_headless_and_leaves_every_result(quick_run):
     assert not (results / "UNFINISHED.txt").exists()
     for name in ("MobileNet", "VGG16"):
         card = json.loads((quick_run / f"models/{name}.json").read_text())
-        assert {"temperature", "threshold", "input_size", "class_names"} <= set(card)
+        assert {"slope", "intercept", "threshold", "input_size", "class_names"} <= set(card)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,6 +1,6 @@
-"""Temperature, threshold and ensembles: chosen on validation rows, then applied to every row."""
+"""Calibration, threshold and ensembles: chosen on validation rows, then applied to every row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,32 +16,35 @@ from fracture_utils.evaluation.metrics import (
     SELECTED,
 )
 
-TEMPERATURES = (0.05, 20.0)
-"""Bounds of the temperature; where validation separates perfectly, none is best."""
+SLOPES = (0.05, 20.0)
+"""Bounds of the slope; a negative one would turn the decisions of a network round."""
 
 
 def fit(
     predictions: pd.DataFrame, rule: str = "youden", target_sensitivity: float = 0.95
 ) -> pd.DataFrame:
-    """The operating points: model, temperature, threshold, rule, n, positives; a row a model.
+    """The operating points: model, slope, intercept, at_bound, threshold, rule, n, positives; a row
+    a model.
 
-    Only validation rows are looked at. The temperature calibrates the logits; the threshold is a
-    calibrated probability of validation, and decides for fractured from there on: with rule
-    "youden" the one with the largest sensitivity + specificity, with rule "sensitivity" the
-    largest one that finds `target_sensitivity` of the fractures. Without validation rows of both
-    classes the temperature is 1 and the threshold 0.5, and the column rule says so.
+    Only validation rows are looked at. Slope and intercept calibrate the logits (see `platt`);
+    at_bound says that validation could not tell the slope, which lies at one of SLOPES. The
+    threshold is a calibrated probability of validation, and decides for fractured from there on:
+    with rule "youden" the one with the largest sensitivity + specificity, with rule "sensitivity"
+    the largest one that finds `target_sensitivity` of the fractures. Without validation rows of
+    both classes the slope is 1, the intercept 0 and the threshold 0.5, and the column rule says so.
     """
     validation = predictions[predictions["split"] == "validation"]
     rows = []
     for model in predictions["model"].unique():
         seen = validation[validation["model"] == model]
         labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
-        row = {"model": model, "temperature": 1.0, "threshold": 0.5}
+        row = {"model": model, "slope": 1.0, "intercept": 0.0, "at_bound": False, "threshold": 0.5}
         if 0 < labels.sum() < len(labels):
             logits = seen["logit"].to_numpy(dtype=float)
-            row["temperature"] = temperature(labels, logits)
-            calibrated = special.expit(logits / row["temperature"])
-            row["threshold"] = _threshold(labels, calibrated, rule, target_sensitivity)
+            row["slope"], row["intercept"] = platt(labels, logits)
+            row["at_bound"] = bool(np.isclose(row["slope"], SLOPES, rtol=1e-3).any())
+            probability = special.expit(calibrated(logits, row))
+            row["threshold"] = _threshold(labels, probability, rule, target_sensitivity)
             row["rule"] = rule if rule == "youden" else f"sensitivity {target_sensitivity:g}"
         else:
             row["rule"] = "default: no validation pictures of both classes"
@@ -50,35 +53,52 @@ def fit(
 
 
 def apply(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
-    """The predictions with the calibrated probability, sigmoid(logit / temperature), and the
+    """The predictions with the calibrated probability, sigmoid(slope * logit + intercept), and the
     column decision: "fractured" where it reaches the threshold of its model. The logit stays.
     """
     points = operating_points.set_index("model").loc[predictions["model"]]
     logits = predictions["logit"].to_numpy(dtype=float)
-    probability = special.expit(logits / points["temperature"].to_numpy())
+    columns = {name: points[name].to_numpy(float) for name in ("slope", "intercept")}
+    probability = special.expit(calibrated(logits, columns))
     reached = probability >= points["threshold"].to_numpy()
     return predictions.assign(
         probability=probability, decision=np.where(reached, FRACTURED, NORMAL)
     )
 
 
-def temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The divisor of the logits (n,) with the smallest negative log-likelihood (Guo et al. 2017).
+def calibrated(logits: np.ndarray, point: Mapping) -> np.ndarray:
+    """The logits (n,) on the scale on which sigmoid gives a probability; `point` is a row of the
+    operating points or a network's card, and has slope and intercept.
+    """
+    return point["slope"] * logits + point["intercept"]
 
-    The targets are Platt's (1999), (positives + 1) / (positives + 2) and 1 / (negatives + 2), so
-    that few or perfectly separated pictures do not make a network boundlessly sure of itself.
+
+def platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the logits (n,) with the smallest negative log-likelihood.
+
+    Logistic calibration after Platt (1999), with his targets (positives + 1) / (positives + 2) and
+    1 / (negatives + 2), so that few or perfectly separated pictures do not make a network
+    boundlessly sure of itself. The intercept frees the share of fractures from the slope: a
+    temperature alone would divide the prior, too. The slope stays within SLOPES.
     """
     positives = labels.sum()
     targets = np.where(
         labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
     )
+    spread = max(float(np.std(logits)), 1e-6)
+    standard = (logits - np.mean(logits)) / spread
 
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        return float(np.mean(np.logaddexp(0, scaled) - targets * scaled))
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled = parameters[0] * standard + parameters[1]
+        excess = special.expit(scaled) - targets
+        gradient = np.array([np.mean(excess * standard), np.mean(excess)])
+        return float(np.mean(np.logaddexp(0, scaled) - targets * scaled)), gradient
 
-    found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
-    return float(np.exp(found.x))
+    bounds = [tuple(spread * bound for bound in SLOPES), (None, None)]
+    start = np.array([np.clip(1.0, *bounds[0]), special.logit(targets.mean())])
+    found = optimize.minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12)
+    slope = float(found.x[0] / spread)
+    return slope, float(found.x[1] - slope * np.mean(logits))
 
 
 def _threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str, target: float) -> float:
@@ -122,7 +142,7 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
         return networks
     seen = metrics.answers(validation[validation["model"].isin(networks)], "validation")
     logits = {
-        model: seen.logits[:, index] / temperature(seen.labels, seen.logits[:, index])
+        model: _fitted(seen.labels, seen.logits[:, index])
         for index, model in enumerate(seen.models)
     }
 
@@ -159,12 +179,17 @@ def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
 
     def merit(name: str) -> tuple[float, float]:
         logits = seen.logits[:, seen.models.index(name)]
-        scaled = logits / temperature(seen.labels, logits)
+        scaled = _fitted(seen.labels, logits)
         loss = np.mean(np.logaddexp(0, scaled) - seen.labels * scaled)
         auc = metrics.area(*metrics.curve(seen.labels, logits, np.ones((len(logits), 1))))[0]
         return round(float(auc), 9), -float(loss)
 
     return max(names, key=merit)
+
+
+def _fitted(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    slope, intercept = platt(labels, logits)
+    return calibrated(logits, {"slope": slope, "intercept": intercept})
 
 
 def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[str]:
@@ -174,8 +199,9 @@ def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[
 
 def _mean(predictions: pd.DataFrame, members: list[str], name: str) -> pd.DataFrame:
     rows = predictions[predictions["model"].isin(members)]
-    points = fit(rows).set_index("model")["temperature"]
-    logits = rows["logit"] / rows["model"].map(points).astype(float)
+    points = fit(rows).set_index("model").loc[rows["model"], ["slope", "intercept"]]
+    by_row = {name: points[name].to_numpy(float) for name in points}
+    logits = pd.Series(calibrated(rows["logit"].to_numpy(float), by_row), rows.index)
     mean = logits.groupby([rows["split"], rows["path"]]).transform("mean")
     rows = rows.assign(model=name, logit=mean, probability=special.expit(mean))
     return rows.drop_duplicates(["split", "path"])

@@ -40,20 +40,28 @@ def _share(out_of: int, what: str, row: Mapping, metric: str) -> str:
 
 def believed(row: Mapping, point: Mapping | None) -> str:
     """Whether its probabilities may be taken at their word."""
-    error = row["expected_calibration_error"]
-    off = f"on average {100 * error:.1f} percentage points off on the test set"
-    if point is None:
-        return f"Its probabilities are {off} (expected calibration error)."
-    if point["rule"].startswith("default"):
-        return (
-            "There are no validation pictures of both classes, so nothing was calibrated "
-            f"(temperature 1, threshold 0.5); its probabilities are {off}."
+    how = "Its probabilities"
+    if point is not None and point["rule"].startswith("default"):
+        how = (
+            "There are no validation pictures of both classes, so nothing was calibrated (slope 1, "
+            "threshold 0.5); its probabilities"
         )
-    judged = "may be read as such" if error < 0.05 else "should not be taken at their word"
-    return (
-        f"Calibrated on validation (temperature {point['temperature']:.2f}), its probabilities "
-        f"are {off} (expected calibration error) and {judged}."
+    elif point is not None:
+        unsure = ", a bound: validation could not tell it" if point["at_bound"] else ""
+        how = f"Calibrated on validation (slope {point['slope']:.2f}{unsure}), its probabilities"
+    if np.isnan(row["calibration_p"]):
+        return f"{how} cannot be judged on so few test pictures."
+    found = (
+        f"observed over expected fractures {_with_interval(row, 'observed_expected')}, slope "
+        f"{_with_interval(row, 'calibration_slope')}, {p_value(row['calibration_p'])}"
     )
+    if row["calibration_p"] < LEVEL:
+        return f"{how} should not be taken at their word ({found})."
+    return f"{how} are not shown to be wrong ({found})."
+
+
+def _with_interval(row: Mapping, name: str) -> str:
+    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
 
 
 def worth(row: Mapping, worth: pd.DataFrame | None, curve: pd.DataFrame | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scores of the test rows, each with a 95 % interval from a bootstrap over groups."""
+"""Scores of the test rows, each with a 95 % interval that heeds groups."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,8 @@ from scipy import special, stats
 
 from fracture_utils.config import CLASS_NAMES, SPLITS
 from fracture_utils.errors import InputError
+from fracture_utils.evaluation import intervals
+from fracture_utils.evaluation.probabilities import bins, judge
 
 NORMAL, FRACTURED = CLASS_NAMES
 ENSEMBLE, SELECTED = ENSEMBLES = ("Ensemble", "Selected ensemble")
@@ -32,15 +34,14 @@ METRICS = (
     "log_loss",
     "expected_calibration_error",
 )
-COUNTED = {
-    "sensitivity": ("tp", "positives"),
-    "specificity": ("tn", "negatives"),
-    "ppv": ("tp", "called"),
-    "npv": ("tn", "cleared"),
-    "accuracy": ("right", "n"),
+SHARES = {
+    "sensitivity": lambda labels, called: labels == 1,
+    "specificity": lambda labels, called: labels == 0,
+    "ppv": lambda labels, called: called,
+    "npv": lambda labels, called: ~called,
+    "accuracy": lambda labels, called: np.ones(len(labels), bool),
 }
-"""Metrics that are a share: their numerator and denominator."""
-CALIBRATION_BINS = 10
+"""Metrics that are the share of right decisions among some pictures, and which these are."""
 WEIGHTS_IN_MEMORY = 200_000
 """Largest pictures x resamples worked on at once; keeps a chunk within the processor's cache."""
 
@@ -174,14 +175,15 @@ def scores(
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row a model, references last: model, initialisation, n, positives, then each of METRICS
-    with <metric>_low and <metric>_high (95 %), auc_delong_low and auc_delong_high.
+    with <metric>_low and <metric>_high (95 %), auc_delong_low and auc_delong_high, and what
+    `probabilities.judge` finds.
 
     `predictions` come from calibration.apply; only test rows count. `initialisation` says for
     each network what it started from; ensembles and variants ("ResNet50 + mirror") follow it.
-    The intervals are percentiles of a bootstrap over groups, stratified by whether a group
-    holds a fracture, so that every resample has both classes. A share of exactly 0 or 1 cannot
-    vary between resamples and gets the interval of Clopper and Pearson (1934) instead. A metric
-    or interval that is not defined (one class, one group) is NaN.
+    The interval of the AUC is Newcombe's on the effective numbers of pictures, that of a share
+    Wilson's (see `intervals`); the others are percentiles of a bootstrap over groups, in which the
+    share of fractures varies as it would from one test set to the next. A metric or interval that
+    is not defined (one class, below two groups of it) is NaN.
     """
     answers(predictions, "test")
     seen = answers(pd.concat([predictions, _majority(predictions)]), "test")
@@ -190,6 +192,8 @@ def scores(
     margin = stats.norm.ppf(0.975) * np.sqrt(np.diag(covariance))
     table["auc_delong_low"] = np.clip(auc - margin, 0, 1)
     table["auc_delong_high"] = np.clip(auc + margin, 0, 1)
+    judged = [judge(seen.labels, said, seen.groups, seed) for said in seen.probabilities.T]
+    table = pd.concat([table, pd.DataFrame(judged)], axis=1)
     origin = [_initialisation(model, initialisation or {}) for model in seen.models]
     table.insert(1, "initialisation", origin)
     last = table["model"].isin(REFERENCES)
@@ -286,15 +290,16 @@ def _unbias(count: int) -> float:
 
 
 def resample(
-    labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int
+    labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int, stratified: bool = True
 ) -> Iterator[np.ndarray]:
     """Weights of the pictures in bootstrap resamples, as arrays (n, up to `resamples`).
 
-    Groups are drawn with replacement, those with a fracture and those without apart.
+    Groups are drawn with replacement; `stratified`: those with a fracture and those without apart.
     """
     generator = np.random.default_rng(seed)
     count = int(groups.max()) + 1
     with_fracture = np.bincount(groups, weights=labels, minlength=count) > 0
+    with_fracture &= stratified
     size = max(1, WEIGHTS_IN_MEMORY // len(labels))
     for start in range(0, resamples, size):
         many = min(size, resamples - start)
@@ -310,32 +315,53 @@ def resample(
 def _measure_all(seen: Answers, names: Sequence[str], resamples: int, seed: int) -> pd.DataFrame:
     chunks = [
         [_measure(seen, index, weights) for index in range(len(seen.models))]
-        for weights in resample(seen.labels, seen.groups, resamples, seed)
+        for weights in resample(seen.labels, seen.groups, resamples, seed, stratified=False)
     ]
-    table = []
+    table, numbers = [], _effective_numbers(seen)
     for index, model in enumerate(seen.models):
         once = _measure(seen, index, np.ones((len(seen.labels), 1)))
         point = {name: float(value[0]) for name, value in once.items()}
         row = {"model": model, "n": len(seen.labels), "positives": int(seen.labels.sum())}
         for name in names:
-            draws = np.concatenate([chunk[index][name] for chunk in chunks])
-            low, high = _interval(name, point, draws, len(np.unique(seen.groups)))
+            if name == "auc":
+                low, high = intervals.newcombe(point[name], *numbers[index])
+            elif name in SHARES:
+                low, high = _of_share(name, seen, index)
+            else:
+                draws = np.concatenate([chunk[index][name] for chunk in chunks])
+                low, high = _percentiles(name, point[name], draws, seen.groups)
             row |= {name: point[name], f"{name}_low": low, f"{name}_high": high}
         table.append(row)
     return pd.DataFrame(table)
 
 
-def _interval(
-    name: str, point: Mapping[str, float], draws: np.ndarray, groups: int
+def _effective_numbers(seen: Answers) -> list[tuple[float, float]]:
+    """For each model how many independent pictures of each class its AUC is worth; none where a
+    class has fewer than two groups.
+    """
+    _, clustered = delong(seen.labels, seen.logits, seen.groups)
+    _, independent = delong(seen.labels, seen.logits)
+    classes = [seen.labels == 1, seen.labels == 0]
+    counts = [of.sum() if len(np.unique(seen.groups[of])) > 1 else 0 for of in classes]
+    effects = map(intervals.design_effect, np.diag(clustered), np.diag(independent))
+    return [tuple(count / effect for count in counts) for effect in effects]
+
+
+def _of_share(name: str, seen: Answers, index: int) -> tuple[float, float]:
+    called = seen.decisions[:, index].astype(bool)
+    counted = SHARES[name](seen.labels, called)
+    right = (called == (seen.labels == 1))[counted]
+    return intervals.wilson(right.astype(float), seen.groups[counted])
+
+
+def _percentiles(
+    name: str, point: float, draws: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float]:
-    if name in COUNTED and point[name] in (0, 1):
-        hits, out_of = (round(point[part]) for part in COUNTED[name])
-        return tuple(stats.binomtest(hits, out_of).proportion_ci(method="exact"))
-    if groups < 2 or np.isnan(draws).all():
+    if len(np.unique(groups)) < 2 or np.isnan(draws).all():
         return np.nan, np.nan
     if name == "expected_calibration_error":
         # Noise only adds to a sum of absolute values: keep the spread of the draws, not their bias.
-        draws = np.clip(draws - draws.mean() + point[name], 0, 1)
+        draws = np.clip(draws - draws.mean() + point, 0, 1)
     return tuple(np.nanpercentile(draws, [2.5, 97.5]))
 
 
@@ -422,8 +448,7 @@ def _calibrated(
     rounding = np.finfo(float).eps
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities).clip(rounding, 1)
     excess = probabilities - labels
-    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    by_bin = np.where(bins == np.arange(CALIBRATION_BINS)[:, None], excess, 0)
+    by_bin = np.where(bins(probabilities), excess, 0)
     brier, log_loss, *gaps = _sum_up([excess**2, -np.log(of_truth), *by_bin], weights)
     n = weights.sum(axis=0)
     return {
@@ -442,7 +467,7 @@ def _sum_up(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Expected calibration error: the mean distance between the probability said and the share
-    of fractures, over CALIBRATION_BINS bins of equal width (Naeini et al. 2015).
+    of fractures, over bins of equal width (Naeini et al. 2015).
     """
     ones = np.ones((len(labels), 1))
     return float(_calibrated(labels, probabilities, ones)["expected_calibration_error"][0])

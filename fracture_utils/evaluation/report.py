@@ -42,9 +42,8 @@ LIMITS = (
     "body part can be harder than any of them says.",
     "The best of several networks is a little lucky: expect slightly less of it on new pictures.",
     "Pictures of one group (a patient, or copies of one picture) are not independent. The "
-    "bootstrap and the paired tests allow for that; the exact intervals of shares of 0 and 100 % "
-    "do not.",
-    "Thresholds and temperatures come from validation pictures of the same source, and hold only "
+    "intervals and the paired tests allow for that.",
+    "Thresholds and calibration come from validation pictures of the same source, and hold only "
     "where fractures are about as common as there.",
 )
 

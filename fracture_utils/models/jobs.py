@@ -236,7 +236,7 @@ def save_cards(
     """
     chosen, members = operating_points.set_index("model"), {}
     classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
-    columns = ["temperature", "threshold", "rule"]
+    columns = ["slope", "intercept", "threshold", "rule"]
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = files.read_json(_folder(name, config) / "network.json")
         card |= {"class_names": classes, "source": config.source}

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from scipy import special, stats
 
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import CALIBRATION_BINS, FRACTURED
+from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.style import (
     FAINT,
     INK,
@@ -21,6 +21,7 @@ from fracture_utils.evaluation.plots.style import (
     ranged,
     short,
 )
+from fracture_utils.evaluation.probabilities import BINS
 from fracture_utils.evaluation.verdict import chosen
 
 CHANCE = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
@@ -167,7 +168,7 @@ def reliability(
     predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
 ) -> Chart:
     """Share of fractures against the probability said by the chosen network, with counts and bands,
-    after temperature scaling (before: pale); beside it the calibration error of every model.
+    after calibration (before: pale); beside it the calibration error of every model.
     """
     seen, model = metrics.contenders(predictions), chosen(predictions, scores)
     place, look = seen.models.index(model), appearance(model, seen.models)
@@ -185,9 +186,9 @@ def reliability(
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"share that is {positive}")
     ax.tick_params(labelbottom=False)
     ax.legend(frameon=False, loc="upper left")
-    edges = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
-    counts = after["count"].reindex(range(CALIBRATION_BINS), fill_value=0)
-    bars = below.bar(edges, counts, 0.9 / CALIBRATION_BINS, color=look["color"], alpha=0.6)
+    edges = (np.arange(BINS) + 0.5) / BINS
+    counts = after["count"].reindex(range(BINS), fill_value=0)
+    bars = below.bar(edges, counts, 0.9 / BINS, color=look["color"], alpha=0.6)
     below.bar_label(bars, fmt="{:,.0f}", size=7, padding=1)
     below.set(xlim=(-0.02, 1.02), xlabel="probability said", ylabel="pictures", yticks=[])
     below.margins(y=0.4)
@@ -205,7 +206,7 @@ def _bins(said: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Per bin of equal width that holds a picture: mean probability said, share of fractures with
     the exact 95 % interval of Clopper and Pearson, and count.
     """
-    number = np.minimum((said * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    number = np.minimum((said * BINS).astype(int), BINS - 1)
     table = pd.DataFrame({"said": said, "share": labels}).groupby(number)
     bins = table.mean().assign(count=table.size())
     found = (bins["share"] * bins["count"]).round().astype(int)
@@ -245,7 +246,7 @@ def _told(
     ]
     return (
         f"The probabilities of {model} are on average {after:.1f} percentage points off "
-        f"({before:.1f} before temperature scaling). On the dashed line they would be exact; "
+        f"({before:.1f} before calibration). On the dashed line they would be exact; "
         "a band that misses it is an error beyond chance.",
         f"Reliability diagram of {model}, share {positive} by probability said: {'; '.join(rows)}. "
         f"Error in points before and after scaling: {'; '.join(others)}.",
