@@ -36,7 +36,7 @@ def scores(aucs, n=500, positives=100, start="imagenet", **changes):
 
 
 def pairs(p):
-    rows = [(a, b, 0.01, 0, 0.02, v, v, v, v) for (a, b), v in p.items()]
+    rows = [(a, b, 0.01, 0, 0.02, *[v] * 6) for (a, b), v in p.items()]
     return pd.DataFrame(rows, columns=list(comparison.COLUMNS))
 
 
