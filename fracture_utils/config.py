@@ -1,6 +1,8 @@
 """Every setting, once: frozen, validated, from keywords, FRACTURE_* variables or a file."""
 
+import contextlib
 import difflib
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +51,13 @@ class Config(BaseSettings):
     weights_dir: Path | None = Field(None, description="folder with ImageNet weights")
     source: Literal["auto", "pictures", "phantoms"] = Field(
         "auto", description="pictures of data_dir, or synthetic phantoms; auto: phantoms if none"
+    )
+    positive_name: str = Field(
+        "fractured",
+        min_length=1,
+        max_length=40,
+        description="word for the positive class; by default what source.json beside the pictures "
+        "says, else fractured",
     )
     quick: bool = Field(False, description="shrink everything to see that it runs")
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed of the run")
@@ -154,7 +163,9 @@ class Config(BaseSettings):
         defaults = (PHANTOMS if source == "phantoms" else {}) | (
             QUICK if _is_true(given.get("quick")) else {}
         )
-        return defaults | given | {"source": source}
+        folder = Path(given.get("data_dir", "data"))
+        folder = folder / "phantoms" if source == "phantoms" else folder
+        return _said_of(folder) | defaults | given | {"source": source}
 
     @field_validator("backbones", mode="before")
     @classmethod
@@ -195,6 +206,14 @@ class Config(BaseSettings):
         fields = type(self).model_fields.items()
         rows = [(name, str(getattr(self, name)), field.description) for name, field in fields]
         return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
+
+
+def _said_of(pictures_dir: Path) -> dict[str, str]:
+    """What the import of a published data set noted of its positive class."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        described = json.loads((pictures_dir / "source.json").read_text(encoding="utf-8"))
+        return {"positive_name": str(described["positive"])}
+    return {}
 
 
 def _is_true(value: Any) -> bool:

@@ -5,7 +5,6 @@ is unlike those they know. Writes answers.csv and answers/*.png into the results
 and education only.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.metrics import ENSEMBLE
 from fracture_utils.models import familiarity, jobs
 from fracture_utils.models.backbones import REGISTRY
+from fracture_utils.run import quiet
 
 CHUNK = 128
 """Pictures in memory at once."""
@@ -319,25 +319,11 @@ def _origin(config: Config) -> str:
     return note("phantoms" if made_up else "", starts)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Close the terminal's ear to TensorFlow, which talks past Python while it starts."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def answer_all(
     paths: Sequence[Path], config: Config, draw: bool = True
 ) -> tuple[pd.DataFrame, list[str]]:
     """What `answer` returns, written to answers.csv, and without TensorFlow's talk."""
-    with _quiet():
+    with quiet():
         table, problems = answer(list(dict.fromkeys(paths)), config, draw)
     return tables.write(config.results_dir, "answers", table), problems
 

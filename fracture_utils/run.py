@@ -1,15 +1,59 @@
 """The record of a run: how its tables came about."""
 
+import contextlib
 import os
 import platform
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
 from fracture_utils import files, tables
 from fracture_utils.config import Config
-from fracture_utils.data import sources
-from fracture_utils.ledger import versions
+from fracture_utils.ledger import Results, claim, versions
+
+_HELD = []  # a lock ends with the last name for it
+
+
+def begin(config: Config) -> Results:
+    """Take the results folder for this process (InputError where another run works in it), and say
+    in it that it is unfinished until `finish` of what is returned.
+    """
+    _HELD[:] = [claim(config.cache_dir)]
+    return Results(config)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Close the terminal's ear to TensorFlow, which talks past Python while it starts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def keras() -> ModuleType:
+    """Keras, for a look at it in the notebook: without its backend's chatter, whatever keras.json
+    says, and without a hand on the graphics card, where the networks train in other processes.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        import keras
+
+        from fracture_utils.models import precision
+
+        precision.keep_to_processor()
+        precision.apply("float32")
+    return keras
 
 
 def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict:
@@ -26,7 +70,7 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "purpose": "education and research only, never clinical use",
         "source": config.source,
-        "positive": sources.positive(config.pictures_dir),
+        "positive": config.positive_name,
         "attribution": attribution.read_text("utf-8") if attribution.is_file() else "",
         "data": {
             "fingerprint": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),

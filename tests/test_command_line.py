@@ -142,6 +142,30 @@ def test_children_write_utf_8_and_use_a_keras_that_is_there(monkeypatch, tmp_pat
     assert jobs.environment()["KERAS_BACKEND"] == "jax"
 
 
+def test_keras_in_the_notebook_is_quiet_and_ours_whatever_keras_json_says(tmp_path):
+    unfit = {"image_data_format": "channels_first", "backend": "nonsense", "floatx": "float16"}
+    (tmp_path / "keras.json").write_text(json.dumps(unfit))
+    code = (
+        "from fracture_utils import run; from fracture_utils.models import backbones; "
+        "keras = run.keras(); body = keras.applications.MobileNet(weights=None, "
+        "include_top=False, input_shape=(32, 32, 3)); body.trainable = False; "
+        "print(body.output.shape, body.compute_dtype); print(backbones.layers(body).to_string())"
+    )
+    variables = {"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: v for name, v in os.environ.items() if name != "KERAS_BACKEND"} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith("(None, 1, 1, 1024) float32\n")
+    assert "trainable" not in done.stdout
+    assert "3228864" in done.stdout
+
+
 def test_the_package_works_without_docstrings_a_home_or_write_access(tmp_path):
     Path("p q ü").mkdir()
     Path("p q ü/x.csv").write_text("path,label,model,probability\na,1,A,0.9\nb,0,A,0.2\n")

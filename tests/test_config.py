@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from fracture_utils.config import BACKBONES, Config
@@ -68,3 +70,20 @@ def test_the_table_explains_every_setting():
     table = Config().table()
     assert set(table.index) == set(Config.model_fields)
     assert table["meaning"].str.len().min() > 10
+
+
+def test_the_word_for_the_positive_class_is_the_data_sets_unless_a_setting_says_otherwise():
+    assert Config().positive_name == "fractured"
+    folder = Path("data/train/normal")
+    folder.mkdir(parents=True)
+    (folder / "a.png").touch()
+    for text, word in (
+        ('{"positive": "abnormal"}', "abnormal"),
+        ("{}", "fractured"),
+        ("[", "fractured"),
+    ):
+        Path("data/source.json").write_text(text)
+        assert Config().positive_name == word
+    Path("data/source.json").write_text('{"positive": "abnormal"}')
+    assert Config(positive_name="broken").positive_name == "broken"
+    assert Config(source="phantoms").positive_name == "fractured"

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOK = nbformat.read(ROOT / "fracture-detection.ipynb", as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 OPTIONAL = {"pydicom"}
-RUNS_THE_NOTEBOOK = {"jupyter", "h5py"}
-"""Needed though never imported by name: the first runs the notebook, the second Keras."""
+RUNS_THE_NOTEBOOK = {"jupyter"}
+"""Needed though never imported by name."""
 
 
 def requirements() -> dict[str, str]:

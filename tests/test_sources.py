@@ -138,8 +138,7 @@ def test_mura():
     assert set(read["body_part"]) == {"wrist", "elbow"}
     assert read["group"].str.fullmatch(r"patient\d{5}").all()
     assert set(read.loc[read["label"] == "fractured", "finding"]) == {"abnormal"}
-    assert sources.positive("data") == "abnormal"
-    assert sources.positive("elsewhere") == "fractured"
+    assert Config().positive_name == "abnormal"
     assert read["study"].nunique() == 24
 
 
@@ -178,7 +177,7 @@ def test_kaggle_folders():
     assert len(read) == 40
     assert (read["split"] == "validation").sum() == 10
     assert (table["label"] == "fractured").sum() == 20
-    assert sources.positive("data") == "fractured"
+    assert Config().positive_name == "fractured"
 
 
 def test_pictures_are_linked_or_copied_and_the_source_stays():

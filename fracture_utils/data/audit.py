@@ -21,7 +21,6 @@ from fracture_utils.errors import InputError
 
 COLUMNS = ["severity", "check", "path", "other", "what", "advice"]
 SEVERITIES = ("red", "amber", "info")
-POLICIES = ("report", "drop", "stop")
 SMALLEST_SIDE = 64
 LARGEST_ASPECT = 4.0
 LEAST_SHARE = 0.2

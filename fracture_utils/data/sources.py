@@ -92,16 +92,6 @@ def bring(
     return table
 
 
-def positive(directory: Path) -> str:
-    """The word for the positive class of the pictures in `directory`: "abnormal" for MURA, whose
-    findings are not all fractures, otherwise "fractured".
-    """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        described = json.loads((Path(directory) / "source.json").read_text(encoding="utf-8"))
-        return str(described["positive"])
-    return "fractured"
-
-
 def _check_destination(destination: Path, kind: Source) -> None:
     described = destination / "source.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

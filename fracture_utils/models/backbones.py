@@ -115,6 +115,26 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).round(1).set_index("model")
 
 
+def layers(model) -> pd.DataFrame:
+    """Where a Keras model's numbers are: a row for the frozen layers and the trainable ones of body
+    and head, with the numbers in them and what they compute and are kept in.
+    """
+    rows = [
+        {
+            "part": "head" if layer is model.layers[-1] else "body",
+            "state": "trainable" if layer.trainable_weights else "frozen",
+            "layers": 1,
+            "numbers": layer.count_params(),
+            "computes in": layer.compute_dtype,
+            "kept in": layer.variable_dtype,
+        }
+        for layer in model.layers
+        if layer.weights
+    ]
+    keys = ["part", "state", "computes in", "kept in"]
+    return pd.DataFrame(rows).groupby(keys, sort=False)[["layers", "numbers"]].sum()
+
+
 def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
     """The first weights of each network of the settings, and why others are left out.
 

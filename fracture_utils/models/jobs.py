@@ -17,7 +17,7 @@ import pandas as pd
 import fracture_utils
 from fracture_utils import files, tables
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
-from fracture_utils.data import places, reader, sources, store
+from fracture_utils.data import places, reader, store
 from fracture_utils.data.images import BOX_COLUMNS, boxes
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
@@ -235,7 +235,7 @@ def save_cards(
     decides; so what an earlier run left beside them is not asked with them.
     """
     chosen, members = operating_points.set_index("model"), {}
-    classes = [CLASS_NAMES[0], sources.positive(config.pictures_dir)]
+    classes = [CLASS_NAMES[0], config.positive_name]
     columns = ["slope", "intercept", "threshold", "rule"]
     for name in networks.loc[networks["status"] == "trained", "model"]:
         card = files.read_json(_folder(name, config) / "network.json")

@@ -37,11 +37,14 @@ def resolve(setting: str) -> str:
 
 
 def apply(precision: str) -> None:
-    """Make `precision` hold for the models built from now on in this process.
+    """Make `precision` hold for the models built from now on in this process, and channels come
+    last, whatever keras.json says.
 
     Called where a model is built, because `keras.utils.clear_session()` forgets it.
     """
     graph_rewrite = precision == "graph_bfloat16"
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32" if graph_rewrite else precision)
     if keras.backend.backend() == "tensorflow":
         import tensorflow
@@ -49,6 +52,16 @@ def apply(precision: str) -> None:
         tensorflow.config.optimizer.set_experimental_options(
             {"auto_mixed_precision_onednn_bfloat16": graph_rewrite}
         )
+
+
+def keep_to_processor() -> None:
+    """Leave the graphics card alone in this process: the networks train in others, and TensorFlow
+    takes all of its memory at the first touch.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.set_visible_devices([], "GPU")
 
 
 def compile_ahead() -> bool | str:
