@@ -91,7 +91,7 @@ class Job:
             "precision": self.config.precision,
             "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
             "code": code_fingerprint(*CODE),
-            "a library": f"{os.environ.get('KERAS_BACKEND', 'tensorflow')} {versions()[LIBRARIES].to_dict()}",
+            "a library": f"{environment()['KERAS_BACKEND']} {versions()[LIBRARIES].to_dict()}",
         }
         keys, settings = {}, {}
         for stage in STAGES:
