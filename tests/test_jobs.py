@@ -305,3 +305,15 @@ def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, mon
     assert "A: trained in 2 min." in said
     assert "A: trained in 2 min." in (tmp_path / "run.log").read_text()
     assert said.count("\n") < 8
+
+
+def test_maps_over_the_limit_give_the_mean_head_and_a_reason_or_stop_the_network(data, tmp_path):
+    config = settings(data, tmp_path, maps_limit=0.0, fine_tune_epochs=1)
+    row = jobs.train(data[1], config).iloc[0]
+    assert row["head"] == "mean"
+    assert (
+        "mean head, because its maps need 0.0 GiB of disk, more than FRACTURE_MAPS" in row["note"]
+    )
+    asked = config.model_copy(update={"head": "evidence"})
+    with pytest.raises(InputError, match="MobileNet cannot have the evidence head: its maps need"):
+        jobs.train(data[1], asked)

@@ -93,12 +93,6 @@ def extract(
     return arrays
 
 
-def opened(folder: Path, with_maps: bool) -> dict[str, np.ndarray]:
-    """The arrays that `extract` left in `folder`, for reading."""
-    kept = NAMES if with_maps else NAMES[2:]
-    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kept}
-
-
 def truth(
     seen: Views,
     pixels: np.ndarray,

@@ -337,7 +337,7 @@ def _row(job: Job, status: str, why: str) -> dict:
         return row
     description = files.read_json(job.folder / "network.json")
     seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
-    kept = ("head", "precision", "hardware", "parameters", "seconds_per_picture")
+    kept = ("head", "note", "precision", "hardware", "parameters", "seconds_per_picture")
     kept += ("randomised_correlation",)
     row |= {name: description[name] for name in kept}
     row["multiply_adds"] = REGISTRY[job.name].multiply_adds

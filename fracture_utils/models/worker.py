@@ -68,10 +68,23 @@ class Desk:
             first = range(min(len(batches), BATCHES_TO_ADAPT))
             classifier.adapt_normalisation(self.body, (batches[k][0] for k in first))
         self.views = features.views(len(self.labels), self.train, job.config)
-        room = job.config.maps_limit
-        self.with_maps = features.gibibytes(self.body, len(self.views.picture)) <= room
+        self.arrays: dict[str, np.ndarray] = {}
+        self.without_maps = self._too_large()
         self.weights = prediction.weights_path(job.name, job.config)
         self.known = familiarity.path(job.name, job.config)
+
+    def _too_large(self) -> str:
+        """Why the maps are not kept, in words; empty where they are. InputError where they must."""
+        needed = features.gibibytes(self.body, len(self.views.picture))
+        if needed <= self.config.maps_limit:
+            return ""
+        said = (
+            f"its maps need {needed:.1f} GiB of disk, more than {PREFIX}MAPS_LIMIT "
+            f"({self.config.maps_limit:g}); raise it, or lower {PREFIX}IMAGE_SIZE or {PREFIX}VIEWS"
+        )
+        if self.config.head == "evidence":
+            raise InputError(f"{self.job.name} cannot have the evidence head: {said}.")
+        return f"mean head, because {said}"
 
     def stages(self) -> dict[str, tuple[list[Path], Callable]]:
         """The files and the action of each stage, in order."""
@@ -97,7 +110,7 @@ class Desk:
     def fit_head(self, progress: Callable) -> None:
         """Each head that is possible, and of them the one with the highest validation AUC."""
         extracted, fitted = files.read_arrays(self.job.path("features"))[1]["features"], {}
-        if self.config.head != "evidence" or not self.with_maps:
+        if self.config.head != "evidence":
             kernel, bias, history = heads.fit_mean(extracted, self.labels, self.splits, self.config)
             fitted["mean"] = history, {"logit": [kernel, np.array(bias)]}
         if self._may_look_at_places():
@@ -119,7 +132,7 @@ class Desk:
     def fine_tune(self, progress: Callable) -> None:
         stored, model = self._with_fitted_head()
         classifier.unfreeze(model, self.backbone, self.config.fine_tune_depth)
-        from_maps = self.with_maps and self.config.fine_tune_depth == "top"
+        from_maps = not self.without_maps and self.config.fine_tune_depth == "top"
         tune = self._on_maps if from_maps else self._on_pixels
         history = []
         if self.config.fine_tune_epochs:
@@ -155,7 +168,7 @@ class Desk:
         return {
             "model": self.job.name,
             "initialisation": self.job.weights.initialisation,
-            "note": self.job.weights.note,
+            "note": "; ".join(filter(None, [self.job.weights.note, self.without_maps])),
             "input_size": self.backbone.size(self.config),
             "aspect": self.config.aspect,
             "head": stored["head"],
@@ -176,16 +189,18 @@ class Desk:
     def _may_look_at_places(self) -> bool:
         marked = self.job.images["path"].isin(self.job.boxes["path"])
         boxed = marked[self.splits == "train"].any() and self.config.box_weight > 0
-        return self.with_maps and (
+        return not self.without_maps and (
             self.config.head == "evidence" or (self.config.head == "auto" and boxed)
         )
 
     def _kept(self, progress: Callable) -> dict[str, np.ndarray]:
         """The features and maps of the frozen network, computed as far as they are not there."""
-        return features.extract(
-            self.body, self.pixels, self.views, self.config, self.job.folder / self.job.maps_name(),
-            self.with_maps, progress,
-        )  # fmt: skip
+        if not self.arrays:  # checked once a process
+            self.arrays = features.extract(
+                self.body, self.pixels, self.views, self.config,
+                self.job.folder / self.job.maps_name(), not self.without_maps, progress,
+            )  # fmt: skip
+        return self.arrays
 
     def _truth(self) -> tuple[np.ndarray, np.ndarray]:
         rows = self.body.outputs[0].shape[1]
