@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from fracture_utils.evaluation import intervals, metrics
+from fracture_utils.evaluation.bootstrap import resample
 
 AUCS, CLUSTERS, SIZES = (0.7, 0.9, 0.98), ("single", "one class", "mixed"), ((60, 370), (8, 370))
 PER_PATIENT = 3
@@ -57,7 +58,7 @@ def bootstrap(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tup
     """Percentiles over resampled patients."""
     draws = [
         metrics.area(*metrics.curve(labels, scores, weights))
-        for weights in metrics.resample(labels, groups, RESAMPLES, 0)
+        for weights in resample(labels, groups, RESAMPLES, 0)
     ]
     return tuple(np.percentile(np.concatenate(draws), [2.5, 97.5]))
 

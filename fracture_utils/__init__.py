@@ -14,9 +14,10 @@ data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates
                 sources, inventory, images, agreement, audit, store, places, augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, worker
-evaluation/     metrics, calibration, comparison, wording, subgroups, use, detection,
-                localisation, gallery, findings, conclusion, claim, verdict, plots/, page,
-                report (no Keras)
+evaluation/     predictions, bootstrap, intervals, probabilities, metrics, calibration,
+                comparison, wording, subgroups, use, detection, localisation, gallery,
+                findings, conclusion, claim, verdict, plots/, page, report, rescoring
+                (no Keras)
 run             the record of a run
 predict, clean  ask about one X-ray; free disk space
 headless        the notebook without a person

@@ -24,7 +24,7 @@ from fracture_utils.data import reader
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import calibration, localisation
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
-from fracture_utils.evaluation.metrics import ENSEMBLE
+from fracture_utils.evaluation.predictions import ENSEMBLE
 from fracture_utils.models import familiarity, jobs
 from fracture_utils.models.backbones import REGISTRY
 from fracture_utils.run import quiet

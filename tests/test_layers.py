@@ -30,7 +30,8 @@ ORDER = [
         "models.prediction",
     ),
     *("models.progress", "models.jobs", "models.worker"),
-    *("evaluation.intervals", "evaluation.probabilities", "evaluation.metrics"),
+    *("evaluation.predictions", "evaluation.bootstrap", "evaluation.intervals"),
+    *("evaluation.probabilities", "evaluation.metrics"),
     *("evaluation.calibration", "evaluation.comparison"),
     *(
         "evaluation.wording",

@@ -7,13 +7,14 @@ import pandas as pd
 from scipy import optimize, special
 
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import (
+from fracture_utils.evaluation.predictions import (
     ENSEMBLE,
     ENSEMBLES,
     FRACTURED,
     NORMAL,
     REFERENCES,
     SELECTED,
+    answers,
 )
 
 SLOPES = (0.05, 20.0)
@@ -140,7 +141,7 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
     validation = predictions[predictions["split"] == "validation"]
     if validation["label"].nunique() < 2:
         return networks
-    seen = metrics.answers(validation[validation["model"].isin(networks)], "validation")
+    seen = answers(validation[validation["model"].isin(networks)], "validation")
     logits = {
         model: _fitted(seen.labels, seen.logits[:, index])
         for index, model in enumerate(seen.models)
@@ -175,7 +176,7 @@ def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
     validation = predictions[predictions["split"] == "validation"]
     if validation["label"].nunique() < 2 or not names:
         return None
-    seen = metrics.answers(validation[validation["model"].isin(names)], "validation")
+    seen = answers(validation[validation["model"].isin(names)], "validation")
 
     def merit(name: str) -> tuple[float, float]:
         logits = seen.logits[:, seen.models.index(name)]

@@ -16,7 +16,8 @@ from fracture_utils import files
 from fracture_utils.config import SPLITS, Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import subgroups
-from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, METRICS, REFERENCES
+from fracture_utils.evaluation.metrics import METRICS
+from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, REFERENCES
 from fracture_utils.evaluation.wording import counted, listed
 from fracture_utils.ledger import code_fingerprint
 

@@ -8,8 +8,9 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import ENSEMBLES, Answers, delong
+from fracture_utils.evaluation import bootstrap, metrics
+from fracture_utils.evaluation.metrics import delong
+from fracture_utils.evaluation.predictions import ENSEMBLES, Answers, contenders
 
 COLUMNS = (
     "model_a",
@@ -39,7 +40,7 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
     pairs with an ensemble or a variant ("ResNet50 + mirror") another. So the p values of the
     networks are the same whether or not ensembles stand beside them.
     """
-    seen = metrics.contenders(predictions)
+    seen = contenders(predictions)
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
     ranking = np.argsort(-auc, kind="stable")
     draws = _bootstrap(seen, resamples, seed)
@@ -114,7 +115,7 @@ def power(predictions: pd.DataFrame, power: float = 0.8, level: float = 0.05) ->
 def _networks(predictions: pd.DataFrame) -> Answers:
     """The contenders without the ensembles that are made of them, if that leaves any."""
     single = predictions[~predictions["model"].isin(ENSEMBLES)]
-    return metrics.contenders(single if len(single) else predictions)
+    return contenders(single if len(single) else predictions)
 
 
 def _bootstrap(seen: Answers, resamples: int, seed: int) -> np.ndarray:
@@ -123,7 +124,7 @@ def _bootstrap(seen: Answers, resamples: int, seed: int) -> np.ndarray:
         np.stack([
             metrics.area(*metrics.curve(seen.labels, logits, weights)) for logits in seen.logits.T
         ], axis=1)
-        for weights in metrics.resample(seen.labels, seen.groups, resamples, seed)
+        for weights in bootstrap.resample(seen.labels, seen.groups, resamples, seed)
     ])  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from fracture_utils.config import CLASS_NAMES
 from fracture_utils.evaluation import findings
 from fracture_utils.evaluation.comparison import Power
-from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, PROBE, REFERENCES
+from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, PROBE, REFERENCES
 from fracture_utils.evaluation.wording import counted, listed, percent, rounded, spread
 
 LEVEL = 0.05

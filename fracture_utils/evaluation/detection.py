@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, stats
 
-from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import FRACTURED
+from fracture_utils.evaluation import bootstrap
+from fracture_utils.evaluation.predictions import FRACTURED
 
 Maps = Mapping[str, Mapping[str, np.ndarray]]
 MARGIN = 0.03
@@ -66,7 +66,7 @@ def curve(
     ]
     groups = np.unique(seen["group"].to_numpy(str), return_inverse=True)[1]
     labels = (seen["label"] == FRACTURED).to_numpy(int)
-    weights = np.concatenate(list(metrics.resample(labels, groups, resamples, seed)), axis=1)
+    weights = np.concatenate(list(bootstrap.resample(labels, groups, resamples, seed)), axis=1)
     tables = [
         _curve(match([marks(its[path]) for path in seen["path"]], masks), weights).assign(
             model=model

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
+from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
 
 OUTCOMES = {
     "missed": (FRACTURED, NORMAL),

@@ -11,9 +11,9 @@ import pandas as pd
 from PIL import Image
 from scipy import stats
 
-from fracture_utils.evaluation import calibration, metrics
+from fracture_utils.evaluation import bootstrap, calibration
 from fracture_utils.evaluation.detection import MARGIN, TOLD, Maps, boxes_of, inside_boxes
-from fracture_utils.evaluation.metrics import ENSEMBLE, FRACTURED, SELECTED
+from fracture_utils.evaluation.predictions import ENSEMBLE, FRACTURED, SELECTED
 
 FOUND = {f"found_at_{marks:g}": marks for marks in TOLD}
 COLUMNS = (
@@ -95,7 +95,7 @@ def table(
     )
     groups = np.unique(rows["group"].to_numpy(str), return_inverse=True)[1]
     ones = np.ones(len(rows), int)
-    weights = np.concatenate(list(metrics.resample(ones, groups, resamples, seed)), axis=1)
+    weights = np.concatenate(list(bootstrap.resample(ones, groups, resamples, seed)), axis=1)
     known = froc.set_index(["model", "false_marks"])["sensitivity"]
     result = []
     for model, its_maps in maps.items():

@@ -1,22 +1,24 @@
 """Scores of the test rows, each with a 95 % interval that heeds groups."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from fracture_utils.config import CLASS_NAMES, SPLITS
-from fracture_utils.errors import InputError
 from fracture_utils.evaluation import intervals
+from fracture_utils.evaluation.bootstrap import resample
+from fracture_utils.evaluation.predictions import (
+    ENSEMBLES,
+    FRACTURED,
+    MAJORITY,
+    NORMAL,
+    REFERENCES,
+    Answers,
+    answers,
+)
 from fracture_utils.evaluation.probabilities import bins, judge
 
-NORMAL, FRACTURED = CLASS_NAMES
-ENSEMBLE, SELECTED = ENSEMBLES = ("Ensemble", "Selected ensemble")
-MAJORITY, PROBE = REFERENCES = ("Majority class", "Metadata only")
-"""Rows that set the bar; they take no part in comparisons, ensembles or the ranking."""
 METRICS = (
     "auc",
     "average_precision",
@@ -42,130 +44,6 @@ SHARES = {
     "accuracy": lambda labels, called: np.ones(len(labels), bool),
 }
 """Metrics that are the share of right decisions among some pictures, and which these are."""
-WEIGHTS_IN_MEMORY = 200_000
-"""Largest pictures x resamples worked on at once; keeps a chunk within the processor's cache."""
-
-
-class Answers(NamedTuple):
-    """What k models say about n pictures: pictures in rows, models in columns."""
-
-    models: list[str]
-    paths: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    logits: np.ndarray
-    probabilities: np.ndarray
-    decisions: np.ndarray
-
-
-def read(path: Path) -> pd.DataFrame:
-    """The predictions in anybody's CSV, with every column of the predictions table.
-
-    Needed are path, label (fractured/normal or 1/0), model and probability. Without a column
-    split all rows are test; without group each path is its own. The logit follows from the
-    probability; a column logit is heeded where there are validation rows to calibrate it on.
-    Raises InputError with one sentence that names file, column and row.
-    """
-    try:
-        table = pd.read_csv(
-            path, dtype=dict.fromkeys(("path", "label", "model", "group", "split"), str),
-            encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""],
-        )  # fmt: skip
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} cannot be read as a CSV table ({error}).") from None
-    for column in ("path", "label", "model", "probability"):
-        if column not in table:
-            raise InputError(
-                f"{path} has no column {column}; needed are path, label, model and probability."
-            )
-        _refuse(path, table, column, table[column].isna(), "is empty")
-    if table.empty:
-        raise InputError(f"{path} has no rows; it needs one for each picture and model.")
-    names = {"0": NORMAL, "1": FRACTURED, "0.0": NORMAL, "1.0": FRACTURED}
-    label = table["label"].str.strip().str.lower().replace(names)
-    _refuse(path, table, "label", ~label.isin(CLASS_NAMES), "is neither fractured/normal nor 1/0")
-    probability = pd.to_numeric(table["probability"], errors="coerce")
-    _refuse(path, table, "probability", ~probability.between(0, 1), "is no number from 0 to 1")
-    split = table.get("split", pd.Series("test", table.index))
-    _refuse(path, table, "split", ~split.isin(SPLITS), f"is none of {', '.join(SPLITS)}")
-    # The smallest float and the largest below 1 keep the order of extreme probabilities.
-    logit = special.logit(probability.clip(1e-300, np.nextafter(1, 0)))
-    if "logit" in table and (split == "validation").any():
-        logit = pd.to_numeric(table["logit"], errors="coerce")
-        _refuse(path, table, "logit", ~np.isfinite(logit), "is no finite number")
-    group = table.get("group", table["path"]).fillna(table["path"])
-    table = table.assign(
-        label=label, probability=probability, split=split, logit=logit, group=group
-    )
-    try:
-        for _, rows in table.groupby("split"):
-            _answers(rows)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return table
-
-
-def _refuse(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, what: str) -> None:
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        value = table[column].iloc[row]
-        raise InputError(f"{path}, row {row + 2}: the {column} {str(value)!r} {what}; correct it.")
-
-
-def answers(predictions: pd.DataFrame, split: str) -> Answers:
-    """The rows of one split as arrays; models in the order in which they first appear.
-
-    Raises InputError where the split has no rows, a model has seen a picture twice or not at
-    all (a comparison is paired, or it is none), or two models disagree about a label; and where
-    test rows come without the column decision, which calibration.apply adds.
-    """
-    if split == "test" and "decision" not in predictions:
-        raise InputError("The predictions have no column decision; use calibration.apply first.")
-    rows = predictions[predictions["split"] == split]
-    if rows.empty:
-        raise InputError(f"The predictions have no rows of the split {split}; add some.")
-    return _answers(rows)
-
-
-def _answers(rows: pd.DataFrame) -> Answers:
-    twice = rows[rows.duplicated(["path", "model"])]
-    if len(twice):
-        path, model = twice.iloc[0][["path", "model"]]
-        raise InputError(f"{model} has more than one prediction for {path}; keep one of them.")
-    models = list(rows["model"].unique())
-    paths = np.unique(rows["path"].to_numpy(dtype=str))
-    counts = rows["model"].value_counts()
-    if (counts < len(paths)).any():
-        model = counts.idxmin()
-        lacking = np.setdiff1d(paths, rows.loc[rows["model"] == model, "path"].to_numpy(dtype=str))
-        raise InputError(
-            f"{model} has no prediction for {len(lacking)} of {len(paths)} pictures (the first is "
-            f"{lacking[0]}); models are compared on the same pictures, so add or remove them."
-        )
-    order = pd.Categorical(rows["model"], models)
-    rows = rows.assign(model=order).sort_values(["model", "path"])
-    grid = {
-        name: rows[name].to_numpy().reshape(len(models), -1).T
-        for name in ("path", "label", "group", "logit", "probability")
-    }
-    differing = (grid["label"] != grid["label"][:, :1]).any(axis=1)
-    if differing.any():
-        raise InputError(f"{grid['path'][differing][0, 0]} has two labels; correct one of them.")
-    decisions = rows.get("decision", pd.Series(NORMAL, rows.index)) == FRACTURED
-    return Answers(
-        models=models,
-        paths=grid["path"][:, 0],
-        labels=(grid["label"][:, 0] == FRACTURED).astype(int),
-        groups=pd.factorize(grid["group"][:, 0])[0],
-        logits=grid["logit"].astype(float),
-        probabilities=grid["probability"].astype(float),
-        decisions=decisions.to_numpy().reshape(len(models), -1).T,
-    )
-
-
-def contenders(predictions: pd.DataFrame) -> Answers:
-    """The test rows of every model that is no reference, as arrays."""
-    return answers(predictions[~predictions["model"].isin(REFERENCES)], "test")
 
 
 def scores(
@@ -222,34 +100,6 @@ def _initialisation(model: str, known: Mapping[str, str]) -> str:
     return known.get(model) or known.get(model.split(" + ")[0]) or "not stated"
 
 
-def knows_patients(predictions: pd.DataFrame) -> bool:
-    """Whether any picture has a patient or a study, so that scores over them say anything new."""
-    known = [name for name in ("patient", "study") if name in predictions]
-    return any((predictions[name].notna() & (predictions[name] != "")).any() for name in known)
-
-
-def per_study(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a study and model: the mean logit of its views, fractured if any view is.
-
-    A study shares the columns patient and study, as far as the table has them, else the group.
-    References, which know no studies, are left out. Take the raw predictions, then
-    calibration.fit and calibration.apply as for pictures.
-    """
-    predictions = predictions[~predictions["model"].isin(REFERENCES)]
-    keys = [name for name in ("patient", "study") if name in predictions] or ["group"]
-    parts = predictions[keys].fillna("").astype(str).agg("/".join, axis=1)
-    name = parts.where(predictions[keys].notna().all(axis=1), predictions["path"])
-    fractured = predictions["label"] == FRACTURED
-    studies = (
-        predictions.assign(path=name, label=fractured)
-        .groupby(["model", "split", "path"], sort=False)
-        .agg(group=("group", "first"), label=("label", "any"), logit=("logit", "mean"))
-        .reset_index()
-    )
-    label = np.where(studies["label"], FRACTURED, NORMAL)
-    return studies.assign(label=label, probability=special.expit(studies["logit"]))
-
-
 def delong(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -287,29 +137,6 @@ def _sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
 
 def _unbias(count: int) -> float:
     return count / (count - 1) if count > 1 else np.nan
-
-
-def resample(
-    labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int, stratified: bool = True
-) -> Iterator[np.ndarray]:
-    """Weights of the pictures in bootstrap resamples, as arrays (n, up to `resamples`).
-
-    Groups are drawn with replacement; `stratified`: those with a fracture and those without apart.
-    """
-    generator = np.random.default_rng(seed)
-    count = int(groups.max()) + 1
-    with_fracture = np.bincount(groups, weights=labels, minlength=count) > 0
-    with_fracture &= stratified
-    size = max(1, WEIGHTS_IN_MEMORY // len(labels))
-    for start in range(0, resamples, size):
-        many = min(size, resamples - start)
-        drawn = np.zeros((count, many))
-        for stratum in (np.flatnonzero(with_fracture), np.flatnonzero(~with_fracture)):
-            if len(stratum):
-                picks = stratum[generator.integers(len(stratum), size=(many, len(stratum)))]
-                cells = picks * many + np.arange(many)[:, None]
-                drawn += np.bincount(cells.ravel(), minlength=count * many).reshape(count, many)
-        yield drawn[groups]
 
 
 def _measure_all(seen: Answers, names: Sequence[str], resamples: int, seed: int) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from fracture_utils.evaluation import metrics, verdict
-from fracture_utils.evaluation.metrics import REFERENCES
+from fracture_utils.evaluation.predictions import REFERENCES, contenders
 
 COLUMNS = {
     "auc": "AUC",
@@ -62,7 +62,7 @@ def explorer(
     """What the threshold slider shows before it is moved, and the data that it computes from:
     labels (n,) and, per model, probabilities (n,) and the chosen threshold.
     """
-    seen = metrics.contenders(predictions)
+    seen = contenders(predictions)
     threshold = points.set_index("model")["threshold"]
     models = [
         {

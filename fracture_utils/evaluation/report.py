@@ -11,7 +11,8 @@ from fracture_utils import files
 from fracture_utils.evaluation import page, verdict
 from fracture_utils.evaluation.comparison import TESTS
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
-from fracture_utils.evaluation.metrics import FRACTURED, METRICS
+from fracture_utils.evaluation.metrics import METRICS
+from fracture_utils.evaluation.predictions import FRACTURED
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_FINDINGS, MOST_SUSPECTS = 100, 20

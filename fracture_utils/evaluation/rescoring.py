@@ -17,6 +17,7 @@ from fracture_utils.evaluation import (
     subgroups,
     use,
 )
+from fracture_utils.evaluation.predictions import read
 
 
 def evaluate(path: Path, config: Config) -> list[str]:
@@ -33,7 +34,7 @@ def evaluate(path: Path, config: Config) -> list[str]:
         )
     sampling = {"resamples": config.resamples, "seed": config.seed}
     source, initialisation = report.provenance(path.parent)
-    raw = metrics.read(path)
+    raw = read(path)
     points = calibration.fit(raw, config.threshold_rule, config.target_sensitivity)
     predictions = calibration.apply(raw, points)
     scores = metrics.scores(predictions, initialisation, **sampling)

@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import FRACTURED, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED, REFERENCES
 
 KNOWN = (
     *("body_part", "region", "bone", "view", "projection", "laterality", "side", "hardware"),

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import REFERENCES, Answers
+from fracture_utils.evaluation import bootstrap
+from fracture_utils.evaluation.predictions import REFERENCES, Answers, answers
 from fracture_utils.evaluation.subgroups import design_effect
 
 VALUES = ("missed_of_100", "alarms_of_100", "ppv", "npv", "lr_positive", "lr_negative", "mcc")
@@ -40,7 +40,7 @@ def table(
     share = float(seen.labels.mean()) if prevalence is None else prevalence
     known = scores.set_index("model")
     weights = np.concatenate(
-        list(metrics.resample(seen.labels, seen.groups, resamples, seed)), axis=1
+        list(bootstrap.resample(seen.labels, seen.groups, resamples, seed)), axis=1
     )
     rows = []
     for index, model in enumerate(seen.models):
@@ -59,7 +59,7 @@ def table(
 
 
 def _seen(predictions: pd.DataFrame) -> Answers:
-    return metrics.answers(predictions[~predictions["model"].isin(REFERENCES)], "test")
+    return answers(predictions[~predictions["model"].isin(REFERENCES)], "test")
 
 
 def _errors(scores: Mapping[str, float]) -> dict[str, float]:

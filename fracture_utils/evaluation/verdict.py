@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation import calibration, localisation
-from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, REFERENCES
+from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, REFERENCES
 
 LEVEL, EXACT, ROUGH = 0.05, 0.05, 0.1
 """Of a test; and calibration errors below which probabilities hold, or hold roughly."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from fracture_utils import files
-from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.style import Chart
+from fracture_utils.evaluation.predictions import FRACTURED
 
 
 class Album:

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from fracture_utils.evaluation import verdict as verdicts
-from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.style import INK, WRONG, Chart, figure
+from fracture_utils.evaluation.predictions import FRACTURED
 
 LIGHTS = {"green": "#1B7F4B", "amber": "#B26A00", "red": "#B2182B", "grey": "#6B7280"}
 SIZE = (6.0, 3.15)

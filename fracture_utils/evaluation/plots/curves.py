@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from scipy import special, stats
 
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.style import (
     FAINT,
     INK,
@@ -21,6 +20,7 @@ from fracture_utils.evaluation.plots.style import (
     ranged,
     short,
 )
+from fracture_utils.evaluation.predictions import FRACTURED, Answers, answers, contenders
 from fracture_utils.evaluation.probabilities import BINS
 from fracture_utils.evaluation.verdict import chosen
 
@@ -96,7 +96,7 @@ def _trade_off(
     `rates` makes x and y of the numbers of fractures found and of false alarms, and of the numbers
     of fractured and of normal pictures.
     """
-    seen = metrics.answers(predictions, "test")
+    seen = answers(predictions, "test")
     chart, ax = chart_of(max(4.9, 0.4 * len(seen.models) + 1.6))
     rows, first = scores.set_index("model"), chosen(predictions, scores)
     order = sorted(seen.models, key=lambda name: (name != first, -rows[metric].fillna(0)[name]))
@@ -127,7 +127,7 @@ def _trade_off(
 
 
 def _line(
-    seen: metrics.Answers, model: str, rates: Callable[..., tuple[np.ndarray, np.ndarray]]
+    seen: Answers, model: str, rates: Callable[..., tuple[np.ndarray, np.ndarray]]
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[float, float]]:
     """The curve of one model, and its point at the chosen threshold."""
     place, fractured = seen.models.index(model), seen.labels == 1
@@ -170,7 +170,7 @@ def reliability(
     """Share of fractures against the probability said by the chosen network, with counts and bands,
     after calibration (before: pale); beside it the calibration error of every model.
     """
-    seen, model = metrics.contenders(predictions), chosen(predictions, scores)
+    seen, model = contenders(predictions), chosen(predictions, scores)
     place, look = seen.models.index(model), appearance(model, seen.models)
     said = {"before": special.expit(seen.logits), "after": seen.probabilities}
     height = max(4.6, 0.36 * len(seen.models) + 1.6)

@@ -7,7 +7,6 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from fracture_utils.config import CLASS_NAMES, SPLITS
-from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.style import (
     CLASS_COLOURS,
     Chart,
@@ -18,6 +17,7 @@ from fracture_utils.evaluation.plots.style import (
     short,
     xray,
 )
+from fracture_utils.evaluation.predictions import FRACTURED
 
 SEVERITY_COLOURS = {"red": "#B2182B", "amber": "#E69F00", "info": "#9DB4C8"}
 

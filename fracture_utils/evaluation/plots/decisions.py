@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from fracture_utils.evaluation import metrics
 from fracture_utils.evaluation.gallery import OUTCOMES
-from fracture_utils.evaluation.metrics import FRACTURED, NORMAL
 from fracture_utils.evaluation.plots.style import (
     INK,
     WRONG,
@@ -20,6 +18,7 @@ from fracture_utils.evaluation.plots.style import (
     short,
     xray,
 )
+from fracture_utils.evaluation.predictions import FRACTURED, NORMAL, contenders
 from fracture_utils.evaluation.verdict import chosen
 
 CELL = {True: ("#1B5E8A", "white"), False: ("#F3D9D5", INK)}
@@ -37,7 +36,7 @@ def confusion_matrices(
     """What became of the fractured and the normal test pictures: the chosen network's matrix large,
     a row a model beside it.
     """
-    seen, first = metrics.contenders(predictions), chosen(predictions, scores)
+    seen, first = contenders(predictions), chosen(predictions, scores)
     threshold = operating_points.set_index("model")["threshold"]
     cells = 2 * (1 - seen.labels[:, None]) + (1 - seen.decisions)
     counts = {

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from fracture_utils.evaluation.localisation import POINTS, boxes_of, overlay
-from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.decisions import WORDS
 from fracture_utils.evaluation.plots.style import (
     INK,
@@ -28,6 +27,7 @@ from fracture_utils.evaluation.plots.style import (
     short,
     xray,
 )
+from fracture_utils.evaluation.predictions import FRACTURED
 
 LARGEST_SHOWN = 600
 """Longest side of an X-ray beside its heat map, in pixels: what the panel can show."""

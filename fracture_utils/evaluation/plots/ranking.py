@@ -6,7 +6,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from fracture_utils.evaluation.metrics import FRACTURED, REFERENCES
 from fracture_utils.evaluation.plots.style import (
     FAINT,
     INK,
@@ -21,6 +20,7 @@ from fracture_utils.evaluation.plots.style import (
     ranged,
     short,
 )
+from fracture_utils.evaluation.predictions import FRACTURED, REFERENCES
 from fracture_utils.evaluation.verdict import chosen
 
 YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fracture_utils.evaluation.metrics import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
+from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
 
 STYLE_OF = {
     "DenseNet121": ("#0072B2", "o"),

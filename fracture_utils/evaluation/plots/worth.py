@@ -4,7 +4,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from fracture_utils.evaluation import use
-from fracture_utils.evaluation.metrics import FRACTURED
 from fracture_utils.evaluation.plots.style import (
     FAINT,
     INK,
@@ -16,6 +15,7 @@ from fracture_utils.evaluation.plots.style import (
     figure,
     short,
 )
+from fracture_utils.evaluation.predictions import FRACTURED
 
 LEAST = -0.05
 """Net benefit below which nothing is shown: acting on all falls without end."""
