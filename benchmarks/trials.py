@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from fracture_utils import files
 from fracture_utils.config import Config
-from fracture_utils.data import images, reader
+from fracture_utils.data import images, reader, sidecars
 from fracture_utils.evaluation.detection import MARGIN, boxes_of, inside_boxes
 from fracture_utils.models import backbones, classifier, heatmaps
 from fracture_utils.models.jobs import Job
@@ -76,7 +76,7 @@ def trial(name: str, settings: dict, table: pd.DataFrame, config: Config) -> dic
     """The row of one network and head; features and maps of an earlier trial are used again."""
     started = time.monotonic()
     config = Config(**config.model_dump() | {"fine_tune_epochs": 0} | settings)
-    weights, boxes = backbones.find_weights(config)[0][name], images.boxes(config)
+    weights, boxes = backbones.find_weights(config)[0][name], sidecars.boxes(config)
     desk = Desk(Job(name, config, weights, table, boxes))
     for stage in (desk.extract, desk.fit_head, desk.fine_tune):
         stage(lambda done, total: None)

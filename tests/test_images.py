@@ -152,40 +152,6 @@ def test_the_sidecar_is_merged_and_must_agree():
     assert (merged["width"] == 40).all()
     known.iloc[1:].to_csv("data/images.csv", index=False)
     assert images.table(config)["body_part"].tolist()[:2] == ["", "wrist"]
-    known.assign(label="normal").to_csv("data/images.csv", index=False)
-    with pytest.raises(InputError, match=r"gives test/fractured/.* the label normal, its folder"):
-        images.table(config)
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"name,patient\na,b\n", "has no column path"),
-        (b"path,x\na,b\na,c\n", "names a twice"),
-        (b"", "is no table"),
-        (b"\xff\xfe\x00path", "is no table"),
-        (b'path,x\n"a,b\n', "is no table"),
-    ],
-)
-def test_a_malformed_sidecar_is_one_sentence(content, sentence):
-    config = make(patients=3)
-    Path("data/images.csv").write_bytes(content)
-    with pytest.raises(InputError, match=sentence):
-        images.table(config)
-
-
-def test_boxes():
-    config = make(patients=3)
-    assert list(images.boxes(config).columns) == images.BOX_COLUMNS
-    assert images.boxes(config).empty
-    Path("data/boxes.csv").write_text("path,xmin,ymin,xmax,ymax\na,1,2,3.5,4\n")
-    assert images.boxes(config)["xmax"].tolist() == [3.5]
-    Path("data/boxes.csv").write_text("path,xmin,ymin,xmax,ymax\na,1,2,wide,4\n")
-    with pytest.raises(InputError, match=r"boxes\.csv has a box that is no number"):
-        images.boxes(config)
-    Path("data/boxes.csv").write_text("path,xmin\na,1\n")
-    with pytest.raises(InputError, match="no column ymin, xmax, ymax"):
-        images.boxes(config)
 
 
 @pytest.mark.parametrize("folder", ["test/normal", "test/fractured", "train/fractured", "test"])
@@ -200,22 +166,3 @@ def test_a_missing_or_empty_folder_is_named(folder):
         Path("data", folder, "a.png").write_text("x")
         with pytest.raises(InputError, match=r"holds no readable picture .*a\.png: its content"):
             images.table(config)
-
-
-@pytest.mark.parametrize(
-    "box", ["1,2,nan,4", "1,2,,4", "5,2,1,4", "1,2,1,4", "0.1,0.2,0.5,0.6", "1,2,inf,4"]
-)
-def test_a_box_without_sense_is_refused_with_its_row(box):
-    config = make(patients=3)
-    Path("data/boxes.csv").write_text(f"path,xmin,ymin,xmax,ymax\na,1,2,3,4\n,,,,\nb,{box}\n")
-    with pytest.raises(InputError, match=r"boxes\.csv has in row 4 a box"):
-        images.boxes(config)
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_tables_of_excel_are_read(separator, encoding):
-    config = make(patients=3)
-    text = "path,patient\na,p1\n,\nb,p2\n\n".replace(",", separator)
-    Path("data/images.csv").write_bytes(text.encode(encoding))
-    assert images.sidecar(config).to_numpy().tolist() == [["a", "p1"], ["b", "p2"]]

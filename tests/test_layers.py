@@ -12,7 +12,8 @@ ORDER = [
     *("errors", "files", "tables", "data.folders", "config", "download", "ledger"),
     *("data.greys", "data.dicom", "data.reader"),
     *("data.anatomy", "data.radiography", "data.phantoms", "data.duplicates"),
-    *("data.groups", "data.sources", "data.inventory", "data.images", "data.agreement"),
+    *("data.groups", "data.sources", "data.inventory", "data.sidecars"),
+    *("data.images", "data.agreement"),
     *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(
         "models.precision",

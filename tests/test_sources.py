@@ -16,7 +16,7 @@ from PIL import Image
 from fracture_utils import download
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
-from fracture_utils.data import images, sources
+from fracture_utils.data import images, sidecars, sources
 from fracture_utils.errors import InputError
 
 
@@ -126,7 +126,7 @@ def check(folder, table):
     """What was brought is read by the table of images without a complaint, boxes included."""
     read = images.table(config(folder))
     assert sorted(read["path"]) == sorted(table["path"])
-    assert set(images.boxes(config(folder))["path"]) <= set(read["path"])
+    assert set(sidecars.boxes(config(folder))["path"]) <= set(read["path"])
     assert (Path(folder) / "ATTRIBUTION.txt").read_text().strip()
     return read
 
@@ -148,7 +148,7 @@ def test_fracatlas():
     assert (read["split"] == "test").sum() == 12
     assert read.loc["train/fractured/IMG0000005.jpg", "body_part"] == "hand+hip"
     assert read.loc["train/normal/IMG0000002.jpg", "view"] == "frontal+lateral"
-    boxes = images.boxes(config("data"))
+    boxes = sidecars.boxes(config("data"))
     assert len(boxes) == 26
     assert boxes.iloc[0, 1:].tolist() == [3, 4, 13, 24]
 
@@ -166,7 +166,7 @@ def test_grazpedwri_from_zips_in_a_folder():
     assert read.groupby("patient")["split"].nunique().max() == 1
     assert set(read["view"]) == {"frontal", "lateral"}
     assert set(read.loc[read["hardware"] == "1", "patient"]) == {"3"}
-    boxes = images.boxes(config("data"))
+    boxes = sidecars.boxes(config("data"))
     assert len(boxes) == 40
     assert boxes["ymax"].tolist()[0] == 8.5
 

@@ -6,15 +6,40 @@ Each finding is a row with severity, check, path, other, what and advice.
 import pandas as pd
 from scipy import stats
 
-from fracture_utils.data import groups
+from fracture_utils.data import folders, groups
 
 LEAST_RATIO = 1.5
 """Of the odds of a fracture in validation and test, that is worth a warning."""
+
+LABEL = "label conflict"
+"""The check of `labels`."""
 
 
 def findings(table: pd.DataFrame) -> list[dict]:
     """What the columns of the images table tell about each other."""
     return [*_prevalence(table), *_identities(table)]
+
+
+def labels(table: pd.DataFrame, known: pd.DataFrame) -> list[dict]:
+    """Where images.csv (`known`: path, perhaps label; its index counts the rows) calls a picture
+    of the images table otherwise than its folder, or by a word that means no class.
+    """
+    if "label" not in known:
+        return []
+    words = known.assign(row=known.index + 2)[["path", "label", "row"]]
+    both = table[["path", "label"]].merge(words, on="path", suffixes=("", "_said"))
+    both["meant"] = both["label_said"].map(folders.label_word)
+    found = []
+    for row in both[(both["meant"] != "") & (both["meant"] != both["label"])].itertuples():
+        what = f"its folder says {row.label}, images.csv in row {row.row} {row.label_said.strip()}"
+        advice = "look at the picture, then move it or correct the table"
+        found.append(_finding("red", LABEL, row.path, what, advice))
+    unclear = both[(both["meant"] == "") & (both["label_said"].str.strip() != "")]
+    for word, rows in unclear.groupby("label_said"):
+        what = f"the label {word.strip()!r} in {len(rows)} rows of images.csv means no class"
+        advice = "write fractured or normal; the folders were believed"
+        found.append(_finding("amber", "label unknown", rows["path"].iloc[0], what, advice))
+    return found
 
 
 def _finding(severity: str, check: str, path: str, what: str, advice: str) -> dict:

@@ -16,7 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from fracture_utils.config import Config
-from fracture_utils.data import agreement, duplicates, images, inventory
+from fracture_utils.data import agreement, duplicates, inventory, sidecars
 from fracture_utils.errors import InputError
 
 COLUMNS = ["severity", "check", "path", "other", "what", "advice"]
@@ -56,6 +56,7 @@ def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         *_odd_pictures(facts, thumbnails),
         *_balance(table),
         *agreement.findings(table),
+        *agreement.labels(table, sidecars.pictures(config)),
         *_telling_columns(table),
         *_sidecars(table, taken.files, config),
         *_shortcut(table, config),
@@ -92,13 +93,15 @@ def apply(table: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFr
 
 
 def surplus(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
-    """What the policy "drop" leaves out: path and why. Pictures with conflicting labels go,
-    groups that are also in test go from train and validation, and of each set of copies all
-    but one, which is in test if any is.
+    """What the policy "drop" leaves out: path and why. Pictures with conflicting labels go
+    (among copies, or between folder and table), groups that are also in test go from train and
+    validation, and of each set of copies all but one, which is in test if any is.
     """
     pairs = findings[findings["other"] != ""]
     conflicts = pairs[pairs["check"] == "conflicting labels"]
     why = dict.fromkeys([*conflicts["path"], *conflicts["other"]], "conflicting labels")
+    disputed = findings.loc[findings["check"] == agreement.LABEL, "path"]
+    why |= dict.fromkeys(disputed, "its table calls it otherwise")
     tested = set(table.loc[table["split"] == "test", "group"])
     leaked = table["group"].isin(tested) & (table["split"] != "test")
     why = dict.fromkeys(table.loc[leaked, "path"], "its group is in test") | why
@@ -328,16 +331,14 @@ def _telling_columns(table: pd.DataFrame) -> list[dict]:
 
 def _sidecars(table: pd.DataFrame, found: pd.DataFrame, config: Config) -> list[dict]:
     findings = []
-    unknown = set(images.sidecar(config)["path"]) | set(images.boxes(config)["path"])
+    boxes = sidecars.boxes(config)
+    unknown = set(sidecars.pictures(config)["path"]) | set(boxes["path"])
     for path in sorted(unknown - set(found["path"])):
         what = "images.csv or boxes.csv names it, but there is no such file"
         findings.append(_finding("info", "sidecar", path, what, "correct the table"))
-    marked = images.boxes(config).merge(table, on="path")
-    wrong = (marked["xmin"] >= marked["xmax"]) | (marked["ymin"] >= marked["ymax"])
-    wrong |= (marked[["xmin", "ymin"]].min(axis=1) < -1) | (marked["label"] == "normal")
-    wrong |= (marked["xmax"] > marked["width"] + 1) | (marked["ymax"] > marked["height"] + 1)
-    for path in marked.loc[wrong, "path"].unique():
-        what = "its box is empty, lies outside the picture, or the picture is normal"
+    normal = table.loc[table["label"] == "normal", "path"]
+    for path in normal[normal.isin(boxes["path"])]:
+        what = "boxes.csv marks a fracture in it, its folder says normal"
         findings.append(_finding("amber", "box", path, what, "correct boxes.csv"))
     return findings
 

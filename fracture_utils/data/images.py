@@ -4,33 +4,30 @@ The folders give class and split, the files give size and digest, the sidecar `i
 gives whatever the source knows. Validation is split off train by group.
 """
 
-import io
 import itertools
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES, SPLITS, Config
-from fracture_utils.data import duplicates, folders, groups, inventory
+from fracture_utils.data import duplicates, folders, groups, inventory, sidecars
 from fracture_utils.errors import InputError
 
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
-BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
 
 
 def table(config: Config, progress: inventory.Progress = lambda done, total: None) -> pd.DataFrame:
     """The images table: COLUMNS, then those of the sidecar; readable pictures, sorted by path.
 
     `progress` hears (done, total) files while they are read for the first time. Raises InputError
-    where a class is missing in train, validation or test, or the sidecar contradicts the folders.
+    where a class is missing in train, validation or test, or the sidecar has another split than
+    the folders. (Other labels are for the audit to tell.)
     """
     found, thumbnails = inventory.take(config, progress)
     _check_folders(config, found)
     readable = (found["reason"] == "").to_numpy()
     pictures = found[readable].reset_index(drop=True)
-    known = sidecar(config)
-    _check_agreement(config, pictures, known)
+    known = sidecars.pictures(config)
+    pictures["split"] = _said_splits(config, pictures, known)
     extra = [name for name in known if name in ("path", "patient") or name not in inventory.FACTS]
     merged = pictures[["path"]].merge(known[extra], how="left", on="path").fillna("")
     if "patient" not in merged and (pictures["patient"] != "").any():
@@ -47,68 +44,6 @@ def summary(images: pd.DataFrame) -> pd.DataFrame:
     """Number of pictures by class (rows) and split (columns), with their sums."""
     counts = pd.crosstab(images["label"], images["split"], margins=True, margins_name="all")
     return counts.reindex(index=[*CLASS_NAMES, "all"], columns=[*SPLITS, "all"], fill_value=0)
-
-
-def sidecar(config: Config) -> pd.DataFrame:
-    """What `images.csv` beside the pictures says, as text: path, and any other columns."""
-    known = _read_sidecar(config.pictures_dir / "images.csv", ["path"])
-    if (twice := known["path"].duplicated()).any():
-        raise InputError(
-            f"{config.pictures_dir / 'images.csv'} names {known['path'][twice].iloc[0]} twice. "
-            "Keep one row for each picture."
-        )
-    return known
-
-
-def boxes(config: Config) -> pd.DataFrame:
-    """The fractures' boxes: path, xmin, ymin, xmax, ymax (pixels of the file); may be empty."""
-    path = config.pictures_dir / "boxes.csv"
-    try:
-        marked = _read_sidecar(path, BOX_COLUMNS)[BOX_COLUMNS].replace(
-            dict.fromkeys(BOX_COLUMNS[1:], ""), "nan"
-        )
-        marked = marked.astype(dict.fromkeys(BOX_COLUMNS[1:], float))
-    except ValueError as error:
-        raise InputError(
-            f"{path} has a box that is no number ({error}). Correct its columns xmin, ymin, xmax "
-            "and ymax, or take the file away."
-        ) from None
-    corners = marked[BOX_COLUMNS[1:]]
-    sides = corners[["xmax", "ymax"]].to_numpy() - corners[["xmin", "ymin"]].to_numpy()
-    wrong = ~np.isfinite(corners).all(axis=1) | (sides <= 0).any(axis=1)
-    wrong |= corners.abs().max(axis=1) <= 1
-    if wrong.any():
-        row = marked.index[wrong][0]
-        raise InputError(
-            f"{path} has in row {row + 2} a box that is empty, reversed, no number, or relative "
-            f"(0 to 1): {corners.loc[row].tolist()}. Give xmin < xmax and ymin < ymax in pixels "
-            f"of the file ({int(wrong.sum())} such rows)."
-        )
-    return marked.reset_index(drop=True)
-
-
-def _read_sidecar(path: Path, columns: list[str]) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame(columns=columns, dtype=str)
-    try:
-        data = path.read_bytes()
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        known = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False,
-                            skip_blank_lines=False)  # fmt: skip
-    except (OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
-    known.columns = [str(name).strip() for name in known.columns]
-    if missing := [name for name in columns if name not in known]:
-        raise InputError(
-            f"{path} has no column {', '.join(missing)}. Its first line must name the columns, "
-            f"separated by commas; needed are {', '.join(columns)}."
-        )
-    known = known[(known != "").any(axis=1)].copy()  # Excel leaves empty rows behind
-    known["path"] = known["path"].str.strip().str.replace("\\", "/").str.removeprefix("./")
-    return known
 
 
 def _check_folders(config: Config, found: pd.DataFrame) -> None:
@@ -136,17 +71,31 @@ def _check_folders(config: Config, found: pd.DataFrame) -> None:
         )
 
 
-def _check_agreement(config: Config, pictures: pd.DataFrame, known: pd.DataFrame) -> None:
-    both = pictures[["path", "label", "split"]].merge(known, on="path", suffixes=("", "_said"))
-    for column, words in (("label", CLASS_NAMES), ("split", ("train", "test"))):
-        said = both.get(f"{column}_said", both[column])
-        if (wrong := said.isin(words) & (said != both[column])).any():
-            row = both[wrong].iloc[0]
-            raise InputError(
-                f"{config.pictures_dir / 'images.csv'} gives {row['path']} the {column} "
-                f"{said[wrong].iloc[0]}, its folder says {row[column]}. Move the picture or "
-                f"correct the table ({int(wrong.sum())} such rows)."
-            )
+def _said_splits(config: Config, pictures: pd.DataFrame, known: pd.DataFrame) -> pd.Series:
+    """The split of each picture by its folder; validation where the sidecar takes it from train,
+    for which it has to give every picture of train a split.
+    """
+    if "split" not in known:
+        return pictures["split"]
+    ours, table = pictures["split"], config.pictures_dir / "images.csv"
+    rows = pd.Series(known.index, index=known["path"]).reindex(pictures["path"]).to_numpy()
+    said = known.set_index("path")["split"].reindex(pictures["path"]).fillna("")
+    said = said.set_axis(pictures.index)
+    moved = (ours == "train") & (said == "validation")
+    if (wrong := (said != "") & (said != ours) & ~moved).any():
+        first = wrong.idxmax()
+        raise InputError(
+            f"{table} gives in row {int(rows[first]) + 2} {pictures['path'][first]} the split "
+            f"{said[first]}, its folder says {ours[first]}. Move the picture or correct the table "
+            f"({int(wrong.sum())} such rows)."
+        )
+    if moved.any() and (silent := (ours == "train") & (said == "")).any():
+        raise InputError(
+            f"{table} takes {int(moved.sum())} pictures of train for validation, but gives "
+            f"{pictures['path'][silent.idxmax()]} no split. Give every picture of train one, or "
+            f"leave the column out ({int(silent.sum())} such pictures)."
+        )
+    return ours.mask(moved, "validation")
 
 
 def _split_off_validation(pictures: pd.DataFrame, config: Config) -> pd.Series:
@@ -154,18 +103,28 @@ def _split_off_validation(pictures: pd.DataFrame, config: Config) -> pd.Series:
     unless the user has laid out a validation of his own.
     """
     if (pictures["split"] == "validation").any():
-        return pictures["split"]
+        why = "as you have split them off: move some, or leave that to the run"
+        return _with_both_classes(pictures, pictures["split"], config, why)
     train = pictures[pictures["split"] == "train"]
     chosen = groups.lowest(train, config.validation_share, config.seed)
     splits = pictures["split"].mask(
         (pictures["split"] == "train") & pictures["group"].isin(chosen), "validation"
     )
+    why = (
+        "because too few patients (groups) have it. Add pictures of other patients, or name the "
+        "true patient of each picture in the column patient of "
+        f"{config.pictures_dir / 'images.csv'}"
+    )
+    return _with_both_classes(pictures, splits, config, why)
+
+
+def _with_both_classes(
+    pictures: pd.DataFrame, splits: pd.Series, config: Config, why: str
+) -> pd.Series:
     for split, label in itertools.product(SPLITS, CLASS_NAMES):
         if not ((splits == split) & (pictures["label"] == label)).any():
             raise InputError(
                 f"Validation cannot be split off {config.pictures_dir / 'train'}: {split} would "
-                f"have no {label} picture, because too few patients (groups) are {label}. Add "
-                "pictures of other patients, or name the true patient of each picture in the "
-                f"column patient of {config.pictures_dir / 'images.csv'}."
+                f"have no {label} picture, {why}."
             )
     return splits

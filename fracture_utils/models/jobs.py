@@ -18,7 +18,7 @@ import fracture_utils
 from fracture_utils import files, tables
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
 from fracture_utils.data import places, reader, store
-from fracture_utils.data.images import BOX_COLUMNS, boxes
+from fracture_utils.data.sidecars import BOX_COLUMNS, boxes
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
 from fracture_utils.models import backbones
@@ -66,7 +66,7 @@ class Job:
     """The training of one network: everything its worker has to know, and where it works.
 
     `images` has the columns path, group, label, split and sha256, and may have width and height;
-    `boxes` are those of `images.boxes`, of pictures whose width and height are known.
+    `boxes` are those of `sidecars.boxes`, of pictures whose width and height are known.
     """
 
     name: str

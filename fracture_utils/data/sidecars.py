@@ -1,0 +1,169 @@
+"""The tables beside the pictures, images.csv and boxes.csv: read, matched and checked.
+
+Whatever in them would take no effect stops the run with its row, or is told by the audit.
+"""
+
+import io
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fracture_utils.config import Config
+from fracture_utils.data import folders, inventory
+from fracture_utils.errors import InputError
+
+BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
+KNOWN = {*BOX_COLUMNS, "label", "split", "patient", "study", "group", "body_part", "view",
+         "hardware"}  # fmt: skip
+"""Columns that are known in any case, as Path or LABEL."""
+SLACK = 5
+"""Pixels by which a box may leave its picture: rounding of a marking tool, clipped."""
+
+
+def pictures(config: Config) -> pd.DataFrame:
+    """What images.csv says, as text: path (as in the inventory where the file exists), and any
+    other columns; split is one of train, validation, test or empty. The index counts the rows.
+
+    Raises InputError with the row where it names a picture twice or unclearly, where no row
+    names any picture, or where a split is no split.
+    """
+    path = config.pictures_dir / "images.csv"
+    known = _read(path, ["path"])
+    if known.empty:
+        return known
+    known["path"] = _matched(path, known["path"], inventory.take(config).files["path"])
+    if (twice := known["path"].duplicated()).any():
+        row = known.index[twice][0]
+        raise InputError(
+            f"{path} names {known['path'][row]} twice, again in row {row + 2}. Keep one row for "
+            "each picture."
+        )
+    if "split" in known:
+        said = known["split"].map(folders.split_word)
+        if (wrong := (said == "") & (known["split"].str.strip() != "")).any():
+            row = known.index[wrong][0]
+            raise InputError(
+                f"{path} has in row {row + 2} the split {known['split'][row]!r}. Write train, "
+                f"validation or test, or leave the column out ({int(wrong.sum())} such rows)."
+            )
+        known["split"] = said
+    return known
+
+
+def boxes(config: Config) -> pd.DataFrame:
+    """The fractures' boxes: path, xmin, ymin, xmax, ymax (pixels of the file, clipped to it where
+    they leave it by at most SLACK); may be empty.
+
+    Raises InputError with the row where a box is no number, empty, relative (0 to 1) or outside
+    its picture, where a path is unclear, or where no row names any picture.
+    """
+    path = config.pictures_dir / "boxes.csv"
+    marked = _read(path, BOX_COLUMNS)[BOX_COLUMNS]
+    for side in BOX_COLUMNS[1:]:
+        text = marked[side].str.strip().str.replace(",", ".")
+        marked[side] = pd.to_numeric(text, errors="coerce").astype(float)
+    if marked.empty:
+        return marked
+    corners = marked[BOX_COLUMNS[1:]].to_numpy()
+    wrong = ~np.isfinite(corners).all(axis=1) | (corners[:, 2:] <= corners[:, :2]).any(axis=1)
+    wrong |= np.abs(corners).max(axis=1) <= 1
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(
+            f"{path} has in row {marked.index[row] + 2} a box that is empty, reversed, no number, "
+            f"or relative (0 to 1): {corners[row].tolist()}. Give xmin < xmax and ymin < ymax in "
+            f"pixels of the file ({wrong.sum()} such rows)."
+        )
+    found = inventory.take(config).files
+    marked["path"] = _matched(path, marked["path"], found["path"])
+    return _clipped(path, marked, found.set_index("path")).reset_index(drop=True)
+
+
+def _clipped(path: Path, marked: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    sides = found[["width", "height"]].reindex(marked["path"]).to_numpy(float)
+    sides = np.tile(np.where(sides > 0, sides, np.inf), 2)  # a file that cannot be read
+    corners = marked[BOX_COLUMNS[1:]].to_numpy()
+    inside = np.clip(corners, 0, sides)
+    wrong = (np.abs(inside - corners) > SLACK).any(axis=1)
+    wrong |= (inside[:, 2:] <= inside[:, :2]).any(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        width, height = sides[row, :2].astype(int)
+        raise InputError(
+            f"{path} has in row {marked.index[row] + 2} a box outside its picture: "
+            f"{corners[row].tolist()}, but {marked['path'].iloc[row]} is {width} pixels wide and "
+            f"{height} high. Give xmin, ymin, xmax, ymax in pixels of the file as it lies there "
+            f"({wrong.sum()} such rows)."
+        )
+    return marked.assign(**dict(zip(BOX_COLUMNS[1:], inside.T, strict=True)))
+
+
+def _matched(table: Path, named: pd.Series, known: pd.Series) -> pd.Series:
+    """The `named` paths as those of `known` files: a named path may be absolute, begin with
+    further folders, or lack the first ones, down to the bare name.
+    """
+    exact, similar = set(known), defaultdict(list)
+    for path in known:
+        similar[_plain(path).rpartition("/")[2]].append(path)
+    matched = named.copy()
+    for row, path in named.items():
+        if path in exact:
+            continue
+        meant = _meant(path, similar[_plain(path).rpartition("/")[2]])
+        if len(meant) > 1:
+            raise InputError(
+                f"{table} names in row {row + 2} {path}, which may be {meant[0]} or {meant[1]}. "
+                "Write its path below the data folder."
+            )
+        matched[row] = meant[0] if meant else path
+    if len(named) and not matched.isin(exact).any():
+        example = known.iloc[0] if len(known) else "train/fractured/a.png"
+        raise InputError(
+            f"{table} names no picture that exists: row {named.index[0] + 2} has "
+            f"{named.iloc[0]}. Write paths below the data folder, as {example}, or take the table "
+            "away."
+        )
+    return matched
+
+
+def _meant(path: str, known: list[str]) -> list[str]:
+    """Those of the `known` paths, of the same file name, that `path` may mean."""
+    ours = f"/{_plain(path)}"
+    longer = [other for other in known if ours.endswith(f"/{_plain(other)}")]
+    if longer:
+        return [max(longer, key=len)]
+    told = [part for part in path.split("/")[:-1]
+            if folders.split_word(part) or folders.label_word(part)]  # fmt: skip
+    return [other for other in known if not told or f"/{_plain(other)}".endswith(ours)]
+
+
+def _plain(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame(columns=columns, dtype=str)
+    try:
+        data = path.read_bytes()
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        known = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False,
+                            skip_blank_lines=False)  # fmt: skip
+    except (OSError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
+    names = [str(name).strip() for name in known.columns]
+    known.columns = [name.lower() if name.lower() in KNOWN else name for name in names]
+    if missing := [name for name in columns if name not in known]:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}. Its first line must name the columns, "
+            f"separated by commas; needed are {', '.join(columns)}."
+        )
+    known = known[(known != "").any(axis=1)].copy()  # Excel leaves empty rows behind
+    known["path"] = known["path"].str.strip().str.replace("\\", "/").str.removeprefix("./")
+    return known
