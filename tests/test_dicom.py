@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from test_reader import bone, dicom
 
 from fracture_utils.data import dicom as decoding
-from fracture_utils.data import inventory, reader
+from fracture_utils.data import folders, inventory, reader
 
 CASES = Path(__file__).parent / "cases"
 SHIPPED = sorted(
@@ -243,11 +243,12 @@ def test_dicom_is_known_by_its_content_whatever_its_name_and_head():
     for other in (b"", b"x" * 500, bytes(500), *map(Path.read_bytes, CASES.rglob("*.png"))):
         assert not reader.is_dicom(saved(other, "other.7"))
     assert not reader.is_dicom(Path("absent"))
-    folder = Path("train/normal")
+    folder, place = Path("train/normal"), folders.Place("train", "normal")
     file = saved(content(), "1.2.840.7")
-    assert inventory._refusal(file, folder / file, "train/normal/1.2.840.7") == ""
+    assert inventory._refusal(file, folder / file, "train/normal/1.2.840.7", place) == ""
     other = saved(b"no picture", "1.2.840.8")
-    assert ".8 is none of" in inventory._refusal(other, folder / other, "train/normal/1.2.840.8")
+    why = inventory._refusal(other, folder / other, "train/normal/1.2.840.8", place)
+    assert ".8 is none of" in why
 
 
 def saved(data, name):

@@ -81,7 +81,10 @@ def with_head(network: keras.Model, head: str, config: Config) -> keras.Model:
     """
     early, maps, pooled = network.outputs
     if head == "mean":
-        x = keras.layers.Dropout(config.dropout, dtype="float32", name="dropout")(pooled)
+        drop = keras.layers.Dropout(
+            config.dropout, seed=config.seed, dtype="float32", name="dropout"
+        )
+        x = drop(pooled)
         logits = Logit(name="logit")(x)
     else:
         inside = evidence.Inside(early.shape[1], name="inside")(network.input)
