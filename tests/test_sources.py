@@ -16,7 +16,7 @@ from PIL import Image
 from fracture_utils import download
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
-from fracture_utils.data import images, sidecars, sources
+from fracture_utils.data import agreement, images, sidecars, sources
 from fracture_utils.errors import InputError
 
 
@@ -151,6 +151,19 @@ def test_fracatlas():
     boxes = sidecars.boxes(config("data"))
     assert len(boxes) == 26
     assert boxes.iloc[0, 1:].tolist() == [3, 4, 13, 24]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_picture_that_table_and_folder_call_otherwise_is_a_conflict(turned):
+    name, other = ("Non_fractured", "Fractured") if turned else ("Fractured", "Non_fractured")
+    root = fracatlas() / "images"
+    first = min((root / name).iterdir())
+    first.rename(root / other / first.name)
+    sources.bring("fracatlas", root.parent, "data")
+    (found,) = agreement.labels(images.table(config("data")), sidecars.pictures(config("data")))
+    assert found["severity"] == "red"
+    table = "normal" if turned else "fractured"
+    assert found["path"] == f"train/{table}/{first.name}"
 
 
 def test_grazpedwri_from_zips_in_a_folder():

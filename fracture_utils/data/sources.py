@@ -296,7 +296,8 @@ def _fracatlas(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         label = "fractured" if facts["fractured"] == "1" else "normal"
         shown = [part for part in parts if facts[part] == "1"]
         places[file.name] = f"{split}/{label}/{file.name}"
-        rows.append({"file": file, "path": places[file.name], "label": label, "split": split,
+        said = folders.label_word(file.parent.name) or label  # the audit compares it with the path
+        rows.append({"file": file, "path": places[file.name], "label": said, "split": split,
                      "body_part": "+".join(shown),
                      "view": "+".join(view for view in views if facts[view] == "1"),
                      "hardware": facts["hardware"], "multiscan": facts["multiscan"],
