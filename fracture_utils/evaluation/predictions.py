@@ -1,5 +1,6 @@
 """The table of predictions: what its words mean, read from anybody's file, and as arrays."""
 
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,11 @@ NORMAL, FRACTURED = CLASS_NAMES
 ENSEMBLE, SELECTED = ENSEMBLES = ("Ensemble", "Selected ensemble")
 MAJORITY, PROBE = REFERENCES = ("Majority class", "Metadata only")
 """Rows that set the bar; they take no part in comparisons, ensembles or the ranking."""
+NUMBERS = ("probability", "logit")
+OWN = ("path", "label", "model", "group", "split", "kind", "decision", "patient", "study", *NUMBERS)
+"""Columns of the table of predictions that this package gives a meaning."""
+ANSWERED = ("predicted", "prediction", "pred", "correct", "threshold", "score")
+"""Names that such tables give to what follows from a model's answer."""
 
 
 class Answers(NamedTuple):
@@ -31,18 +37,14 @@ class Answers(NamedTuple):
 def read(path: Path) -> pd.DataFrame:
     """The predictions in anybody's CSV, with every column of the predictions table.
 
-    Needed are path, label (fractured/normal or 1/0), model and probability. Without a column
-    split all rows are test; without group each path is its own. The logit follows from the
+    Separated by commas, semicolons or tabs, in UTF-8 or UTF-16; the case of a header is no
+    matter. Needed are path, label (fractured/normal or 1/0), model and probability; other columns
+    stay where they tell of pictures, and are left out where they follow from an answer. Without a
+    column split all rows are test; without group each path is its own. The logit follows from the
     probability; a column logit is heeded where there are validation rows to calibrate it on.
     Raises InputError with one sentence that names file, column and row.
     """
-    try:
-        table = pd.read_csv(
-            path, dtype=dict.fromkeys(("path", "label", "model", "group", "split"), str),
-            encoding="utf-8-sig", skipinitialspace=True, keep_default_na=False, na_values=[""],
-        )  # fmt: skip
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} cannot be read as a CSV table ({error}).") from None
+    table = _table(path)
     for column in ("path", "label", "model", "probability"):
         if column not in table:
             raise InputError(
@@ -54,6 +56,7 @@ def read(path: Path) -> pd.DataFrame:
     names = {"0": NORMAL, "1": FRACTURED, "0.0": NORMAL, "1.0": FRACTURED}
     label = table["label"].str.strip().str.lower().replace(names)
     _refuse(path, table, "label", ~label.isin(CLASS_NAMES), "is neither fractured/normal nor 1/0")
+    table = _without_answers(table)
     probability = pd.to_numeric(table["probability"], errors="coerce")
     _refuse(path, table, "probability", ~probability.between(0, 1), "is no number from 0 to 1")
     split = table.get("split", pd.Series("test", table.index))
@@ -72,14 +75,55 @@ def read(path: Path) -> pd.DataFrame:
             _answers(rows)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return table
+    return table.reset_index(drop=True)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """The file as it is, its empty rows left out; the headers that we know in lower case."""
+    try:
+        data = path.read_bytes()
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        lines = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None)
+        separator = max(",;\t", key=lines.readline().count)
+        lines.seek(0)
+        table = pd.read_csv(
+            lines, sep=separator, dtype=str, skipinitialspace=separator != "\t",
+            keep_default_na=False, na_values=[""], skip_blank_lines=False,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as a CSV table ({problem}).") from None
+    table.columns = [_heading(name) for name in table.columns]
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{path} has two columns {twice[0]}; keep one of them.")
+    if separator != ",":
+        commas = {name: table[name].str.replace(",", ".") for name in NUMBERS if name in table}
+        table = table.assign(**commas)
+    return table[table.notna().any(axis=1)]
+
+
+def _heading(name: object) -> str:
+    plain = str(name).strip()
+    return plain.lower() if plain.lower() in OWN else plain
+
+
+def _without_answers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the columns that follow from a model's answer: those with such a name, and
+    those that differ between models for the same picture. They tell nothing of pictures.
+    """
+    others = [name for name in table if name not in OWN]
+    differing = table.groupby("path")[others].nunique(dropna=False).gt(1).any()
+    answered = [name for name in others if differing[name] or name.lower() in ANSWERED]
+    return table.drop(columns=answered)
 
 
 def _refuse(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, what: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         value = table[column].iloc[row]
-        raise InputError(f"{path}, row {row + 2}: the {column} {str(value)!r} {what}; correct it.")
+        number = table.index[row] + 2
+        raise InputError(f"{path}, row {number}: the {column} {str(value)!r} {what}; correct it.")
 
 
 def answers(predictions: pd.DataFrame, split: str) -> Answers:
