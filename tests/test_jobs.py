@@ -317,3 +317,15 @@ def test_maps_over_the_limit_give_the_mean_head_and_a_reason_or_stop_the_network
     asked = config.model_copy(update={"head": "evidence"})
     with pytest.raises(InputError, match="MobileNet cannot have the evidence head: its maps need"):
         jobs.train(data[1], asked)
+
+
+def test_a_job_with_boxes_has_the_same_keys_in_its_worker(data, tmp_path):
+    boxes = [
+        (data[1]["path"][0], 61.0, 39.0, 79.0, 48.5),
+        (data[1]["path"][3], 1.0, 2.0, 3.0, 1234.5),
+    ]
+    known = pd.DataFrame(boxes, columns=NO_BOXES.columns)
+    images = data[1].assign(width="32", height="40")
+    job = jobs.Job("MobileNet", settings(data, tmp_path), Weights("random"), images, known)
+    job.save()
+    assert jobs.Job.load(job.folder).keys() == job.keys()

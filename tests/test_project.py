@@ -199,9 +199,8 @@ def test_the_notebook_executed_twice_keeps_what_is_done(quick_run):
     first = tables(quick_run)
     execute(quick_run)
     log = (quick_run / "results" / "run.log").read_text()
-    for kept in ("MobileNet", "VGG16", "scores.csv", "comparisons.csv"):
-        assert f"{kept}: kept from an earlier run." in log
-    assert log.count("kept from an earlier run") >= 8
+    for kept in ("MobileNet", "VGG16"):
+        assert log.count(f"{kept}: kept from an earlier run.") == 1
     assert " again, because " not in log
     assert len(first) >= 10
     assert first == tables(quick_run)

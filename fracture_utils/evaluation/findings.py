@@ -53,7 +53,7 @@ def believed(row: Mapping, point: Mapping | None) -> str:
         return f"{how} cannot be judged on so few test pictures."
     found = (
         f"observed over expected fractures {_with_interval(row, 'observed_expected')}, slope "
-        f"{_with_interval(row, 'calibration_slope')}, {p_value(row['calibration_p'])}"
+        f"{_with_interval(row, 'calibration_slope')}, p {p_value(row['calibration_p'])}"
     )
     if row["calibration_p"] < LEVEL:
         return f"{how} should not be taken at their word ({found})."

@@ -9,8 +9,8 @@ import pandas as pd
 from fracture_utils.evaluation import calibration, localisation
 from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, REFERENCES
 
-LEVEL, EXACT, ROUGH = 0.05, 0.05, 0.1
-"""Of a test; and calibration errors below which probabilities hold, or hold roughly."""
+LEVEL, ROUGH = 0.05, (2 / 3, 3 / 2)
+"""Of a test; and observed over expected fractures between which probabilities hold roughly."""
 
 
 class Light(NamedTuple):
@@ -131,13 +131,16 @@ def _ranking(row: pd.Series, places: pd.Series) -> Light:
 
 
 def _probabilities(best: pd.Series) -> Light:
-    error = best["expected_calibration_error"]
-    off = f"{100 * error:.1f} points off on average"
-    if error < EXACT:
-        return Light("Probabilities", "green", f"may be read as such: {off}")
-    if error < ROUGH:
-        return Light("Probabilities", "amber", f"not to be taken at their word: {off}")
-    return Light("Probabilities", "red", f"wrong: {off}")
+    p = best["calibration_p"]
+    if np.isnan(p):
+        return Light("Probabilities", "amber", "too few test pictures to judge them")
+    ratio = best["observed_expected"]
+    off = f"{ratio:.2f} fractures seen for each expected"
+    if p >= LEVEL:
+        return Light("Probabilities", "green", f"not shown to be wrong: {off}")
+    rough = ROUGH[0] <= ratio <= ROUGH[1]
+    words = "not to be taken at their word" if rough else "wrong"
+    return Light("Probabilities", "amber" if rough else "red", f"{words}: {off}")
 
 
 def _maps(model: str, located: pd.DataFrame) -> Light:

@@ -146,7 +146,8 @@ class Job:
         path = job["weights"]["path"]
         weights = Weights(**job["weights"] | {"path": Path(path) if path else None})
         images = pd.read_csv(folder / "images.csv", dtype=str, keep_default_na=False)
-        boxes = pd.read_csv(folder / "boxes.csv", dtype={"path": str})
+        corners = dict.fromkeys(BOX_COLUMNS[1:], float)  # a key tells 61 from 61.0
+        boxes = pd.read_csv(folder / "boxes.csv", dtype={"path": str} | corners)
         return cls(folder.name, Config(**job["config"]), weights, images, boxes)
 
 
@@ -271,7 +272,7 @@ def _known_boxes(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The boxes of the pictures, as far as the table knows how large those are."""
     known = boxes(config)
     sized = images["path"] if {"width", "height"} <= set(images) else []
-    return known[known["path"].isin(sized)].reset_index(drop=True)
+    return known[known["path"].isin(sized)].reset_index(drop=True).round(1)
 
 
 def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
