@@ -174,7 +174,7 @@ def table(**columns):
         **{"model": ["A", "B"], "n": 100, "positives": 40, "auc": [0.9, 0.8], "auc_low": 0.7},
         **{"auc_high": 0.95, "sensitivity": 0.75, "sensitivity_low": 0.6, "sensitivity_high": 0.8},
         **{"specificity": 0.9, "specificity_low": 0.8, "specificity_high": 0.95},
-        "expected_calibration_error": 0.03,
+        **{"expected_calibration_error": 0.03, "calibration_p": 0.4, "observed_expected": 0.97},
     }
     return pd.DataFrame(row | columns)
 
@@ -185,8 +185,9 @@ def table(**columns):
         (table(), 0.01, ["green", "green", "grey"], "A, ahead of the other network, misses"),
         (table(), 0.20, ["amber", "green", "grey"], "2 networks, not to be told apart; A"),
         (table(auc_low=0.4), 0.2, ["red", "green", "grey"], "misses 10 of 40 fractured"),
-        (table(expected_calibration_error=0.07), 0.2, ["amber", "amber", "grey"], "2 networks"),
-        (table(expected_calibration_error=0.2), 0.2, ["amber", "red", "grey"], "2 networks"),
+        (table(calibration_p=0.01), 0.2, ["amber", "amber", "grey"], "2 networks"),
+        (table(calibration_p=0.01, observed_expected=3.0), 0.2, ["amber", "red", "grey"], "2 net"),
+        (table(calibration_p=np.nan), 0.2, ["amber", "amber", "grey"], "2 networks"),
         (table()[:1], 0.2, ["grey", "green", "grey"], "A, the only network, misses 10 of 40"),
     ],
 )
