@@ -131,7 +131,7 @@ def _ranking(row: pd.Series, places: pd.Series) -> Light:
 
 
 def _probabilities(best: pd.Series) -> Light:
-    p = best["calibration_p"]
+    p = best.get("calibration_p", np.nan)  # a folder of an earlier version has none
     if np.isnan(p):
         return Light("Probabilities", "amber", "too few test pictures to judge them")
     ratio = best["observed_expected"]
