@@ -46,6 +46,7 @@ def rounded(number: float) -> str:
 
 def listed(names: Sequence[str], last: str = "and") -> str:
     """Names in a row: "A", "A and B", "A, B and C"."""
+    names = [str(name) for name in names]
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -12,12 +12,12 @@ from fracture_utils.evaluation.plots.style import (
     Chart,
     chart_of,
     figure,
-    listed,
     panels,
     short,
     xray,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.wording import listed
 
 SEVERITY_COLOURS = {"red": "#B2182B", "amber": "#E69F00", "info": "#9DB4C8"}
 

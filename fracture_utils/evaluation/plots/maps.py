@@ -20,7 +20,6 @@ from fracture_utils.evaluation.plots.style import (
     chart_of,
     figure,
     interval,
-    listed,
     panels,
     probability,
     ranged,
@@ -28,6 +27,7 @@ from fracture_utils.evaluation.plots.style import (
     xray,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.wording import listed
 
 LARGEST_SHOWN = 600
 """Longest side of an X-ray beside its heat map, in pixels: what the panel can show."""

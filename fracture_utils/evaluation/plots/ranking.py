@@ -15,13 +15,13 @@ from fracture_utils.evaluation.plots.style import (
     chart_of,
     figure,
     interval,
-    listed,
     p_value,
     ranged,
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED, REFERENCES
 from fracture_utils.evaluation.verdict import chosen
+from fracture_utils.evaluation.wording import listed
 
 YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}
 

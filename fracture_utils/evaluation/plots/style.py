@@ -4,7 +4,7 @@ import base64
 import functools
 import io
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import matplotlib as mpl
 import numpy as np
@@ -167,12 +167,6 @@ def short(text: object, longest: int = 24) -> str:
     text = " ".join(str(text).split())
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
-
-
-def listed(names: Sequence[str], last: str = "and") -> str:
-    """Names as a sentence says them: "A, B and C"."""
-    names = [str(name) for name in names]
-    return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
 def ranged(row: pd.Series | dict, name: str) -> str:

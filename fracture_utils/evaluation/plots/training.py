@@ -13,10 +13,10 @@ from fracture_utils.evaluation.plots.style import (
     appearance,
     chart_of,
     figure,
-    listed,
     ranged,
     short,
 )
+from fracture_utils.evaluation.wording import listed
 
 
 @figure
