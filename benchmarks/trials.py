@@ -1,10 +1,12 @@
 """What the evidence head is worth on FracAtlas, on validation pictures alone.
 
-    python benchmarks/trials.py DATA WEIGHTS [DenseNet121 MobileNet ...] >> benchmarks/trials.csv
+    python benchmarks/trials.py DATA WEIGHTS DenseNet121 MobileNet@512 >> benchmarks/trials.csv
 
-DATA holds the pictures, images.csv and boxes.csv, WEIGHTS the files of keras.applications. The
-test folder is never read. Validation is a fifth of the blocks of 25 consecutive numbers, because
-neighbours may be one patient. One row a network and head; the maps are computed once for both.
+DATA holds the pictures, images.csv and boxes.csv, WEIGHTS the files of keras.applications. No
+picture of the test folder is used. Validation is a fifth of the blocks of 25 consecutive numbers,
+because neighbours may be one patient. A network's name alone (MobileNet, where none is given)
+tries every head of TRIALS at its own size, on maps that are computed once; with @ and a number of
+pixels it tries the evidence head at that size.
 """
 
 import csv
@@ -26,8 +28,6 @@ from fracture_utils.models.jobs import Job
 from fracture_utils.models.worker import Desk
 
 BLOCK, SHARE = 25, 5
-SIZES = {"VGG16": 224, "Xception": 320}
-"""Their own sides, where 384 pixels cost more minutes than the others together."""
 TRIALS = [
     {"head": "mean"},
     {"head": "evidence", "box_weight": 0.0},
@@ -110,9 +110,10 @@ def main(data: str, weights: str, *names: str) -> None:
         given = {"data_dir": data, "weights_dir": weights, "views": 1}
         given |= {"results_dir": Path(scratch), "models_dir": Path(scratch) / "models"}
         table = in_blocks(images.table(Config(**given)), seed=0)
-        for name in names or ["MobileNet"]:
-            config = Config(**given, backbones=name, image_size=SIZES.get(name, 384))
-            for settings in TRIALS:
+        for asked in names or ["MobileNet"]:
+            name, _, size = asked.partition("@")
+            config = Config(**given, backbones=name, image_size=int(size) if size else None)
+            for settings in [{"head": "evidence"}] if size else TRIALS:
                 row = trial(name, settings, table, config)
                 out = out or csv.DictWriter(sys.stdout, row)
                 out.writerow(row)

@@ -20,7 +20,7 @@ CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
 
-PHANTOMS = {"views": 1, "fine_tune_epochs": 1}
+PHANTOMS = {"fine_tune_epochs": 1}
 """Defaults where the run uses phantoms: a demonstration of minutes on two cores."""
 QUICK = {
     "phantom_pictures": 96,
@@ -83,14 +83,14 @@ class Config(BaseSettings):
     )
     initialisation: Literal["imagenet", "random"] = Field("imagenet", description="first weights")
     image_size: int | None = Field(
-        None, ge=32, le=2048, description="side of the network's input; None: its native size"
+        None, ge=32, le=2048, description="side of the network's input; None: each its own"
     )
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16", "graph_bfloat16"] = (
         Field("auto", description="arithmetic; auto: what this hardware does fastest")
     )
     batch_size: int = Field(32, ge=1, le=4096, description="pictures per step")
     views: int = Field(
-        2, ge=1, le=20, description="cached feature vectors per training picture; 1: as it is"
+        1, ge=1, le=20, description="cached views of a training picture; 1: as it is"
     )
     head: Literal["auto", "evidence", "mean"] = Field(
         "auto", description="how places become a logit; auto: the better on validation"
@@ -115,13 +115,19 @@ class Config(BaseSettings):
     maps_limit: float = Field(
         16.0, ge=0, description="GiB of disk for the maps of one network while it trains"
     )
-    fine_tune_epochs: int = Field(4, ge=0, description="most epochs of fine-tuning; 0: frozen only")
+    fine_tune_epochs: int = Field(0, ge=0, description="most epochs of fine-tuning; 0: frozen only")
     fine_tune_learning_rate: float = Field(3e-5, gt=0, lt=1, description="its peak learning rate")
     fine_tune_depth: Literal["top", "all"] = Field(
         "top", description="what is fine-tuned: the last block, or every layer"
     )
-    mirror: bool = Field(
-        False, description="also predict the mean of each picture and its mirror image"
+    seeds: int = Field(
+        1, ge=1, le=20, description="times each frozen network's head is trained, to tell chance"
+    )
+    neighbours: int = Field(
+        0,
+        ge=0,
+        description="pictures of train with numbered names that stay in one part in runs of so "
+        "many, as one patient's may lie side by side; 0: none",
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation AUC")
 
@@ -208,11 +214,15 @@ class Config(BaseSettings):
         return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
 
 
-def _said_of(pictures_dir: Path) -> dict[str, str]:
-    """What the import of a published data set noted of its positive class."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+def _said_of(pictures_dir: Path) -> dict[str, Any]:
+    """What the import of a published data set noted of its positive class, and of neighbours."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         described = json.loads((pictures_dir / "source.json").read_text(encoding="utf-8"))
-        return {"positive_name": str(described["positive"])}
+        said = {
+            "positive_name": described.get("positive"),
+            "neighbours": described.get("neighbours"),
+        }
+        return {name: value for name, value in said.items() if value is not None}
     return {}
 
 

@@ -75,15 +75,23 @@ path              text    file       of the picture, below the data folder
 group             text    -          pictures of one patient, or copies of one picture, share it
 label             text    class      normal or fractured, by its folder
 split             text    -          validation or test
-model             text    -          network, variant, ensemble or reference
-kind?             text    -          network, variant, ensemble or reference
+model             text    -          network, ensemble or reference
+kind              text    -          network, ensemble or reference
 logit             number  log odds   of a fracture, not calibrated
 probability       number  0 to 1     of a fracture; calibrated in results/
 decision?         text    class      at the threshold chosen on validation
 
+seeds: a picture seen by a frozen network with the head of one seed
+path              text    file       of the picture, below the data folder
+split             text    -          validation or test
+label             text    class      normal or fractured, by its folder
+model             text    -          network
+seed              whole   -          0 is the one whose head was kept
+logit             number  log odds   of a fracture, where both classes are equally frequent
+
 scores: a model on the test pictures
-model             text    -          network, variant, ensemble or reference
-kind?             text    -          network, variant, ensemble or reference
+model             text    -          network, ensemble or reference
+kind              text    -          network, ensemble or reference
 initialisation    text    -          first weights of the network
 n                 whole   pictures   of the test
 positives         whole   pictures   of them that are fractured
@@ -123,7 +131,7 @@ p_sensitivity_holm       number  0 to 1  the same after Holm's correction
 p_specificity_holm       number  0 to 1  the same after Holm's correction
 
 use: a model, at its threshold, on the test pictures
-model             text    -          network, variant or ensemble
+model             text    -          network or ensemble
 prevalence        number  0 to 1     share of fractures that ppv and npv hold for
 missed_of_100±    number  pictures   missed of 100 fractured ones
 alarms_of_100±    number  pictures   called fractured of 100 normal ones
@@ -134,7 +142,7 @@ lr_negative±      number  ratio      how much a clearing lowers them
 mcc±              number  -1 to 1    Matthews's correlation of decision and label
 
 decision_curve: a model at a probability from which on a person would act
-model             text    -          network, variant or ensemble
+model             text    -          network or ensemble
 threshold         number  0 to 1     probability from which on a person would act
 net_benefit±      number  per picture  true positives less false ones at the odds of the threshold
 treat_all         number  per picture  the same of acting on every picture
@@ -142,7 +150,7 @@ treat_all         number  per picture  the same of acting on every picture
 subgroups: a value of a column, as a model does there
 column            text    -          of images.csv; all: every test picture
 value             text    -          of that column
-model             text    -          network, variant or ensemble
+model             text    -          network or ensemble
 n                 whole   pictures   of the test with that value
 positives         whole   pictures   of them that are fractured
 auc±              number  0 to 1     area under the ROC curve
@@ -187,7 +195,7 @@ path              text    file       of the picture, below the data folder
 label             text    class      normal or fractured, by its folder
 decision          text    class      at the threshold chosen on validation
 probability       number  0 to 1     of a fracture, calibrated
-kind?             text    -          network, variant, ensemble or reference
+kind?             text    -          network, ensemble or reference
 group             text    -          pictures of one patient, or copies of one picture, share it
 
 suspected_labels: a picture whose label every network contradicts and is sure of it

@@ -18,7 +18,7 @@ def test_pictures_of_the_user_are_preferred(tmp_path):
     (tmp_path / "mine/train/normal/deep/a.png").touch()
     config = Config(data_dir=tmp_path / "mine")
     assert config.source == "pictures"
-    assert config.fine_tune_epochs > Config().fine_tune_epochs
+    assert config.fine_tune_epochs < Config().fine_tune_epochs
 
 
 def test_keyword_beats_environment_beats_file_beats_quick(tmp_path, monkeypatch):
@@ -84,6 +84,8 @@ def test_the_word_for_the_positive_class_is_the_data_sets_unless_a_setting_says_
     ):
         Path("data/source.json").write_text(text)
         assert Config().positive_name == word
-    Path("data/source.json").write_text('{"positive": "abnormal"}')
+    Path("data/source.json").write_text('{"positive": "abnormal", "neighbours": 25}')
+    assert Config().neighbours == 25
+    assert Config(neighbours=0).neighbours == 0
     assert Config(positive_name="broken").positive_name == "broken"
     assert Config(source="phantoms").positive_name == "fractured"

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fracture_utils.config import BACKBONES, Config
-from fracture_utils.data.batches import Batches, shuffled
+from fracture_utils.data.batches import Batches, MapBatches, shuffled
 from fracture_utils.errors import InputError
 from fracture_utils.models import (
     backbones,
@@ -311,22 +311,41 @@ def test_class_weights_balance_the_classes_and_the_prior_is_given_back():
     assert 1 / (1 + np.exp(-logit)) == pytest.approx(0.25, abs=1e-4)
 
 
-def test_predictions_are_joined_on_the_path_and_mirrored_on_request():
-    model = small_model()
-    kernel = RNG.normal(size=1024).astype(np.float32)
-    model.get_layer("logit").set_weights([kernel, np.float32(0)])
+@pytest.mark.parametrize("head", classifier.HEADS)
+def test_what_is_seen_in_kept_maps_is_what_is_seen_in_the_pictures(head, tmp_path):
+    config = Config(**SMALL)
+    body = classifier.body(REGISTRY["MobileNet"], Weights("random"), config, "float32")
+    classifier.adapt_normalisation(body, [PIXELS[:16, ..., None].astype(np.float32)])
+    model = classifier.with_head(body, head, config)
+    for layer in model.layers[-2:]:
+        noise = [RNG.normal(0.1, size=w.shape) for w in layer.get_weights()]
+        layer.set_weights(noise)
+    rows = np.arange(3, 20)
     explained = heatmaps.explaining(model)
-    table, _ = prediction.predict(explained, PIXELS, IMAGES, Config(**SMALL, mirror=True))
-    plain = table[table["model"] == "MobileNet"].set_index("path")
-    assert list(plain["split"].unique()) == ["validation", "test"]
-    assert len(plain) == 24
-    row = int(plain.index[5].removesuffix(".png"))
-    both = [PIXELS[row][None, :, :, None], PIXELS[row][None, :, ::-1, None]]
-    logits = [float(model.predict(p.astype(np.float32), verbose=0)[0, 0]) for p in both]
-    assert plain["logit"].iloc[5] == pytest.approx(logits[0], abs=1e-4)
-    mirrored = table[table["model"] == "MobileNet + mirror"].set_index("path")
-    assert mirrored["logit"].iloc[5] == pytest.approx(np.mean(logits), abs=1e-4)
-    assert plain["probability"].iloc[5] == pytest.approx(1 / (1 + np.exp(-logits[0])), abs=1e-4)
+    seen = features.views(60, np.arange(0), config)
+    kept = features.extract(body, PIXELS, seen, config, tmp_path, True, lambda done, total: None)
+    marks = [np.zeros((32, 32), np.uint8)] * 60
+    _, inside = features.truth(seen, PIXELS, marks, kept["early"].shape[1], config)
+    maps = [kept["early"], kept["last"]] if head == "evidence" else [kept["last"]]
+    batches = MapBatches(
+        maps, np.zeros(60), rows, config.batch_size, inside if head == "evidence" else None
+    )
+    kept_seen = heatmaps.look_at_maps(explained, batches)
+    for one, other in zip(heatmaps.look(explained, PIXELS, rows, config), kept_seen, strict=True):
+        assert np.abs(one - other).max() <= 4e-3 * np.abs(one).max()  # half precision
+        assert one.std() > 0
+
+
+def test_predictions_and_seeds_are_told_picture_by_picture():
+    pictures, logits = IMAGES.iloc[36:], RNG.normal(size=(3, 24))
+    table = prediction.table_of("MobileNet", logits[0], pictures)
+    assert list(table["path"]) == list(pictures["path"])
+    assert set(table["kind"]) == {"network"}
+    assert np.allclose(np.log(table["probability"] / (1 - table["probability"])), logits[0])
+    seeds = prediction.seeds_table("MobileNet", logits, pictures)
+    again = seeds.pivot_table(index="path", columns="seed", values="logit").loc[pictures["path"]]
+    assert np.array_equal(again.to_numpy(), logits.T)
+    assert list(prediction.seeds_table("A", logits[:0], pictures)) == list(seeds)
 
 
 def weights_folder(tmp_path, name="MobileNet"):

@@ -18,18 +18,28 @@ COPY = re.compile(
     re.IGNORECASE,
 )
 """What augmentation tools append to the name of the original."""
+NUMBER = re.compile(r"(\d+)\D*$")
+"""The last number of a file's name without its ending."""
 IDENTITIES = ("group", "patient", "study")
 """Columns that name the group of a picture, the first known one counts."""
 
 
-def of(pictures: pd.DataFrame, thumbnails: np.ndarray, cache: Path) -> pd.Series:
+def of(
+    pictures: pd.DataFrame, thumbnails: np.ndarray, cache: Path, neighbours: int = 0
+) -> pd.Series:
     """The group of each picture: the sidecar's group, patient or study; else the patient in its
-    path; else the name of the original it was made from; else the first of its near duplicates.
+    path; else the name of the original it was made from; else, with `neighbours`, the run of so
+    many numbers that the number in its name lies in, for pictures of train; else the first of its
+    near duplicates.
 
     `pictures` has path, label and split, and may have IDENTITIES; what `empty_identities` names
     is not believed. `thumbnails` are those of the inventory, row by row.
     """
     groups = named(pictures)
+    if neighbours:
+        numbers = pictures["path"].map(lambda path: NUMBER.search(Path(path).stem))
+        runs = numbers.map(lambda n: f"block{int(n[1]) // neighbours}" if n else "")
+        groups = groups.mask((groups == "") & (pictures["split"] == "train"), runs)
     if (alone := groups == "").any():
         linked = duplicates.clusters(duplicates.find(thumbnails, cache), len(thumbnails))
         first = (pictures["path"].where(alone, groups)).groupby(linked)

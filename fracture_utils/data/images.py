@@ -33,7 +33,10 @@ def table(config: Config, progress: inventory.Progress = lambda done, total: Non
     if "patient" not in merged and (pictures["patient"] != "").any():
         merged["patient"] = pictures["patient"]
     grouped = groups.of(
-        pictures.assign(**merged), thumbnails[readable], config.cache_dir / duplicates.CACHE
+        pictures.assign(**merged),
+        thumbnails[readable],
+        config.cache_dir / duplicates.CACHE,
+        config.neighbours,
     )
     splits = _split_off_validation(pictures.assign(group=grouped), config)
     pictures = pictures.assign(group=grouped, split=splits)

@@ -143,7 +143,7 @@ def _levels(squares: np.ndarray) -> np.ndarray:
 
 def _directions(features: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(features, axis=1, keepdims=True)
-    return (features / np.maximum(length, 1e-12)).astype(np.float32)
+    return (features / np.maximum(length, 1e-12)).astype(np.float16)  # the file is small so
 
 
 def _distances(

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from fracture_utils.config import Config
-from fracture_utils.data.batches import Batches
+from fracture_utils.data.batches import Batches, MapBatches
 from fracture_utils.models import classifier
 from fracture_utils.models.backbones import Backbone
 
@@ -56,9 +56,24 @@ def explaining(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, outputs, name=model.name)
 
 
+def look_at_maps(explained: keras.Model, batches: MapBatches) -> Seen:
+    """What a model of `explaining` says where its maps are at hand: early and last ones and
+    `Inside` for the evidence head, the last ones for the mean head.
+    """
+    if classifier.head_of(explained) == "evidence":
+        layers = [*explained.get_layer("places").input, explained.get_layer("inside").output]
+    else:
+        layers = [explained.get_layer("maps").output]
+    return _seen(keras.Model(layers, explained.outputs, name=explained.name), batches)
+
+
 def look(explained: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Config) -> Seen:
     """What a model of `explaining` says about the given rows of `pixels`, in one pass."""
     batches = Batches(pixels, np.zeros(len(pixels)), rows, config)
+    return _seen(explained, batches)
+
+
+def _seen(explained: keras.Model, batches: keras.utils.PyDataset) -> Seen:
     logits, maps, features = explained.predict(batches, verbose=0)
     return Seen(logits[:, 0].astype(np.float64), maps, features)
 

@@ -35,10 +35,10 @@ _SETTINGS = {
     ),
     "head": (
         "dropout", "head_epochs", "head_learning_rate", "head_l2", "patience", "head", "head_width",
-        "place_dropout", "place_epochs", "place_learning_rate", "box_weight",
+        "place_dropout", "place_epochs", "place_learning_rate", "box_weight", "seeds",
     ),
     "fine_tune": ("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_depth"),
-    "predict": ("mirror",),
+    "predict": (),
 }  # fmt: skip
 """What each stage depends on, beside what the stages before it depend on."""
 CODE = (
@@ -57,6 +57,8 @@ ENSEMBLE = "Ensemble"
 _FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
 MAPS = "maps"
 """What the name of a folder begins with that holds maps until its network is trained."""
+PLACES = 0.6
+"""What a picture of 384 px costs in an epoch of the evidence head, in billions of multiply-adds."""
 START = 1000.0
 """What starting a process and building its graph costs, in billions of multiply-adds."""
 
@@ -176,6 +178,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
         for name, why in left_out.items():
             progress.finish(name, "left out", why)
             rows.append({"model": name, "status": "left out", "why": why})
+        progress.announce({job.name for job in jobs if job.finished()})
         store.build(needed, config, sizes)  # each picture is decoded once for all networks
         for job in jobs:
             rows.append(_row(*_train_one(job, progress)))
@@ -189,6 +192,15 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
 def history(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
     """The history table of all trained networks; also written to history.csv."""
     return tables.write(config.results_dir, "history", _collect(networks, config, "history"))
+
+
+def seeds(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The seeds table of all trained networks; also written to seeds.csv, where there are some."""
+    table = _collect(networks, config, "seeds")
+    if table.empty:
+        tables.drop(config.results_dir, "seeds")
+        return table
+    return tables.write(config.results_dir, "seeds", table)
 
 
 def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -349,14 +361,16 @@ def _work(job: Job) -> dict[str, float]:
     """The cost of each stage in billions of multiply-adds: passes of pictures, and the start."""
     counts = job.images["split"].value_counts()
     train, validation, test = (int(counts.get(split, 0)) for split in SPLITS)
+    size = REGISTRY[job.name].size(job.config)
+    scale = (size / REGISTRY[job.name].native_size) ** 2
+    cost = REGISTRY[job.name].multiply_adds * scale
+    places = PLACES * (size / 384) ** 2 * job.config.place_epochs * job.config.seeds * train
     passes = {
         "features": len(job.images) + (job.config.views - 1) * train,
-        "head": 0,
+        "head": 0 if job.config.head == "mean" or job.boxes.empty else places / cost,
         "fine_tune": job.config.fine_tune_epochs * (1.5 * train + 2 * validation),
-        "predict": validation + test,
+        "predict": (validation + test) * bool(job.config.fine_tune_epochs),
     }
-    scale = (REGISTRY[job.name].size(job.config) / REGISTRY[job.name].native_size) ** 2
-    cost = REGISTRY[job.name].multiply_adds * scale
     return {stage: START / len(STAGES) + count * cost for stage, count in passes.items()}
 
 

@@ -6,38 +6,29 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data.batches import Batches
 from fracture_utils.errors import InputError
-from fracture_utils.models import classifier, heatmaps
+from fracture_utils.models import classifier
 from fracture_utils.models.backbones import REGISTRY, Weights
 
-MIRROR = " + mirror"
-"""What the name of a model ends with where the mean over a picture and its mirror is meant."""
 TIMED_BATCHES = 3
 
 
-def predict(
-    explained: keras.Model, pixels: np.ndarray, images: pd.DataFrame, config: Config
-) -> tuple[pd.DataFrame, heatmaps.Seen]:
-    """The predictions table of one network for the validation and the test pictures, in their
-    order, and the heat maps and features of the same pass. `explained` is heatmaps.explaining's.
+def table_of(name: str, logits: np.ndarray, images: pd.DataFrame) -> pd.DataFrame:
+    """The predictions table of one network; `logits` (n,) are those of the rows of `images`."""
+    table = images[["path", "group", "label", "split"]].assign(model=name, kind="network")
+    return table.assign(logit=logits, probability=special.expit(logits))
 
-    With `config.mirror` the rows stand twice: as they are, and under the name "… + mirror" with
-    the mean of the logits of the picture and of its mirror image.
-    """
-    rows = np.flatnonzero(images["split"].isin(["validation", "test"]))
-    table = images.iloc[rows][["path", "group", "label", "split"]].assign(model=explained.name)
-    seen = heatmaps.look(explained, pixels, rows, config)
-    table["logit"] = seen.logits
-    if config.mirror:
-        mirrored = heatmaps.look(explained, pixels[:, :, ::-1], rows, config)
-        mean = (seen.logits + mirrored.logits) / 2
-        table = pd.concat([table, table.assign(model=explained.name + MIRROR, logit=mean)])
-    table["probability"] = 1 / (1 + np.exp(-table["logit"]))
-    return table, seen
+
+def seeds_table(name: str, logits: np.ndarray, images: pd.DataFrame) -> pd.DataFrame:
+    """The seeds table of one network: `logits` (seeds, n) of the n rows of `images`."""
+    table = images[["path", "split", "label"]].assign(model=name)
+    parts = [table.assign(seed=seed, logit=row) for seed, row in enumerate(logits)]
+    return pd.concat(parts) if parts else table.assign(seed=0, logit=0.0).iloc[:0]
 
 
 def seconds_per_picture(model: keras.Model, pixels: np.ndarray, config: Config) -> float:

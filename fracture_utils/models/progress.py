@@ -1,12 +1,17 @@
 """Progress that a person can follow: in a notebook, in a terminal, and in results/run.log."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from fracture_utils import ledger
 
 SECONDS_BETWEEN_LINES = 60
+SIDE, PRODUCTS = 1024, 20
+"""Of the matrices that show how fast the machine is."""
 _STAGE = {
     "features": "frozen features",
     "head": "head",
@@ -35,6 +40,14 @@ class Progress:
         self._spoke = 0.0
         self._output = _notebook_output()
         self.log.parent.mkdir(parents=True, exist_ok=True)
+
+    def announce(self, kept: set[str]) -> None:
+        """Say how long all but the networks that are `kept` will take on the processor."""
+        cost = sum(sum(costs.values()) for name, costs in self.work.items() if name not in kept)
+        if cost and not shutil.which("nvidia-smi"):
+            count = len(self.work) - len(kept)
+            which = "one network" if count == 1 else f"{count} networks"
+            self.say(f"About {_minutes(cost / _speed())} for {which} on this machine, as a guess.")
 
     def hear(self, name: str, event: dict) -> None:
         """Take in an event of the network's worker: a new stage, or how far it is."""
@@ -103,6 +116,18 @@ def _notebook_output():
     from IPython.display import display
 
     return display({"text/plain": ""}, raw=True, display_id=True)
+
+
+def _speed() -> float:
+    """Billions of multiply-adds that the networks do in a second: as many as a product of matrices,
+    which is within a factor of two on processors with and without bfloat16.
+    """
+    matrix = np.ones((SIDE, SIDE), np.float32)
+    matrix @ matrix
+    started = time.perf_counter()
+    for _ in range(PRODUCTS):
+        matrix @ matrix
+    return PRODUCTS * SIDE**3 / 1e9 / (time.perf_counter() - started)
 
 
 def _minutes(seconds: float) -> str:

@@ -4,6 +4,7 @@ A fresh process for each network gives its memory back, keeps TensorFlow's chatt
 notebook, and leaves the other networks standing when one runs out of memory.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import keras
 import numpy as np
 
 from fracture_utils import files, tables
-from fracture_utils.config import CLASS_NAMES, PREFIX
+from fracture_utils.config import CLASS_NAMES, PREFIX, Config
 from fracture_utils.data import store
 from fracture_utils.data.batches import Batches, MapBatches, shuffled
 from fracture_utils.errors import InputError
@@ -38,6 +39,8 @@ from fracture_utils.models.backbones import REGISTRY
 from fracture_utils.models.jobs import DIVERGED, MAPS, REFUSED, Job
 
 BATCHES_TO_ADAPT = 2
+SEEDS = "seeds"
+"""The logits of the frozen network with the heads of several seeds, in the file of the head."""
 
 
 def work(job: Job, tell: Callable[[dict], None]) -> None:
@@ -61,6 +64,7 @@ class Desk:
         self.labels = (job.images["label"] == CLASS_NAMES[1]).to_numpy(int)
         self.splits = job.images["split"].to_numpy()
         self.train = np.flatnonzero(self.splits == "train")
+        self.judged = np.flatnonzero(self.splits != "train")
         self.arithmetic = precision.resolve(job.config.precision)
         self.body = classifier.body(self.backbone, job.weights, job.config, self.arithmetic)
         if job.weights.initialisation == "random":
@@ -89,7 +93,7 @@ class Desk:
     def stages(self) -> dict[str, tuple[list[Path], Callable]]:
         """The files and the action of each stage, in order."""
         folder = self.job.folder
-        names = ("predictions.csv", "heatmaps.npz", "network.json")
+        names = ("predictions.csv", "seeds.csv", "heatmaps.npz", "network.json")
         return {
             "features": ([self.job.path("features")], self.extract),
             "head": ([self.job.path("head")], self.fit_head),
@@ -109,25 +113,45 @@ class Desk:
 
     def fit_head(self, progress: Callable) -> None:
         """Each head that is possible, and of them the one with the highest validation AUC."""
-        extracted, fitted = files.read_arrays(self.job.path("features"))[1]["features"], {}
-        if self.config.head != "evidence":
-            kernel, bias, history = heads.fit_mean(extracted, self.labels, self.splits, self.config)
-            fitted["mean"] = history, {"logit": [kernel, np.array(bias)]}
-        if self._may_look_at_places():
-            model = classifier.with_head(self.body, "evidence", self.config)
-            maps, known = self._kept(progress), self._truth()
-            history = heads.fit_evidence(
-                model, [maps["early"], maps["last"]], known, self.views,
-                self.labels, self.splits, self.config, progress,
-            )  # fmt: skip
-            layers = ("places", "logit")
-            fitted["evidence"] = history, {n: model.get_layer(n).get_weights() for n in layers}
+        possible = [*(["mean"] if self.config.head != "evidence" else [])]
+        possible += ["evidence"] if self._may_look_at_places() else []
+        fitted = {head: self._fitted(head, self.config, progress) for head in possible}
         best = {head: max(row["val_auc"] for row in rows) for head, (rows, _) in fitted.items()}
         head = max(best, key=best.get)
-        history, layers = fitted[head]
-        arrays = {f"{name} {k}": w for name, ws in layers.items() for k, w in enumerate(ws)}
+        history, model = fitted[head]
+        layers = ("places", "logit")[head == "mean" :]
+        weights = {name: model.get_layer(name).get_weights() for name in layers}
+        arrays = {f"{name} {k}": w for name, ws in weights.items() for k, w in enumerate(ws)}
+        if self.config.seeds > 1:
+            arrays[SEEDS] = self._of_seeds(head, model, progress)
         meta = {"head": head, "validation_auc": best, "history": history}
         files.write_arrays(self.job.path("head"), meta, arrays)
+
+    def _of_seeds(self, head: str, first: keras.Model, progress: Callable) -> np.ndarray:
+        """Logits (seeds, validation and test pictures) of heads that differ by chance alone."""
+        logits = [self._look(heatmaps.explaining(first), frozen=True).logits]
+        for seed in range(1, self.config.seeds):
+            config = self.config.model_copy(update={"seed": self.config.seed + seed})
+            _, model = self._fitted(head, config, progress)
+            logits.append(self._look(heatmaps.explaining(model), frozen=True).logits)
+        return np.array(logits)
+
+    def _fitted(
+        self, head: str, config: Config, progress: Callable
+    ) -> tuple[list[dict], keras.Model]:
+        """The history rows and the network of one head, trained with the seed of `config`."""
+        model = classifier.with_head(self.body, head, config)
+        if head == "mean":
+            pooled = files.read_arrays(self.job.path("features"))[1]["features"]
+            kernel, bias, history = heads.fit_mean(pooled, self.labels, self.splits, config)
+            model.get_layer("logit").set_weights([kernel, np.array(bias)])
+            return history, model
+        maps = self._kept(progress)
+        history = heads.fit_evidence(
+            model, [maps["early"], maps["last"]], self._truth, self.views,
+            self.labels, self.splits, config, progress,
+        )  # fmt: skip
+        return history, model
 
     def fine_tune(self, progress: Callable) -> None:
         stored, model = self._with_fitted_head()
@@ -151,12 +175,16 @@ class Desk:
         stored, model = self._with_fitted_head()
         classifier.load(model, self.weights)
         explained = heatmaps.explaining(model)
-        folder = self.job.folder
-        table, seen = prediction.predict(explained, self.pixels, self.job.images, self.config)
-        tables.write(folder, "predictions", table)
+        folder, pictures = self.job.folder, self.job.images.iloc[self.judged]
+        seen = self._look(explained, frozen=not self.config.fine_tune_epochs)
+        tables.write(folder, "predictions", prediction.table_of(model.name, seen.logits, pictures))
+        of_seeds = files.read_arrays(self.job.path("head"))[1].get(
+            SEEDS, np.empty((0, len(pictures)))
+        )
+        tables.write(folder, "seeds", prediction.seeds_table(model.name, of_seeds, pictures))
         files.write_arrays(folder / "heatmaps.npz", {"model": self.job.name}, {"maps": seen.maps})
         validation = self.splits == "validation"
-        rows = self.splits[self.splits != "train"] == "validation"
+        rows = self.splits[self.judged] == "validation"
         familiarity.save(
             self.known, self.pixels[validation], seen.features[rows],
             self.job.images[validation], self.config.seed,
@@ -202,6 +230,20 @@ class Desk:
             )  # fmt: skip
         return self.arrays
 
+    def _look(self, explained: keras.Model, frozen: bool) -> heatmaps.Seen:
+        """What a network says of the validation and the test pictures, in their order: a frozen one
+        from the maps, where they are at hand.
+        """
+        at_hand = (self.job.folder / self.job.maps_name()).is_dir() and not self.without_maps
+        if not (frozen and at_hand):
+            return heatmaps.look(explained, self.pixels, self.judged, self.config)
+        maps, inside = [self._kept(_silent)["last"]], None
+        if classifier.head_of(explained) == "evidence":
+            maps, inside = [self._kept(_silent)["early"], *maps], self._truth[1]
+        size, labels = self.config.batch_size, self.labels[self.views.picture]
+        return heatmaps.look_at_maps(explained, MapBatches(maps, labels, self.judged, size, inside))
+
+    @functools.cached_property
     def _truth(self) -> tuple[np.ndarray, np.ndarray]:
         rows = self.body.outputs[0].shape[1]
         return features.truth(self.views, self.pixels, self.job.marks(), rows, self.config)
@@ -209,6 +251,7 @@ class Desk:
     def _with_fitted_head(self) -> tuple[dict, keras.Model]:
         stored, arrays = files.read_arrays(self.job.path("head"))
         model = classifier.with_head(self.body, stored["head"], self.config)
+        arrays.pop(SEEDS, None)
         for name in dict.fromkeys(key.split()[0] for key in arrays):
             values = [array for key, array in arrays.items() if key.split()[0] == name]
             model.get_layer(name).set_weights(values)
@@ -218,7 +261,7 @@ class Desk:
         """The top block on the early maps of the frozen rest: the model, and its batches."""
         evidence = classifier.head_of(model) == "evidence"
         early, labels = [self._kept(progress)["early"]], self.labels[self.views.picture]
-        known, inside = self._truth() if evidence else (None, None)
+        known, inside = self._truth if evidence else (None, None)
         size = self.config.batch_size
 
         def served(epoch: int) -> MapBatches:
@@ -243,6 +286,10 @@ class Desk:
     def _watched(self) -> np.ndarray:
         _, validation, sample = training.watched_rows(self.labels, self.splits, self.config)
         return np.sort(np.concatenate([sample, validation]))
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody hears."""
 
 
 def main(folder: Path) -> NoReturn:
