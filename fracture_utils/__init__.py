@@ -14,7 +14,7 @@ data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates
                 sources, inventory, sidecars, images, agreement, audit, store, places,
                 augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
-                heatmaps, familiarity, prediction, progress, jobs, worker
+                heatmaps, familiarity, prediction, progress, jobs, cards, worker
 evaluation/     predictions, bootstrap, intervals, probabilities, metrics, calibration,
                 comparison, wording, subgroups, use, detection, localisation, gallery,
                 findings, conclusion, claim, verdict, plots/, page, report, rescoring

@@ -25,8 +25,7 @@ from fracture_utils.errors import InputError
 from fracture_utils.evaluation import calibration, localisation
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.predictions import ENSEMBLE
-from fracture_utils.models import familiarity, jobs
-from fracture_utils.models.backbones import REGISTRY
+from fracture_utils.models import cards, familiarity, jobs
 from fracture_utils.run import quiet
 
 CHUNK = 128
@@ -72,8 +71,8 @@ def answer(
     sentence for each file that cannot be read. Starts Keras in this process; `predict_one` starts
     another.
     """
-    cards, together = _cards(config)
-    squares = {(card["input_size"], card["aspect"]) for card in cards.values()}
+    known, together = cards.read(config)
+    squares = {(card["input_size"], card["aspect"]) for card in known.values()}
     folder, tables, problems = config.results_dir / "answers", [], []
     overlays: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -82,7 +81,7 @@ def answer(
             return [pool.submit(_read, path, squares) for path in paths[start : start + CHUNK]]
 
         ahead = read(0)  # the threads work while Keras starts, and while the networks look
-        networks = _load(cards, config)
+        networks = _load(known, config)
         for start in range(0, len(paths), CHUNK):
             behind, done = list(overlays.values()), [future.result() for future in ahead]
             ahead = read(start + CHUNK)
@@ -165,34 +164,12 @@ def upload(config: Config) -> object:
     return ipywidgets.VBox([button, output])
 
 
-def _cards(config: Config) -> tuple[dict[str, dict], dict | None]:
-    """The cards of the networks of the last run in models_dir, and that of their ensemble if there
-    is one and all its members are here.
-    """
-    cards = {}
-    for name in [*REGISTRY, ENSEMBLE]:
-        path = config.models_dir / f"{name}.json"
-        if path.is_file():
-            cards[name] = files.read_json(path)
-    together = cards.pop(ENSEMBLE, None)
-    if together:
-        cards = {name: card for name, card in cards.items() if name in together["members"]}
-    if not cards:
-        raise InputError(
-            f"There is no trained network in {config.models_dir}. Run the notebook first, or set "
-            f"{PREFIX}MODELS_DIR to the folder that it wrote."
-        )
-    digests = {name: card["weights_sha256"] for name, card in cards.items()}
-    decides = together is not None and "threshold" in together
-    return cards, together if decides and together["members"] == digests else None
-
-
-def _load(cards: Iterable[str], config: Config) -> dict[str, _Network]:
-    from fracture_utils.models import heatmaps, prediction
+def _load(names: Iterable[str], config: Config) -> dict[str, _Network]:
+    from fracture_utils.models import heatmaps
 
     networks = {}
-    for name in cards:
-        model, card = prediction.load(name, config)
+    for name in names:
+        model, card = cards.load(name, config)
         networks[name] = _Network(heatmaps.explaining(model), card)
     return networks
 
@@ -306,16 +283,16 @@ def _odd(rows: pd.DataFrame) -> str:
 
 def _caution(config: Config) -> str:
     """What the run found out about the heat maps of the last model; empty if they are good."""
-    cards, together = _cards(config)
-    card = together or list(cards.values())[-1]
+    known, together = cards.read(config)
+    card = together or list(known.values())[-1]
     return reword(card.get("heat_maps", UNCHECKED), card["class_names"][1])
 
 
 def _origin(config: Config) -> str:
     """What the networks were trained on."""
-    cards, _ = _cards(config)
-    starts = {name: card["initialisation"] for name, card in cards.items()}
-    made_up = any(card["source"] == "phantoms" for card in cards.values())
+    known, _ = cards.read(config)
+    starts = {name: card["initialisation"] for name, card in known.items()}
+    made_up = any(card["source"] == "phantoms" for card in known.values())
     return note("phantoms" if made_up else "", starts)
 
 

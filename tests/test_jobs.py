@@ -19,7 +19,7 @@ from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim
-from fracture_utils.models import backbones, jobs, worker
+from fracture_utils.models import backbones, cards, jobs, worker
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
 
@@ -255,7 +255,7 @@ def test_cards_say_how_to_use_the_weights(data, finished):
     points = pd.DataFrame(
         [{"model": "MobileNet", "slope": 1.5, "intercept": 0.5, "threshold": 0.3, "rule": "youden"}]
     )
-    jobs.save_cards(networks, points, config, {"MobileNet": "Beware."})
+    cards.save(networks, points, config, {"MobileNet": "Beware."})
     card = json.loads((config.models_dir / "MobileNet.json").read_text())
     assert card["class_names"] == ["normal", "fractured"]
     assert card["heat_maps"] == "Beware."
@@ -267,21 +267,21 @@ def test_cards_say_how_to_use_the_weights(data, finished):
 
 def test_a_saved_network_predicts_what_it_predicted(data, finished):
     from fracture_utils.data import store
-    from fracture_utils.models import heatmaps, prediction
+    from fracture_utils.models import heatmaps
 
     config, networks = finished
     points = pd.DataFrame(
         [{"model": "MobileNet", "slope": 1.0, "intercept": 0.0, "threshold": 0.5, "rule": "youden"}]
     )
-    jobs.save_cards(networks, points, config, {"MobileNet": "Beware."})
-    model, _ = prediction.load("MobileNet", config)
+    cards.save(networks, points, config, {"MobileNet": "Beware."})
+    model, _ = cards.load("MobileNet", config)
     rows = np.flatnonzero(data[1]["split"] != "train")
     pixels = store.pixels(data[1], config, 32)
     logits = heatmaps.look(heatmaps.explaining(model), pixels, rows, config).logits
     expected = jobs.predictions(networks, data[1], config)["logit"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     with pytest.raises(InputError, match="There is no trained VGG16"):
-        prediction.load("VGG16", config)
+        cards.load("VGG16", config)
 
 
 def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, monkeypatch):

@@ -30,7 +30,7 @@ ORDER = [
         "models.familiarity",
         "models.prediction",
     ),
-    *("models.progress", "models.jobs", "models.worker"),
+    *("models.progress", "models.jobs", "models.cards", "models.worker"),
     *("evaluation.predictions", "evaluation.bootstrap", "evaluation.intervals"),
     *("evaluation.probabilities", "evaluation.metrics"),
     *("evaluation.calibration", "evaluation.comparison"),

@@ -20,7 +20,7 @@ from fracture_utils.data import images as images_table
 from fracture_utils.data import phantoms, places, store
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import calibration
-from fracture_utils.models import jobs
+from fracture_utils.models import cards, jobs
 
 CAUTIONS = {"MobileNet": "Warning: they miss.", "Ensemble": "Warning: they miss, too."}
 ROOT = files.Path(files.__file__).parents[1]
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     networks = jobs.train(images, config)
     predictions = jobs.predictions(networks, images, config)
     points = calibration.fit(predictions)
-    jobs.save_cards(networks, points, config, CAUTIONS)
+    cards.save(networks, points, config, CAUTIONS)
     return config, images, networks, calibration.apply(predictions, points)
 
 
@@ -163,9 +163,9 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
 
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, monkeypatch):
     config = trained[0]
-    cards, together = predict._cards(config)
+    known, together = cards.read(config)
     assert together is None
-    network = predict._load(cards, config)["MobileNet"]
+    network = predict._load(known, config)["MobileNet"]
     point = {"slope": 1 / 3, "intercept": 0.0, "threshold": 0.9}
     other = network._replace(card=network.card | point)
     pair = {"MobileNet": network, "Other": other}
@@ -190,18 +190,18 @@ def test_an_ensemble_card_counts_only_for_its_own_members(trained):
     ensemble, rule = config.models_dir / "Ensemble.json", {"threshold": 0.5}
     members = {"MobileNet": card["weights_sha256"]}
     assert json.loads(ensemble.read_text())["members"] == members
-    assert predict._cards(config)[1] is None  # a single network makes no ensemble
+    assert cards.read(config)[1] is None  # a single network makes no ensemble
     files.write_json(ensemble, {"members": members} | rule)
-    assert predict._cards(config)[1] is not None
+    assert cards.read(config)[1] is not None
     for others in ({"VGG16": "x"}, {"MobileNet": "x"}):
         files.write_json(ensemble, {"members": members | others} | rule)
-        assert predict._cards(config)[1] is None
+        assert cards.read(config)[1] is None
     points = calibration.fit(calibration.ensembles(_two_models(predictions)))
-    jobs.save_cards(pd.concat([networks] * 2, ignore_index=True), points, config, CAUTIONS)
+    cards.save(pd.concat([networks] * 2, ignore_index=True), points, config, CAUTIONS)
     written = json.loads(ensemble.read_text())
     assert written["members"] == members
     assert {"slope", "intercept", "threshold", "rule"} <= set(written)
-    jobs.save_cards(networks, points[points["model"] == "MobileNet"], config, CAUTIONS)
+    cards.save(networks, points[points["model"] == "MobileNet"], config, CAUTIONS)
     assert set(json.loads(ensemble.read_text())) == {"members", "class_names"}
 
 
@@ -210,9 +210,9 @@ def test_a_network_of_an_earlier_run_is_not_asked_with_those_of_the_last(trained
     old = config.models_dir / "VGG16.json"
     old.write_bytes((config.models_dir / "MobileNet.json").read_bytes())
     try:
-        assert list(predict._cards(config)[0]) == ["MobileNet"]
+        assert list(cards.read(config)[0]) == ["MobileNet"]
         (config.models_dir / "Ensemble.json").rename(config.models_dir / "aside")
-        assert list(predict._cards(config)[0]) == ["VGG16", "MobileNet"]  # which run, nobody knows
+        assert list(cards.read(config)[0]) == ["VGG16", "MobileNet"]  # which run, nobody knows
     finally:
         (config.models_dir / "aside").rename(config.models_dir / "Ensemble.json")
         old.unlink()
@@ -225,8 +225,8 @@ def _two_models(predictions):
 def test_heat_maps_are_warned_of_in_the_words_of_the_data_and_where_nobody_checked_them(
     trained, monkeypatch
 ):
-    cards, _ = predict._cards(trained[0])
-    card = cards["MobileNet"] | {"heat_maps": "They miss the fracture."}
+    known, _ = cards.read(trained[0])
+    card = known["MobileNet"] | {"heat_maps": "They miss the fracture."}
     abnormal = card | {"class_names": ["normal", "abnormal"]}
     unsaid = {name: value for name, value in card.items() if name != "heat_maps"}
     for given, words in (
@@ -234,7 +234,7 @@ def test_heat_maps_are_warned_of_in_the_words_of_the_data_and_where_nobody_check
         (abnormal, "They miss the abnormality."),
         (unsaid, predict.UNCHECKED),
     ):
-        monkeypatch.setattr(predict, "_cards", lambda config, g=given: ({"MobileNet": g}, None))
+        monkeypatch.setattr(predict.cards, "read", lambda config, g=given: ({"MobileNet": g}, None))
         assert predict._caution(trained[0]) == words
 
 

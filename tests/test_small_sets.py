@@ -17,7 +17,7 @@ from PIL import Image
 import fracture_utils
 from fracture_utils.data import phantoms
 from fracture_utils.errors import InputError
-from fracture_utils.models import jobs
+from fracture_utils.models import cards, jobs
 
 ROOT = Path(fracture_utils.__file__).parents[1]
 RADIOGRAPHS = ROOT.parent / "shared" / "data" / "fracatlas"
@@ -107,7 +107,7 @@ def notebook(monkeypatch, tmp_path):
     for name, fake in (("train", train), ("history", history), ("predictions", answers)):
         monkeypatch.setattr(jobs, name, fake)
     monkeypatch.setattr(jobs, "heatmaps", heat)
-    monkeypatch.setattr(jobs, "save_cards", lambda *_: None)
+    monkeypatch.setattr(cards, "save", lambda *_: None)
 
     def run(folder):
         results, show = tmp_path / "results", Display()

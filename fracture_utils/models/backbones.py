@@ -81,7 +81,7 @@ REGISTRY = {
             "6d6bbae143d832006294945121d1f1fc",
         ),
         Backbone(
-            "MobileNet", "mobilenet", 224, 384, 32, "conv_pw_11_relu", 3_228_864, 0.6,
+            "MobileNet", "mobilenet", 224, 512, 32, "conv_pw_11_relu", 3_228_864, 0.6,
             "mobilenet/mobilenet_1_0_224_tf_no_top.h5",
             None,
         ),

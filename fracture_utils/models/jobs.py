@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -225,7 +224,7 @@ def heatmaps(
     tested = seen[seen["split"] == "test"]
     maps = {}
     for name in networks.loc[networks["status"] == "trained", "model"]:
-        folder = _folder(name, config)
+        folder = folder_of(name, config)
         size = files.read_json(folder / "network.json")["input_size"]
         squares = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
         maps[name] = {
@@ -233,33 +232,6 @@ def heatmaps(
             for row in tested.itertuples()
         }
     return maps
-
-
-def save_cards(
-    networks: pd.DataFrame,
-    operating_points: pd.DataFrame,
-    config: Config,
-    cautions: Mapping[str, str],
-) -> None:
-    """Write models/<network>.json: how to use the weights beside it, decision rule included, and,
-    from `cautions`, what to say beside a heat map of each model (empty: it may be believed).
-
-    Ensemble.json names the networks of this run and, where there are several, says how their mean
-    decides; so what an earlier run left beside them is not asked with them.
-    """
-    chosen, members = operating_points.set_index("model"), {}
-    classes = [CLASS_NAMES[0], config.positive_name]
-    columns = ["slope", "intercept", "threshold", "rule"]
-    for name in networks.loc[networks["status"] == "trained", "model"]:
-        card = files.read_json(_folder(name, config) / "network.json")
-        card |= {"class_names": classes, "source": config.source}
-        card |= chosen.loc[name, columns].to_dict() | {"heat_maps": cautions[name]}
-        files.write_json(config.models_dir / f"{name}.json", card)
-        members[name] = card["weights_sha256"]
-    together = {"members": members, "class_names": classes}
-    if ENSEMBLE in chosen.index:
-        together |= chosen.loc[ENSEMBLE, columns].to_dict() | {"heat_maps": cautions[ENSEMBLE]}
-    files.write_json(config.models_dir / f"{ENSEMBLE}.json", together)
 
 
 def environment() -> dict[str, str]:
@@ -376,9 +348,10 @@ def _work(job: Job) -> dict[str, float]:
 
 def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:
     trained = networks.loc[networks["status"] == "trained", "model"]
-    parts = [tables.read(_folder(model, config), name) for model in trained]
+    parts = [tables.read(folder_of(model, config), name) for model in trained]
     return pd.concat(parts, ignore_index=True)
 
 
-def _folder(name: str, config: Config) -> Path:
+def folder_of(name: str, config: Config) -> Path:
+    """Where the worker of a network leaves what it made."""
     return config.cache_dir / "networks" / name

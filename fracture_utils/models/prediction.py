@@ -1,4 +1,4 @@
-"""From networks and pictures to the predictions table, and trained networks on disk."""
+"""From logits to the predictions table, and the file of a trained network's weights."""
 
 import time
 from pathlib import Path
@@ -11,9 +11,6 @@ from scipy import special
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data.batches import Batches
-from fracture_utils.errors import InputError
-from fracture_utils.models import classifier
-from fracture_utils.models.backbones import REGISTRY, Weights
 
 TIMED_BATCHES = 3
 
@@ -53,25 +50,3 @@ def save_weights(model: keras.Model, config: Config) -> None:
     without_optimiser = keras.Model(model.input, model.output)
     with files.replacing(weights_path(model.name, config)) as temporary:
         without_optimiser.save_weights(temporary)
-
-
-def load(name: str, config: Config) -> tuple[keras.Model, dict]:
-    """A trained network and its JSON, from models_dir, built by code and filled with numbers."""
-    card, weights = config.models_dir / f"{name}.json", weights_path(name, config)
-    if name not in REGISTRY or not card.is_file() or not weights.is_file():
-        raise InputError(
-            f"There is no trained {name} in {config.models_dir} (files {card.name} and "
-            f"{weights.name}); run the notebook first, or name another folder."
-        )
-    description = files.read_json(card)
-    if files.sha256(weights) != description["weights_sha256"]:
-        raise InputError(f"{weights} is not the file that {card} describes; train {name} again.")
-    as_trained = {"image_size": description["input_size"]}
-    as_trained |= {key: description[key] for key in ("head_width",) if key in description}
-    sized = Config(**config.model_dump() | as_trained)
-    model = classifier.build(
-        REGISTRY[name], Weights("random"), sized, description["precision"],
-        description.get("head", "mean"),
-    )  # fmt: skip
-    classifier.load(model, weights)
-    return model, description
