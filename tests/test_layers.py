@@ -1,6 +1,7 @@
 """The arrow of the design: a module imports only from its left."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ ORDER = [
     *("errors", "files", "tables", "data.folders", "config", "download", "ledger"),
     *("data.greys", "data.dicom", "data.reader"),
     *("data.anatomy", "data.radiography", "data.phantoms", "data.duplicates"),
-    *("data.groups", "data.sources", "data.inventory", "data.sidecars"),
+    "data.groups",
+    *("data.sources.published", "data.sources.archives", "data.sources.mura"),
+    *("data.sources.fracatlas", "data.sources.grazpedwri", "data.sources.folders"),
+    "data.sources.placing",
+    *("data.inventory", "data.sidecars"),
     *("data.images", "data.agreement"),
     *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(
@@ -109,3 +114,10 @@ def test_what_the_notebook_uses_stays_free_of_keras():
         if name not in allowed or name in light:
             assert not {n for n in imports(path) if n.split(".")[0] == "keras"}, name
             assert not own(path) & (allowed - light), name
+
+
+def test_every_folder_of_the_package_is_installed():
+    described = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    folders = {path.parent.relative_to(ROOT.parent) for path in ROOT.rglob("*.py")}
+    named = {".".join(folder.parts) for folder in folders}
+    assert named == set(described["tool"]["setuptools"]["packages"])

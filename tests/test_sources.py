@@ -17,6 +17,8 @@ from fracture_utils import download
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
 from fracture_utils.data import agreement, images, sidecars, sources
+from fracture_utils.data.sources import fracatlas as fracatlas_source
+from fracture_utils.data.sources import placing
 from fracture_utils.errors import InputError
 
 
@@ -209,8 +211,8 @@ def test_a_second_call_continues(monkeypatch):
     table = sources.bring("mura", root, "data", copy=True)
     Path("data", table["path"].iloc[5]).unlink()
     placed = []
-    real = sources.shutil.copyfile
-    monkeypatch.setattr(sources.shutil, "copyfile", lambda *a: placed.append(a) or real(*a))
+    real = placing.shutil.copyfile
+    monkeypatch.setattr(placing.shutil, "copyfile", lambda *a: placed.append(a) or real(*a))
     heard = []
     sources.bring("mura", root, "data", True, lambda *given: heard.append(given))
     assert len(placed) == 1
@@ -350,7 +352,7 @@ def test_the_download_is_resumed_and_checked(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setattr(sources, "FRACATLAS", f"{address}/record")
+        monkeypatch.setattr(fracatlas_source, "RECORD", f"{address}/record")
         assert len(sources.bring("fracatlas", "download", "data")) == 52
         server.shutdown()
     ranges = [start for path, start in asked if path == "/file"]
