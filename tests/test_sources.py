@@ -155,6 +155,27 @@ def test_fracatlas():
     assert boxes.iloc[0, 1:].tolist() == [3, 4, 13, 24]
 
 
+def test_numbered_neighbours_of_fracatlas_stay_together_unless_the_user_says_otherwise():
+    sources.bring("fracatlas", fracatlas(), "data")
+    assert Config().neighbours == 25
+    assert Config(neighbours=0).neighbours == 0
+    read = images.table(config("data")).set_index("path")
+    train = read[read["split"] != "test"]
+    numbers = train.index.str.extract(r"(\d+)\.jpg$")[0].astype(int)
+    assert train["group"].nunique() == 2
+    assert train.groupby(numbers.to_numpy() // 25)["group"].nunique().eq(1).all()
+    assert train.groupby("group")["split"].nunique().eq(1).all()
+    assert not read.loc[read["split"] == "test", "group"].isin(train["group"]).any()
+    alone = images.table(Config(neighbours=0, results_dir="other"))
+    assert alone["group"].nunique() == len(alone)
+
+
+@pytest.mark.parametrize(("name", "make"), [("mura", mura), ("grazpedwri", grazpedwri)])
+def test_where_patients_are_known_neighbours_are_not_grouped(name, make):
+    sources.bring(name, make(), "data")
+    assert Config().neighbours == 0
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_picture_that_table_and_folder_call_otherwise_is_a_conflict(turned):
     name, other = ("Non_fractured", "Fractured") if turned else ("Fractured", "Non_fractured")

@@ -15,6 +15,8 @@ RECORD = "https://api.figshare.com/v2/articles/22363012"
 """Figshare's record of the data set: it names the archive, its address and its MD5."""
 TEST_NUMBERS = (3297, 3732)
 """The numbers of the published test list; neighbours are often views of one patient."""
+NEIGHBOURS = 25
+"""Pictures in a row that stay in one part of train, because no table names the patients."""
 
 
 def _download(store: Path) -> Path:
@@ -75,4 +77,5 @@ SOURCE = published.Source(
     "Musculoskeletal Radiographs, Scientific Data 10 (2023), doi:10.1038/s41597-023-02432-4.",
     read,
     _download,
+    NEIGHBOURS,
 )  # fmt: skip

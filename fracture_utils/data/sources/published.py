@@ -67,7 +67,8 @@ class Source(NamedTuple):
     """A published data set. `positive` is its own word for the class that we file as fractured;
     `read` takes its files and gives (pictures, boxes): pictures has file (where it lies), path
     (where it goes) and what else is known; boxes has path, xmin, ymin, xmax, ymax. `fetch`
-    downloads it into a folder and says which file it is.
+    downloads it into a folder and says which file it is. `neighbours` becomes the default of the
+    setting of that name where it is used.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Source(NamedTuple):
     attribution: str
     read: Callable[[Upstream], tuple[pd.DataFrame, pd.DataFrame]]
     fetch: Callable[[Path], Path] | None = None
+    neighbours: int = 0
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:
