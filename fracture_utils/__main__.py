@@ -137,9 +137,10 @@ def _import(given: argparse.Namespace) -> int:
         if done == total or done % max(1, total // 10) == 0:
             sys.stdout.write(f"{done} of {total} pictures\n")
 
-    table = sources.bring(given.name, given.source, given.destination, given.copy, say)
-    counts = table.groupby(["split", "label"]).size().to_string()
-    sys.stdout.write(f"{counts}\nLicence: {sources.SOURCES[given.name].licence}\n")
+    brought = sources.bring(given.name, given.source, given.destination, given.copy, say)
+    counts = brought.pictures.groupby(["split", "label"]).size().to_string()
+    licence = sources.SOURCES[given.name].licence
+    sys.stdout.write(f"{counts}\nLicence: {licence}\n{brought.sentence()}\n")
     return 0
 
 

@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import stat
 import tarfile
 import threading
@@ -120,6 +121,10 @@ def kaggle(root="kaggle"):
     return Path(root)
 
 
+def bring(*given, **options):
+    return sources.bring(*given, **options).pictures
+
+
 def config(folder):
     return Config(data_dir=folder, source="pictures", results_dir="results")
 
@@ -134,7 +139,7 @@ def check(folder, table):
 
 
 def test_mura():
-    table = sources.bring("mura", mura(), "data")
+    table = bring("mura", mura(), "data")
     read = check("data", table)
     assert len(table) == 48
     assert set(read["body_part"]) == {"wrist", "elbow"}
@@ -145,7 +150,7 @@ def test_mura():
 
 
 def test_fracatlas():
-    table = sources.bring("fracatlas", fracatlas(), "data")
+    table = bring("fracatlas", fracatlas(), "data")
     read = check("data", table).set_index("path")
     assert (read["split"] == "test").sum() == 12
     assert read.loc["train/fractured/IMG0000005.jpg", "body_part"] == "hand+hip"
@@ -156,7 +161,7 @@ def test_fracatlas():
 
 
 def test_numbered_neighbours_of_fracatlas_stay_together_unless_the_user_says_otherwise():
-    sources.bring("fracatlas", fracatlas(), "data")
+    bring("fracatlas", fracatlas(), "data")
     assert Config().neighbours == 25
     assert Config(neighbours=0).neighbours == 0
     read = images.table(config("data")).set_index("path")
@@ -172,7 +177,7 @@ def test_numbered_neighbours_of_fracatlas_stay_together_unless_the_user_says_oth
 
 @pytest.mark.parametrize(("name", "make"), [("mura", mura), ("grazpedwri", grazpedwri)])
 def test_where_patients_are_known_neighbours_are_not_grouped(name, make):
-    sources.bring(name, make(), "data")
+    bring(name, make(), "data")
     assert Config().neighbours == 0
 
 
@@ -182,7 +187,7 @@ def test_a_picture_that_table_and_folder_call_otherwise_is_a_conflict(turned):
     root = fracatlas() / "images"
     first = min((root / name).iterdir())
     first.rename(root / other / first.name)
-    sources.bring("fracatlas", root.parent, "data")
+    bring("fracatlas", root.parent, "data")
     (found,) = agreement.labels(images.table(config("data")), sidecars.pictures(config("data")))
     assert found["severity"] == "red"
     table = "normal" if turned else "fractured"
@@ -195,7 +200,7 @@ def test_grazpedwri_from_zips_in_a_folder():
         for path in (root / "images_part1").iterdir():
             archive.write(path, path.relative_to(root))
             path.unlink()
-    table = sources.bring("grazpedwri", root, "data")
+    table = bring("grazpedwri", root, "data")
     read = check("data", table)
     assert len(read) == 80
     assert set(read["bit_depth"]) == {16}
@@ -208,7 +213,7 @@ def test_grazpedwri_from_zips_in_a_folder():
 
 
 def test_kaggle_folders():
-    table = sources.bring("folders", kaggle(), "data")
+    table = bring("folders", kaggle(), "data")
     read = check("data", table)
     assert len(read) == 40
     assert (read["split"] == "validation").sum() == 10
@@ -219,23 +224,23 @@ def test_kaggle_folders():
 def test_pictures_are_linked_or_copied_and_the_source_stays():
     root = mura()
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    table = sources.bring("mura", root, "linked")
+    table = bring("mura", root, "linked")
     first = table["path"].iloc[0]
     assert Path("linked", first).stat().st_nlink == 2
-    sources.bring("mura", root, "copied", copy=True)
+    bring("mura", root, "copied", copy=True)
     assert Path("copied", first).stat().st_nlink == 1
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_second_call_continues(monkeypatch):
     root = mura()
-    table = sources.bring("mura", root, "data", copy=True)
+    table = bring("mura", root, "data", copy=True)
     Path("data", table["path"].iloc[5]).unlink()
     placed = []
     real = placing.shutil.copyfile
     monkeypatch.setattr(placing.shutil, "copyfile", lambda *a: placed.append(a) or real(*a))
     heard = []
-    sources.bring("mura", root, "data", True, lambda *given: heard.append(given))
+    bring("mura", root, "data", True, lambda *given: heard.append(given))
     assert len(placed) == 1
     assert heard[-1] == (48, 48)
 
@@ -245,9 +250,9 @@ def test_what_lies_in_the_destination_is_not_mixed():
     Path("data/train/normal/.gitkeep").touch()
     Path("data/phantoms").mkdir()
     Path("data/phantoms/a.png").touch()
-    sources.bring("mura", mura(), "data")
+    bring("mura", mura(), "data")
     with pytest.raises(InputError, match="holds something else"):
-        sources.bring("folders", kaggle(), "data")
+        bring("folders", kaggle(), "data")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
@@ -261,9 +266,9 @@ def test_archives_are_unpacked_once(kind):
     else:
         with tarfile.open("a.tar.gz", "w:gz") as archive:
             archive.add(root)
-    table = sources.bring("fracatlas", f"a.{kind}", "data")
+    table = bring("fracatlas", f"a.{kind}", "data")
     assert len(table) == 52
-    assert len(sources.bring("fracatlas", f"a.{kind}", "data")) == 52
+    assert len(bring("fracatlas", f"a.{kind}", "data")) == 52
 
 
 def evil_zip(fault):
@@ -305,7 +310,7 @@ def evil_tar(fault):
 )  # fmt: skip
 def test_hostile_archives_are_refused_before_anything_is_written(make, fault, reason):
     with pytest.raises(InputError, match=reason):
-        sources.bring("folders", make(fault), "data")
+        bring("folders", make(fault), "data")
     assert not Path("data").exists()
     assert not Path("evil.png").exists()
     assert not Path("/tmp/evil.png").exists()
@@ -322,7 +327,7 @@ def test_damaged_archives_are_one_sentence():
     for content in (bytes(spoilt), whole[:-1000], b"", b"no archive"):
         Path("b.zip").write_bytes(content)
         with pytest.raises(InputError, match=r"b\.zip"):
-            sources.bring("folders", "b.zip", "data")
+            bring("folders", "b.zip", "data")
 
 
 @pytest.mark.parametrize(
@@ -332,9 +337,9 @@ def test_damaged_archives_are_one_sentence():
 def test_a_wrong_source_is_one_sentence(name, sentence):
     Path("empty").mkdir()
     with pytest.raises(InputError, match=sentence):
-        sources.bring(name, "empty", "data")
+        bring(name, "empty", "data")
     with pytest.raises(InputError):
-        sources.bring("mura", "absent", "data")
+        bring("mura", "absent", "data")
     assert not Path("data/images.csv").exists()
 
 
@@ -374,7 +379,7 @@ def test_the_download_is_resumed_and_checked(monkeypatch):
         address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr(fracatlas_source, "RECORD", f"{address}/record")
-        assert len(sources.bring("fracatlas", "download", "data")) == 52
+        assert len(bring("fracatlas", "download", "data")) == 52
         server.shutdown()
     ranges = [start for path, start in asked if path == "/file"]
     assert ranges == [None, None, f"bytes={len(archive) // 2}-"]
@@ -403,7 +408,7 @@ def test_folders_of_kinds_stay_apart_and_are_split_by_group():
     save("set/hand/fractured/0.png", 901)
     save("set/leg/fractured/0.png", 902)
     save("set/leg/fracture/0.png", 903)
-    table = sources.bring("folders", "set", "data").set_index("path")
+    table = bring("folders", "set", "data").set_index("path")
     assert len(table) == 83
     read = images.table(config("data"))
     assert len(read) == 83
@@ -424,7 +429,7 @@ def test_words_of_folder_sets(names, linked):
         Path("set").mkdir()
         for name in names:
             Path("set", name).symlink_to(Path("real", name).resolve())
-    table = sources.bring("folders", "set", "data")
+    table = bring("folders", "set", "data")
     assert (table["label"] == "fractured").sum() == 20
     check("data", table)
 
@@ -433,13 +438,13 @@ def test_contradicting_words_are_refused():
     kaggle()
     save("kaggle/Bone/train/fractured/normal/a.png", 1)
     with pytest.raises(InputError, match="contradict each other"):
-        sources.bring("folders", "kaggle", "data")
+        bring("folders", "kaggle", "data")
 
 
 def test_mura_with_val_for_valid_loses_nothing():
     mura()
     Path("MURA-v1.1/valid").rename("MURA-v1.1/val")
-    table = sources.bring("mura", "MURA-v1.1", "data")
+    table = bring("mura", "MURA-v1.1", "data")
     assert len(table) == 48
     assert (table["split"] == "test").sum() == 12
 
@@ -450,4 +455,98 @@ def test_a_row_twice_is_named(name, make):
     lines = table.read_text().splitlines()
     table.write_text("\n".join([*lines, lines[1]]))
     with pytest.raises(InputError, match=rf"twice, again in row {len(lines) + 1}\."):
-        sources.bring(name, table.parent, "data")
+        bring(name, table.parent, "data")
+
+
+MAKERS = {"mura": mura, "fracatlas": fracatlas, "grazpedwri": grazpedwri, "folders": kaggle}
+TABLES = {"mura": 0, "fracatlas": 2, "grazpedwri": 81, "folders": 0}
+"""Files that each import reads beside the pictures."""
+
+
+def litter(root):
+    """Files in every place that no import can use, by the reason that it should give."""
+    deep = next(path for path in sorted(root.rglob("*.[jp][pn]g"))).parent
+    planted = {"hidden": [deep / "._x.png", root / ".DS_Store"],
+               "no picture": [deep / "Thumbs.db", root / "notes.txt", deep / "1.2.840.7"],
+               "lost": [root / "Other/XR 1/stray.png", root / "stray.dcm"]}  # fmt: skip
+    for path in [path for paths in planted.values() for path in paths]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return {reason: len(paths) for reason, paths in planted.items()}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", list(sources.SOURCES))
+def test_every_file_is_brought_or_left_out_for_a_reason(name, zipped):
+    root = MAKERS[name]()
+    before = {path for path in root.rglob("*") if path.is_file()}
+    whole = len(sources.bring(name, root, "whole").pictures)
+    lost = "not in the publisher's table" if name in ("fracatlas", "grazpedwri") else (
+        "no class in its path")  # fmt: skip
+    planted = litter(root)
+    if zipped:
+        with zipfile.ZipFile("set.zip", "w") as archive:
+            for path in root.rglob("*"):
+                archive.write(path)
+    brought = sources.bring(name, "set.zip" if zipped else root, "data")
+    assert len(brought.pictures) == whole
+    counts = brought.left_out["reason"].value_counts()
+    extra = {"mura": {"hidden": 1, "no picture": 1}}.get(name, {})
+    for reason, count in planted.items():
+        expected = count + extra.get(reason, 0)
+        assert counts[{"lost": lost}.get(reason, reason)] == expected, reason
+    total = len(before) + sum(planted.values())
+    assert len(brought.pictures) + len(brought.left_out) + TABLES[name] == total
+    again = sources.bring(name, "set.zip" if zipped else root, "data")
+    pd.testing.assert_frame_equal(again.left_out, brought.left_out)
+
+
+def test_an_import_ends_with_what_it_left_out(capsys):
+    root = fracatlas()
+    assert main(["import", "fracatlas", str(root), "data"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 files left out."
+    first, second = sorted((root / "images/Fractured").iterdir())[:2]
+    first.unlink()
+    second.rename(root / second.name)
+    save(root / "images/Fractured/IMG9999999.jpg", 1)
+    assert main(["import", "fracatlas", str(root), "data", "--copy"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("4 files left out: ")
+    assert f"in the publisher's table, but not there (2, such as {first.name})" in last
+    assert "not in the publisher's table (1, such as images/Fractured/IMG9999999.jpg)" in last
+    assert f"outside images (1, such as {second.name})" in last
+
+
+def test_links_that_lead_nowhere_and_names_that_are_no_text_are_left_out():
+    root = kaggle() / "Bone/train/fractured"
+    (root / "loop").symlink_to(root.resolve())
+    (root / "nowhere.png").symlink_to("absent.png")
+    save(root / "b.png", 900)
+    (root / "b.png").rename(os.fsdecode(os.fsencode(root) + b"/\xff.png"))
+    left = sources.bring("folders", "kaggle", "data").left_out.set_index("path")["reason"]
+    assert left.to_dict() == {
+        "Bone/train/fractured/loop": "it is a link to a folder above it",
+        "Bone/train/fractured/nowhere.png": "it cannot be opened",
+        "Bone/train/fractured/\\udcff.png": "its name is no valid text",
+    }
+
+
+def test_archives_deep_in_a_folder_are_unpacked_and_deeper_ones_named():
+    root = kaggle()
+    with zipfile.ZipFile("inner.zip", "w") as archive:
+        archive.writestr("train/fractured/a.png", "x")
+    Path(root, "more").mkdir()
+    with zipfile.ZipFile(root / "more/outer.ZIP", "w") as archive:
+        archive.write("inner.zip")
+        archive.writestr("Train/Normal/b.png", "x")
+    brought = sources.bring("folders", root, "data")
+    assert len(brought.pictures) == 41
+    assert brought.left_out["path"].tolist() == ["more/outer/inner.zip"]
+
+
+def test_a_destination_in_the_source_is_not_brought_again():
+    root = kaggle()
+    for _ in range(2):
+        brought = sources.bring("folders", root, root / "sorted")
+        assert len(brought.pictures) == 40
+        assert brought.left_out.empty

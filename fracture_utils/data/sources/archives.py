@@ -1,5 +1,6 @@
 """Archives of published data sets: judged member by member, then unpacked once."""
 
+import itertools
 import re
 import stat
 import tarfile
@@ -9,47 +10,58 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fracture_utils import files
-from fracture_utils.data import folders, reader
+from fracture_utils.data import folders
 from fracture_utils.data.sources import published
 from fracture_utils.errors import InputError
 
 MAX_MEMBER_BYTES = 2 * 2**30
 MAX_ARCHIVE_BYTES = 200 * 2**30
-KEPT = (*reader.SUFFIXES, ".csv", ".json", ".xml", ".zip")
-"""What is unpacked; the rest of an archive is of no use here."""
+TABLES = (".csv", ".json", ".xml", ".zip")
+"""What is unpacked beside pictures; the rest of an archive is of no use here."""
 
 
 def opened(source: Path, store: Path) -> published.Upstream:
-    """The files of the folder or archive `source`; archives are unpacked below `store`.
+    """The files of the folder or archive `source`; archives are unpacked below `store`, which lies
+    in the folder that the pictures go to.
 
     InputError where there is no such file, or an archive is unsafe or damaged.
     """
     if source.is_dir():
-        inner = sorted(source.glob("*.zip"))
-        for archive in inner:
-            _unpack(archive, store / archive.stem)
-        return published.Upstream([source, store] if inner else [source], store.parent)
-    if not source.is_file():
+        inner = _zips(source)
+        left = [_unpack(path, store / path.relative_to(source).with_suffix("")) for path in inner]
+        roots = [source, store] if inner else [source]
+    elif source.is_file():
+        left, roots = [_unpack(source, store)], [store]
+        inner = _zips(store)
+        left += [_unpack(path, path.with_suffix("")) for path in inner]
+    else:
         raise InputError(f"There is no file or folder {source}; name the data set as published.")
-    _unpack(source, store)
-    for archive in [path for path, _ in folders.walk(store) if path.suffix == ".zip"]:
-        _unpack(archive, archive.with_suffix(""))
-    return published.Upstream([store], store.parent)
+    return published.Upstream(roots, store.parent, itertools.chain(*left), inner)
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack what is KEPT, after every member has been checked; members already there stay."""
+def _zips(folder: Path) -> list[Path]:
+    found = [path for path, reason in folders.walk(folder) if not reason]
+    return [
+        path
+        for path in found
+        if path.suffix.lower() == ".zip" and not published.hidden(path.relative_to(folder))
+    ]
+
+
+def _unpack(archive: Path, folder: Path) -> list[tuple[str, str]]:
+    """Unpack pictures and TABLES, after every member has been checked; members already there stay.
+    Returns what was not unpacked, and why.
+    """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
                 members = [(m.filename, m.file_size, _zip_kind(m), m) for m in opened.infolist()]
-                _unpack_members(folder, _checked(archive, members), opened.open)
-        elif tarfile.is_tarfile(archive):
+                return _unpack_members(folder, _checked(archive, members), opened.open)
+        if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened:
                 members = ((m.name, m.size, _tar_kind(m), m) for m in opened)
-                _unpack_members(folder, _checked(archive, members), opened.extractfile)
-        else:
-            raise InputError(f"{archive} is neither a folder nor a zip or tar archive.")
+                return _unpack_members(folder, _checked(archive, members), opened.extractfile)
+        raise InputError(f"{archive} is neither a folder nor a zip or tar archive.")
     except (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zipfile.BadZipFile,
             tarfile.TarError) as error:  # fmt: skip
         raise InputError(f"{archive} cannot be unpacked ({error}). Fetch it again.") from None
@@ -86,21 +98,34 @@ def _checked(archive: Path, members: Iterable[tuple]) -> list[tuple]:
     return checked
 
 
-def _unpack_members(folder: Path, members: list[tuple], open_member: Callable) -> None:
+def _unpack_members(
+    folder: Path, members: list[tuple], open_member: Callable
+) -> list[tuple[str, str]]:
+    left = []
     for name, size, kind, member in members:
-        target = folder / name
-        unwanted = published.hidden(PurePosixPath(name)) or target.suffix.lower() not in KEPT
-        if kind == "folder" or unwanted:
+        if kind == "folder":
             continue
-        if not target.exists() or target.stat().st_size != size:
-            with files.replacing(target) as temporary, open_member(member) as stream:
-                _copy_bytes(stream, temporary, size)
+        inside, target = PurePosixPath(name), folder / name
+        there = target.exists() and target.stat().st_size == size
+        with open_member(member) as stream:
+            head = stream.read(published.HEAD)
+            reason = published.refusal(inside, lambda head=head: head)
+            if reason == published.NO_PICTURE and inside.suffix.lower() in TABLES:
+                reason = ""
+            if reason:
+                left.append((name, reason))
+            elif not there:
+                with files.replacing(target) as temporary:
+                    _copy_bytes(head, stream, temporary, size)
+    return left
 
 
-def _copy_bytes(stream: BinaryIO, target: Path, size: int) -> None:
+def _copy_bytes(head: bytes, stream: BinaryIO, target: Path, size: int) -> None:
     with target.open("wb") as file:
-        while block := stream.read(2**20):
+        block = head
+        while block:
             size -= len(block)
             if size < 0:
                 raise ValueError("a member is larger than it declares")
             file.write(block)
+            block = stream.read(2**20)

@@ -23,6 +23,8 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     for file, place in zip(found, places, strict=True):
         if place.problem:
             raise InputError(f"{file}: {place.problem}. Rename one of them.")
+        if not place.label:
+            upstream.leave(file, published.NO_CLASS)
     rows = [
         {"file": file, "label": place.label, "split": place.split, "path": _rest(path)}
         for file, path, place in zip(found, inside, places, strict=True)

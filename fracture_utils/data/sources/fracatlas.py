@@ -39,6 +39,8 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, places = [], {}
     for file in upstream.pictures:
         if file.name not in known.index or file.parent.parent.name != "images":
+            outside = file.name in known.index
+            upstream.leave(file, "outside images" if outside else published.UNLISTED)
             continue
         facts = known.loc[file.name]
         number = int(re.sub(r"\D", "", file.stem) or 0)
@@ -52,6 +54,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
                      "view": "+".join(view for view in views if facts[view] == "1"),
                      "hardware": facts["hardware"], "multiscan": facts["multiscan"],
                      "mixed": facts["mixed"]})  # fmt: skip
+    upstream.miss(known.index.difference(list(places)))
     return published.frame(rows), _coco(upstream, places)
 
 

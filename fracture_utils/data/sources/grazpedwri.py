@@ -19,6 +19,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     marks = upstream.ending(".xml")
     for file in upstream.pictures:
         if file.stem not in known.index:
+            upstream.leave(file, published.UNLISTED)
             continue
         facts = known.loc[file.stem]
         patient = facts["patient_id"]
@@ -33,6 +34,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
                      "cast": str(int(facts["cast"] in is_set))})  # fmt: skip
         if label == "fractured" and file.stem in marks:
             boxes += [(path, *box) for box in _pascal(marks[file.stem])]
+    upstream.miss(known.index.difference([file.stem for file in upstream.pictures]))
     return published.frame(rows), published.boxes(boxes)
 
 

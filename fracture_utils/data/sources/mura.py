@@ -12,15 +12,18 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     pattern = re.compile(r"([^/]+)/XR_(\w+)/(patient\d+)/(study\d+)_(positive|negative)/([^/]+)$")
     rows = []
     for file in upstream.pictures:
-        if match := pattern.search(file.as_posix()):
-            upstream, part, patient, study, finding, name = match.groups()
-            split = "train" if folders.split_word(upstream) == "train" else "test"
-            label = "fractured" if finding == "positive" else "normal"
-            study = f"{patient}_{part.lower()}_{study}"
-            rows.append({"file": file, "path": f"{split}/{label}/{study}_{name}", "label": label,
-                         "split": split, "patient": patient, "study": study,
-                         "body_part": part.lower(),
-                         "finding": "abnormal" if finding == "positive" else "normal"})  # fmt: skip
+        match = pattern.search(file.as_posix())
+        if not match:
+            upstream.leave(file, published.NO_CLASS)
+            continue
+        above, part, patient, study, finding, name = match.groups()
+        split = "train" if folders.split_word(above) == "train" else "test"
+        label = "fractured" if finding == "positive" else "normal"
+        study = f"{patient}_{part.lower()}_{study}"
+        rows.append({"file": file, "path": f"{split}/{label}/{study}_{name}", "label": label,
+                     "split": split, "patient": patient, "study": study,
+                     "body_part": part.lower(),
+                     "finding": "abnormal" if finding == "positive" else "normal"})  # fmt: skip
     return published.frame(rows), published.boxes([])
 
 

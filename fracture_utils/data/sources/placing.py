@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -24,14 +25,33 @@ SOURCES = {
 Progress = Callable[[int, int], None]
 
 
+class Brought(NamedTuple):
+    """What an import gives: `pictures`, its images.csv, and `left_out` (path, reason), every other
+    file of the source that no table is, and what its tables name in vain.
+    """
+
+    pictures: pd.DataFrame
+    left_out: pd.DataFrame
+
+    def sentence(self) -> str:
+        """How many files were left out, by reason, each with its first file."""
+        if self.left_out.empty:
+            return "0 files left out."
+        by_reason = self.left_out.groupby("reason")["path"].agg(["size", "first"])
+        by_reason = by_reason.sort_values("size", ascending=False, kind="stable")
+        said = [f"{why} ({size}, such as {path})" for why, size, path in by_reason.itertuples()]
+        count = len(self.left_out)
+        return f"{count} file{'s' * (count != 1)} left out: {', '.join(said)}."
+
+
 def bring(
     name: str,
     source: Path | str,
     destination: Path,
     copy: bool = False,
     progress: Progress = lambda done, total: None,
-) -> pd.DataFrame:
-    """Bring the data set `name` from `source` to `destination`; returns its images.csv.
+) -> Brought:
+    """Bring the data set `name` from `source` to `destination`.
 
     Raises InputError with one sentence where the source is not laid out as published, an archive
     is unsafe, or the destination holds something else. Nothing in `source` is changed.
@@ -42,9 +62,12 @@ def bring(
     _check_destination(destination, kind)
     store = destination / ".unpacked"
     file = kind.fetch(store) if kind.fetch and str(source) == "download" else Path(source)
-    pictures, boxes = kind.read(archives.opened(file, store))
+    upstream = archives.opened(file, store)
+    pictures, boxes = kind.read(upstream)
+    left_out = upstream.left_out()
     if pictures.empty:
-        raise InputError(f"{source} holds no pictures laid out as {kind.title} is published.")
+        why = Brought(pictures, left_out).sentence()
+        raise InputError(f"{source} holds no pictures laid out as {kind.title} is published: {why}")
     if (twice := pictures["path"].duplicated()).any():
         raise InputError(f"{source} holds {pictures['path'][twice].iloc[0]} twice; remove one.")
     pictures = pictures.sort_values("path", ignore_index=True)
@@ -55,7 +78,7 @@ def bring(
     table = pictures.drop(columns="file")
     files.write_table(destination / "images.csv", table)
     files.write_table(destination / "boxes.csv", boxes[boxes["path"].isin(table["path"])])
-    return table
+    return Brought(table, left_out)
 
 
 def _check_destination(destination: Path, kind: published.Source) -> None:

@@ -1,45 +1,80 @@
 """What a published data set is, and how its files are found and read."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import pandas as pd
 
-from fracture_utils.data import folders, reader
+from fracture_utils.data import dicom, folders, reader
 from fracture_utils.errors import InputError
 
 TEST_SHARE = 0.2
 """Of the patients, where a source has no test list of its own."""
+HEAD = 132
+"""Bytes that tell what a file is."""
+HIDDEN, NO_PICTURE, NO_CLASS = "hidden", "no picture", "no class in its path"
+UNLISTED, MISSING = "not in the publisher's table", "in the publisher's table, but not there"
+"""Why files are left out."""
 
 
 class Upstream:
-    """The files of a data set as they lie in its `roots`, through links too, but nothing hidden
-    and nothing below `apart`.
+    """The files of a data set as they lie in its `roots`, through links too; nothing below `apart`,
+    the folder that the pictures go to. Each becomes a picture, is asked for by its name or ending,
+    or is left out with a reason.
+
+    `left`: (path, reason) of what an archive holds but was not unpacked; `archives`: what was.
     """
 
-    def __init__(self, roots: Sequence[Path], apart: Path) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        apart: Path,
+        left: Iterable[tuple[str, str]] = (),
+        archives: Iterable[Path] = (),
+    ) -> None:
         self.root = roots[0]
         self.inside: dict[Path, Path] = {}
         """Where each file lies below its root."""
+        self.pictures: list[Path] = []
+        self._left, self._used = list(left), set(archives)
         for root in roots:
-            for path in _files(root, apart):
+            for path, reason in _files(root, apart):
                 self.inside[path] = path.relative_to(root)
+                if not reason:
+                    self.pictures.append(path)
+                elif reason != NO_PICTURE:
+                    self.leave(path, reason)
+        self._others = set(self.inside) - set(self.pictures) - self._used
 
-    @property
-    def pictures(self) -> list[Path]:
-        """What may be a picture."""
-        return [path for path in self.inside if path.suffix.lower() in reader.SUFFIXES]
+    def leave(self, file: Path, reason: str) -> None:
+        """Leave a file out, for a reason of a few words."""
+        self._left.append((_legible(self.inside[file]), reason))
+        self._used.add(file)
+
+    def miss(self, names: Iterable[str]) -> None:
+        """Note what the publisher's table names, but nobody finds."""
+        self._left += [(name, MISSING) for name in names]
+
+    def left_out(self) -> pd.DataFrame:
+        """What was left out up to now: path (below its root) and reason, sorted."""
+        rest = [(_legible(self.inside[file]), NO_PICTURE) for file in self._others - self._used]
+        return pd.DataFrame(sorted([*self._left, *rest]), columns=["path", "reason"])
 
     def ending(self, suffix: str) -> dict[str, Path]:
         """The other files with this ending, by their names without it."""
-        return {path.stem: path for path in self.inside if path.suffix == suffix}
+        found = {path.stem: path for path in self._others if path.suffix == suffix}
+        self._used |= set(found.values())
+        return found
 
     def one(self, name: str) -> Path:
         """The one file of this name; InputError where there is another number of them."""
-        found = [path for path in self.inside if path.name == name]
+        found = [path for path in self._others if path.name == name]
         if len(found) != 1:
             raise InputError(f"{self.root} should hold one {name}, but holds {len(found)}.")
+        self._used.add(found[0])
         return found[0]
 
     def table(self, name: str, columns: list[str]) -> pd.DataFrame:
@@ -91,12 +126,44 @@ def boxes(rows: list[tuple]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", "xmin", "ymin", "xmax", "ymax"])
 
 
-def hidden(path: Path) -> bool:
-    """Whether a file at `path` below its root is a leftover of the system or of a tool."""
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+def refusal(inside: PurePath, head: Callable[[], bytes]) -> str:
+    """Why a file, `inside` its root, is no picture; empty where it may be one, by its ending or by
+    its content. `head` gives its first HEAD bytes.
+    """
+    if hidden(inside):
+        return HIDDEN
+    if _legible(inside) != inside.as_posix():
+        return "its name is no valid text"
+    suffix = inside.suffix.lower()
+    if suffix in reader.SUFFIXES:
+        return ""
+    begin = head()
+    known = dicom.resembles(begin) or (not suffix and begin.startswith(tuple(reader.MAGIC)))
+    return "" if known else NO_PICTURE
 
 
-def _files(root: Path, apart: Path) -> Iterator[Path]:
+def hidden(inside: PurePath) -> bool:
+    """Whether a file is a leftover of the system or of a tool."""
+    return any(part.startswith((".", "__MACOSX")) for part in inside.parts)
+
+
+def _legible(inside: PurePath) -> str:
+    return inside.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+def _files(root: Path, apart: Path) -> Iterator[tuple[Path, str]]:
+    """Every file below `root`, and why it is no picture."""
+    real, theirs = root.resolve(), apart.resolve()
+    skipped = theirs.relative_to(real) if theirs.is_relative_to(real) else None
     for path, reason in folders.walk(root):
-        if not reason and not hidden(path.relative_to(root)):
-            yield path
+        inside = path.relative_to(root)
+        if skipped is None or not inside.is_relative_to(skipped):
+            if not reason and not path.is_file():
+                reason = "it cannot be opened"
+            yield path, reason or refusal(inside, functools.partial(_head, path))
+
+
+def _head(path: Path) -> bytes:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(HEAD)
+    return b""
