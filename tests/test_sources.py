@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_reader import bone, dicom
 
 from fracture_utils import download
 from fracture_utils.__main__ import main
@@ -550,3 +551,40 @@ def test_a_destination_in_the_source_is_not_brought_again():
         brought = sources.bring("folders", root, root / "sorted")
         assert len(brought.pictures) == 40
         assert brought.left_out.empty
+
+
+def exported(root="export"):
+    """DICOM named by numbers, by UIDs or not at all, two views of a patient; and JPEG as .jfif."""
+    for number in range(48):
+        folder = Path(root, ("Fracture", "No fracture")[number // 2 % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 255, bone().shape).astype(np.uint16)
+        name = (f"1.2.840.113619.{number}", f"IM{number:04d}", f"{number}.DCM")[number % 3]
+        dicom(folder / name, noise * 16, PatientID=f"Doe {number // 2}")
+    for number in range(8):
+        folder = Path(root, ("Fracture", "No fracture")[number % 2])
+        save(folder / f"{number}.jpg", number).rename(folder / f"{number}.jfif")
+    Path(root, "DICOMDIR").write_bytes(Path(root, "Fracture/IM0001").read_bytes())
+    Path(root, "No fracture/1.2.3").write_text("no picture")
+    Path(root, "No fracture/png").write_bytes(save("a.png", 1).read_bytes())
+    return Path(root)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pictures_are_known_by_their_content_where_their_name_says_nothing(zipped):
+    root = exported()
+    if zipped:
+        with zipfile.ZipFile("set.zip", "w") as archive:
+            for path in root.rglob("*"):
+                archive.write(path)
+    brought = sources.bring("folders", "set.zip" if zipped else root, "data")
+    read = check("data", brought.pictures)
+    assert len(read) == 57
+    assert (read["patient"] != "").sum() == 48
+    reasons = brought.left_out.set_index("path")["reason"].to_dict()
+    above = "export/" if zipped else ""
+    assert reasons == {f"{above}DICOMDIR": "no class in its path",
+                       f"{above}No fracture/1.2.3": "no picture"}  # fmt: skip
+    known = read[read["patient"] != ""]
+    assert known.groupby("patient").size().eq(2).all()
+    assert known.groupby("patient")["split"].nunique().eq(1).all()

@@ -1,12 +1,13 @@
 """Pictures in folders by class and, perhaps, split, as on Kaggle."""
 
+import contextlib
 import hashlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from fracture_utils.data import folders, groups
+from fracture_utils.data import folders, groups, reader
 from fracture_utils.data.sources import published
 from fracture_utils.errors import InputError
 
@@ -56,10 +57,17 @@ def _splits(table: pd.DataFrame) -> pd.Series:
         split = split.replace("validation", "test")
     if (split == "test").any():
         return split.mask(split == "", "train")
-    grouped = groups.named(table)
+    grouped = groups.named(table.assign(patient=table["file"].map(_patient)))
     grouped = grouped.mask(grouped == "", table["path"])
     test = groups.lowest(table.assign(group=grouped), published.TEST_SHARE, 0)
     return pd.Series(np.where(grouped.isin(test), "test", "train"), index=table.index)
+
+
+def _patient(file: Path) -> str:
+    """The patient that a DICOM file names (a digest), so that none is in train and test."""
+    with contextlib.suppress(reader.ReadError):
+        return reader.load(file)[1]["patient"] if reader.is_dicom(file) else ""
+    return ""
 
 
 SOURCE = published.Source(
