@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -181,6 +182,71 @@ def test_the_package_works_without_docstrings_a_home_or_write_access(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert Path("ö/report.html").is_file()
+
+
+LAUNCHER = (
+    "import ctypes, os, sys; os.geteuid() or ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+"""Starts Python without the right of root to write where the file's mode forbids it."""
+
+
+@pytest.fixture
+def read_only_package(tmp_path):
+    """A function that starts Python with a copy of the package that it cannot write to, and the
+    folder of that copy.
+    """
+    house = tmp_path / "house"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fracture_utils", house / "fracture_utils", ignore=ignored)
+    places = [house, *house.rglob("*")]
+    for path in places:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+
+    def launch(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", LAUNCHER, *arguments],
+            env=environment | {"PYTHONPATH": str(house)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    yield launch, house
+    for path in places:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files bind elsewhere in other ways")
+def test_a_read_only_package_works_and_nothing_is_written_into_it(read_only_package):
+    launch, house = read_only_package
+    touched = launch("-c", f"open({str(house / 'fracture_utils' / 'x')!r}, 'w')")
+    assert "PermissionError" in touched.stderr
+    before = sorted((path, path.stat().st_mtime_ns) for path in house.rglob("*"))
+    Path("x.csv").write_text("path,label,model,probability\na,1,A,0.9\nb,0,A,0.2\n")
+    path = notebook(
+        "from fracture_utils.config import Config\n"
+        "from fracture_utils.data import images, phantoms\n"
+        "config = Config()\n"
+        "phantoms.make(config.pictures_dir, 48, 64, config.seed)\n"
+        "len(images.table(config))"
+    )
+    Path("set/normal").mkdir(parents=True)
+    Image.new("L", (8, 8)).save("set/normal/a.png")
+    for expected, arguments in (
+        (2, ("predict", "nofile.png")),
+        (0, ("evaluate", "x.csv", "--output", "scored", "--resamples", "100")),
+        (0, ("import", "folders", "set", "there")),
+        (0, ("run", "--notebook", str(path), "--source", "phantoms")),
+        (0, ("clean", "--remove")),
+    ):
+        done = launch("-m", "fracture_utils", *arguments)
+        assert done.returncode == expected, done.stderr
+        assert "Traceback" not in done.stderr
+    assert Path("scored/report.html").is_file()
+    assert Path("results/story.html").is_file()
+    assert sorted((path, path.stat().st_mtime_ns) for path in house.rglob("*")) == before
 
 
 def test_predict_on_a_missing_file_is_quick():
