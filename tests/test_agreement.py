@@ -1,5 +1,7 @@
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fracture_utils.data import agreement
 
@@ -12,7 +14,9 @@ def table(**counts):
         for label, number in zip(("fractured", "normal"), numbers, strict=True)
         for _ in range(number)
     ]
-    return pd.DataFrame(rows, columns=["split", "label"])
+    made = pd.DataFrame(rows, columns=["split", "label"])
+    numbers = made.index.astype(str)
+    return made.assign(path=made["split"] + "/" + numbers + ".png", group="patient" + numbers)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,19 @@ def test_one_patient_for_every_picture_is_said():
     assert "every picture is dicom-ab" in row["what"]
     several = same.assign(patient=[f"p{k}" for k in range(len(same))])
     assert agreement.findings(several) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from(["train", "validation", "test"]), st.integers(0, 5))))
+def test_every_group_in_two_splits_is_red_and_no_other(rows):
+    made = pd.DataFrame(rows, columns=["split", "group"]).assign(label="normal")
+    made["path"] = made["split"] + "/" + made.index.astype(str) + ".png"
+    made["group"] = "patient" + made["group"].astype(str)
+    found = [row for row in agreement.findings(made) if row["check"] == "group in two splits"]
+    splits = made.groupby("group")["split"].agg(set)
+    assert {row["what"].split()[0] for row in found} == set(splits[splits.map(len) > 1].index)
+    for row in found:
+        assert row["severity"] == "red"
+        said = splits[row["what"].split()[0]]
+        assert row["path"].split("/")[0] != row["other"].split("/")[0]
+        for split in said:
+            assert f" in {split}" in row["what"]

@@ -134,6 +134,56 @@ def test_every_exact_patient_and_label_fault_is_found(data):
     assert (normal / "copy.png").exists()
 
 
+def own_validation(data, named, column):
+    """Pictures of `plain` of which a third are the user's validation, by folder or by table; two
+    of them show what a picture of train shows, named as of one patient or as copies.
+    """
+    plain(data, count=60, shortcut=False)
+    for path in sorted((data / "train").rglob("*.png"))[::3]:
+        moved = data / "val" / path.relative_to(data / "train")
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+    for label in ("fractured", "normal"):
+        first = min((data / "val" / label).iterdir())
+        if named:
+            other = min((data / "train" / label).iterdir())
+            other.rename(other.with_stem(f"{first.stem}_b"))
+        else:
+            shutil.copy(first, data / "train" / label / "again.png")
+            first.rename(first.with_stem(f"{label}-first"))
+    if column:
+        known = pd.DataFrame([("train", path) for path in (data / "train").rglob("*.png")]
+                             + [("val", path) for path in (data / "val").rglob("*.png")],
+                             columns=["split", "path"])  # fmt: skip
+        for path in known.loc[known["split"] == "val", "path"]:
+            path.rename(data / "train" / path.relative_to(data / "val"))
+        shutil.rmtree(data / "val")
+        known["path"] = known["path"].map(lambda path: "/".join(["train", *path.parts[-2:]]))
+        known.to_csv(data / "images.csv", index=False)
+    return data
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_patients_in_train_and_in_the_users_own_validation_are_red(tmp_path, named, column):
+    data = own_validation(tmp_path / "plain", named, column)
+    table, findings = audited(data)
+    red = findings[findings["severity"] == "red"]
+    assert set(red["check"]) == {"group in two splits" if named else "exact copy"}
+    assert len(red) == 2
+    assert red["what"].str.contains("in train").all()
+    assert red["what"].str.contains("in validation" if named else "and validation|and train").all()
+    with pytest.raises(InputError, match="would make the results wrong"):
+        audit.apply(table, findings, "stop")
+    kept = audit.apply(table, findings, "drop")
+    assert set(kept["path"]) == set(table["path"]) - set(
+        table.loc[(table["split"] == "train") & table["path"].isin([*red["path"], *red["other"]]),
+                  "path"]
+    )  # fmt: skip
+    assert set(audit.surplus(table, findings)["why"]) == {"its group is in validation"}
+    assert not audit.run(kept, configured(data))["severity"].eq("red").any()
+
+
 def test_odd_files_are_reported_and_counts_add_up(data):
     normal = data / "train/normal"
     originals = sorted(normal.glob("*.png"))

@@ -6,6 +6,7 @@ Each finding is a row with severity, check, path, other, what and advice.
 import pandas as pd
 from scipy import stats
 
+from fracture_utils.config import SPLITS
 from fracture_utils.data import folders, groups
 
 LEAST_RATIO = 1.5
@@ -17,7 +18,7 @@ LABEL = "label conflict"
 
 def findings(table: pd.DataFrame) -> list[dict]:
     """What the columns of the images table tell about each other."""
-    return [*_prevalence(table), *_identities(table)]
+    return [*_prevalence(table), *_shared_groups(table), *_identities(table)]
 
 
 def labels(table: pd.DataFrame, known: pd.DataFrame) -> list[dict]:
@@ -42,8 +43,8 @@ def labels(table: pd.DataFrame, known: pd.DataFrame) -> list[dict]:
     return found
 
 
-def _finding(severity: str, check: str, path: str, what: str, advice: str) -> dict:
-    return {"severity": severity, "check": check, "path": path, "other": "",
+def _finding(severity: str, check: str, path: str, what: str, advice: str, other: str = "") -> dict:
+    return {"severity": severity, "check": check, "path": path, "other": other,
             "what": what, "advice": advice}  # fmt: skip
 
 
@@ -68,6 +69,28 @@ def _prevalence(table: pd.DataFrame) -> list[dict]:
     )
     advice = "judge by AUC; read probabilities as of pictures mixed like validation"
     return [_finding("amber", "prevalence", "", what, advice)]
+
+
+def _shared_groups(table: pd.DataFrame) -> list[dict]:
+    """One finding for each group in two splits. (Clusters of near duplicates, which bear the
+    path of their first picture, are judged pair by pair.)
+    """
+    found = []
+    known = table[~table["group"].isin(table["path"])]
+    several = known.groupby("group")["split"].transform("nunique") > 1
+    for group, rows in known[several].groupby("group"):
+        first = rows.groupby("split")["path"].agg(["first", "size"])
+        first = first.reindex([split for split in SPLITS if split in first.index])
+        counts = " and ".join(f"{row.size} in {row.Index}" for row in first.itertuples())
+        advice = "give all pictures of a patient to one split"
+        ends = first["first"].iloc[0], first["first"].iloc[-1]
+        what = f"{group} has pictures in two splits: {counts}"
+        found.append(_finding("red", "group in two splits", ends[0], what, advice, ends[1]))
+    if len(table) > 1 and table["group"].isin(table["path"]).mean() > 0.5:
+        what = "most pictures bear no patient: groups are clusters of near duplicates"
+        advice = "add a column patient to images.csv; other views may lie in train and test"
+        found.append(_finding("amber", "no patients", "", what, advice))
+    return found
 
 
 def _identities(table: pd.DataFrame) -> list[dict]:

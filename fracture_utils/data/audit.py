@@ -3,7 +3,7 @@
     findings = audit.run(table, config)
     table = audit.apply(table, findings, config.audit_policy)
 
-The findings table has the columns severity ("red": the test figures would be wrong; "amber":
+The findings table has the columns severity ("red": the figures would be wrong; "amber":
 look at it before you believe them; "info"), check, path, other (the second picture of a pair,
 or empty), what and advice; red before amber before info. Nothing is deleted or moved.
 """
@@ -52,7 +52,6 @@ def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     findings = [
         *_unreadable(taken.files),
         *_copies(facts, thumbnails, config),
-        *_shared_groups(table),
         *_odd_pictures(facts, thumbnails),
         *_balance(table),
         *agreement.findings(table),
@@ -95,16 +94,18 @@ def apply(table: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFr
 def surplus(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
     """What the policy "drop" leaves out: path and why. Pictures with conflicting labels go
     (among copies, or between folder and table), groups that are also in test go from train and
-    validation, and of each set of copies all but one, which is in test if any is.
+    validation, those that are also in validation from train, and of each set of copies all but
+    one, which is in test if any is.
     """
     pairs = findings[findings["other"] != ""]
     conflicts = pairs[pairs["check"] == "conflicting labels"]
     why = dict.fromkeys([*conflicts["path"], *conflicts["other"]], "conflicting labels")
     disputed = findings.loc[findings["check"] == agreement.LABEL, "path"]
     why |= dict.fromkeys(disputed, "its table calls it otherwise")
-    tested = set(table.loc[table["split"] == "test", "group"])
-    leaked = table["group"].isin(tested) & (table["split"] != "test")
-    why = dict.fromkeys(table.loc[leaked, "path"], "its group is in test") | why
+    for split, others in (("test", ["train", "validation"]), ("validation", ["train"])):
+        here = set(table.loc[table["split"] == split, "group"])
+        leaked = table["group"].isin(here) & table["split"].isin(others)
+        why = dict.fromkeys(table.loc[leaked, "path"], f"its group is in {split}") | why
     place = {path: position for position, path in enumerate(table["path"])}
     copies = pairs[pairs["check"].isin(["exact copy", "near duplicate"])]
     links = pd.DataFrame({"first": copies["path"].map(place), "second": copies["other"].map(place)})
@@ -237,7 +238,7 @@ def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list
     both = pd.concat(
         [equal.assign(check="exact copy", agreement=1.0), near.assign(check="near duplicate")]
     )
-    rows = facts[["path", "label", "split"]].to_dict("records")
+    rows = facts[["path", "label", "split", "group"]].to_dict("records")
     return [
         _judged(rows[int(pair.first)], rows[int(pair.second)], pair.check,
                 f"{pair.check}{', mirrored' if pair.mirrored else ''}"
@@ -247,38 +248,17 @@ def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list
 
 
 def _judged(one: dict, other: dict, check: str, what: str) -> dict:
+    torn = one["split"] != other["split"]
+    tested = "test" in (one["split"], other["split"])
     if one["label"] != other["label"]:
         severity, check, what = "red", "conflicting labels", f"{what}, but one is fractured"
         advice = "look at both and correct the wrong label"
-    elif (one["split"] == "test") != (other["split"] == "test"):
+    elif torn and (tested or one["group"] == other["group"]):  # which no split of ours does
         severity, what = "red", f"{what} in {one['split']} and {other['split']}"
         advice = "keep one of them: what was learnt by heart counts as found"
     else:
         severity, advice = "amber", "keep one of them: it counts twice"
     return _finding(severity, check, one["path"], what, advice, other["path"])
-
-
-def _shared_groups(table: pd.DataFrame) -> list[dict]:
-    """One finding for each group in two splits. (Clusters of near duplicates, which bear the
-    path of their first picture, are judged pair by pair.)
-    """
-    findings = []
-    both = table.assign(place=np.where(table["split"] == "test", "test", "train"))
-    both = both[~both["group"].isin(table["path"])]
-    several = both.groupby("group")["place"].transform("nunique") > 1
-    for group, rows in both[several].groupby("group"):
-        first = rows.groupby("place")["path"].first()
-        counts = rows["place"].value_counts()
-        what = f"{group} has {counts['train']} pictures in train and {counts['test']} in test"
-        advice = "put all pictures of a patient into one of the two folders"
-        findings.append(
-            _finding("red", "group in two splits", first["train"], what, advice, first["test"])
-        )
-    if len(table) > 1 and table["group"].isin(table["path"]).mean() > 0.5:
-        what = "most pictures bear no patient: groups are clusters of near duplicates"
-        advice = "add a column patient to images.csv; other views may lie in train and test"
-        findings.append(_finding("amber", "no patients", "", what, advice))
-    return findings
 
 
 def _odd_pictures(facts: pd.DataFrame, thumbnails: np.ndarray) -> list[dict]:
