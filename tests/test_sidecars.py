@@ -213,3 +213,38 @@ def test_tables_of_excel_are_read(separator, encoding):
     text = f"path,patient\n{','.join(rows[0])}\n,\n{','.join(rows[1])}\n\n"
     Path("data/images.csv").write_bytes(text.replace(",", separator).encode(encoding))
     assert sidecars.pictures(config).to_numpy().tolist() == rows
+
+
+@pytest.mark.parametrize("name", ["Images.CSV", "IMAGES.csv"])
+@pytest.mark.parametrize("column", ["patient", "Patient ID", "PatientID", "patient_id", "SUBJECT"])
+def test_tables_and_columns_are_known_in_any_spelling(name, column):
+    config = make(patients=9)
+    table = images.table(config)
+    said = table[["path"]].assign(**{column: "p" + (table.index // 4).astype(str)})
+    said.to_csv(f"data/{name}", index=False)
+    assert list(images.table(config)["group"]) == list(said[column])
+
+
+def test_a_synonym_does_not_replace_the_column_itself():
+    assert sidecars._columns(["Path", "Patient", "patient_id"]) == ["path", "patient", "patient_id"]
+    assert sidecars._columns(["path", "subject", "patient_id"]) == ["path", "patient", "patient_id"]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "images.xlsx", "boxes.tsv", "metadata.ods"])
+@pytest.mark.parametrize("column", ["PatientNr", "case number", "age"])
+def test_tables_and_columns_without_effect_are_named(name, column):
+    config = make(patients=9)
+    Path("data", name).write_text("path,patient\n")
+    for other in ("notes.txt", "~$images.xlsx", ".hidden.csv"):
+        Path("data", other).write_text("no table")
+    labelled(config, lambda row: "Anna", column)
+    findings = audit.run(images.table(config), config)
+    told = findings[findings["check"] == "sidecar"].set_index("path")
+    assert set(told["severity"]) == {"amber"}
+    assert set(told.index) == {name, "images.csv"} - ({"images.csv"} if column == "age" else set())
+    if column != "age":
+        assert f"has a column {column}, but" in told.loc["images.csv", "what"]
+    labelled(config, lambda row: row.group, "patient")
+    assert list(audit.run(images.table(config), config).query("check == 'sidecar'")["path"]) == [
+        name
+    ]

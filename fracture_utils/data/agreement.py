@@ -3,14 +3,18 @@
 Each finding is a row with severity, check, path, other, what and advice.
 """
 
+import re
+
 import pandas as pd
 from scipy import stats
 
-from fracture_utils.config import SPLITS
-from fracture_utils.data import folders, groups
+from fracture_utils.config import SPLITS, Config
+from fracture_utils.data import folders, groups, sidecars
 
 LEAST_RATIO = 1.5
 """Of the odds of a fracture in validation and test, that is worth a warning."""
+PERSON = re.compile("patient|person|subject|study|exam|accession|case", re.IGNORECASE)
+"""Words in the name of a column that may tell patients apart."""
 
 LABEL = "label conflict"
 """The check of `labels`."""
@@ -40,6 +44,21 @@ def labels(table: pd.DataFrame, known: pd.DataFrame) -> list[dict]:
         what = f"the label {word.strip()!r} in {len(rows)} rows of images.csv means no class"
         advice = "write fractured or normal; the folders were believed"
         found.append(_finding("amber", "label unknown", rows["path"].iloc[0], what, advice))
+    return found
+
+
+def idle(config: Config) -> list[dict]:
+    """What lies beside the pictures and takes no effect, although it seems meant to."""
+    found = []
+    for name in sidecars.unread(config):
+        what = f"it is not read: only {' and '.join(folders.SIDECARS)} are"
+        found.append(_finding("amber", "sidecar", name, what, "rename it, or take it away"))
+    columns = list(sidecars.pictures(config))
+    if not set(groups.IDENTITIES).intersection(columns):
+        for name in (name for name in columns if PERSON.search(name)):
+            what = f"images.csv has a column {name}, but pictures are not grouped by it"
+            advice = "if it tells the patient, call it patient"
+            found.append(_finding("amber", "sidecar", "images.csv", what, advice))
     return found
 
 

@@ -56,6 +56,7 @@ def run(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         *_balance(table),
         *agreement.findings(table),
         *agreement.labels(table, sidecars.pictures(config)),
+        *agreement.idle(config),
         *_telling_columns(table),
         *_sidecars(table, taken.files, config),
         *_shortcut(table, config),

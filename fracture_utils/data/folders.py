@@ -44,6 +44,8 @@ DOCUMENTS = (
     *(".db", ".part", ".tmp", ".crdownload"),
 )
 PAPERS = {"license", "licence", "readme", "copying", "makefile", "notice", "authors"}
+SIDECARS = ("images.csv", "boxes.csv")
+"""The tables that may lie beside the pictures."""
 EXPECTED = "train/fractured, train/normal, test/fractured and test/normal"
 
 
@@ -192,7 +194,7 @@ def find_source(data_dir: Path, named: bool) -> str:
         may_be_picture(path.relative_to(data_dir).as_posix()) for path, _ in candidates(data_dir)
     ):
         return "pictures"
-    tables = [name for name in ("images.csv", "boxes.csv") if (data_dir / name).is_file()]
+    tables = [name for name in SIDECARS if sidecar(data_dir, name).is_file()]
     if tables or (named and data_dir.resolve() != Path("data").resolve()):
         there = f" (only {' and '.join(tables)})" if tables else ""
         raise InputError(
@@ -200,6 +202,15 @@ def find_source(data_dir: Path, named: bool) -> str:
             "it, or set FRACTURE_SOURCE=phantoms to make synthetic ones there."
         )
     return "phantoms"
+
+
+def sidecar(data_dir: Path, name: str) -> Path:
+    """The table of this `name` beside the pictures, also as Images.CSV; it may be absent."""
+    if not (data_dir / name).exists() and data_dir.is_dir():
+        for path in sorted(data_dir.iterdir()):
+            if path.name.casefold() == name:
+                return path
+    return data_dir / name
 
 
 def may_be_picture(inside: str) -> bool:

@@ -4,6 +4,7 @@ Whatever in them would take no effect stops the run with its row, or is told by 
 """
 
 import io
+import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +20,14 @@ BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
 KNOWN = {*BOX_COLUMNS, "label", "split", "patient", "study", "group", "body_part", "view",
          "hardware"}  # fmt: skip
 """Columns that are known in any case, as Path or LABEL."""
+SYNONYMS = {
+    **dict.fromkeys(["patientid", "subject", "subjectid"], "patient"),
+    **dict.fromkeys(["studyid", "studyuid", "studyinstanceuid"], "study"),
+    **dict.fromkeys(["bodypart", "bodypartexamined"], "body_part"),
+    "viewposition": "view",
+}
+"""Other names of known columns, in any case and with any marks, as PatientID or Study-UID."""
+SHEETS = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
 SLACK = 5
 """Pixels by which a box may leave its picture: rounding of a marking tool, clipped."""
 
@@ -30,7 +39,7 @@ def pictures(config: Config) -> pd.DataFrame:
     Raises InputError with the row where it names a picture twice or unclearly, where no row
     names any picture, or where a split is no split.
     """
-    path = config.pictures_dir / "images.csv"
+    path = folders.sidecar(config.pictures_dir, "images.csv")
     known = _read(path, ["path"])
     if known.empty:
         return known
@@ -53,6 +62,14 @@ def pictures(config: Config) -> pd.DataFrame:
     return known
 
 
+def unread(config: Config) -> list[str]:
+    """Names of tables that lie beside the pictures and take no effect."""
+    read = [folders.sidecar(config.pictures_dir, name) for name in folders.SIDECARS]
+    there = [path for path in config.pictures_dir.iterdir() if path.suffix.lower() in SHEETS]
+    names = (path.name for path in there if path not in read)
+    return sorted(name for name in names if not name.startswith((".", "~$")))
+
+
 def boxes(config: Config) -> pd.DataFrame:
     """The fractures' boxes: path, xmin, ymin, xmax, ymax (pixels of the file, clipped to it where
     they leave it by at most SLACK); may be empty.
@@ -60,7 +77,7 @@ def boxes(config: Config) -> pd.DataFrame:
     Raises InputError with the row where a box is no number, empty, relative (0 to 1) or outside
     its picture, where a path is unclear, or where no row names any picture.
     """
-    path = config.pictures_dir / "boxes.csv"
+    path = folders.sidecar(config.pictures_dir, "boxes.csv")
     marked = _read(path, BOX_COLUMNS)[BOX_COLUMNS]
     for side in BOX_COLUMNS[1:]:
         text = marked[side].str.strip().str.replace(",", ".")
@@ -158,7 +175,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         problem = str(error).splitlines()[0]
         raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
     names = [str(name).strip() for name in known.columns]
-    known.columns = [name.lower() if name.lower() in KNOWN else name for name in names]
+    known.columns = _columns(names)
     if missing := [name for name in columns if name not in known]:
         raise InputError(
             f"{path} has no column {', '.join(missing)}. Its first line must name the columns, "
@@ -167,3 +184,15 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     known = known[(known != "").any(axis=1)].copy()  # Excel leaves empty rows behind
     known["path"] = known["path"].str.strip().str.replace("\\", "/").str.removeprefix("./")
     return known
+
+
+def _columns(names: list[str]) -> list[str]:
+    """The names with those of known columns as KNOWN has them; a synonym counts where the table
+    has no column of the name itself, the first of several.
+    """
+    found = [name.lower() if name.lower() in KNOWN else name for name in names]
+    for place, name in enumerate(found):
+        meant = SYNONYMS.get(re.sub(r"[\W_]", "", name.lower()))
+        if meant and meant not in found:
+            found[place] = meant
+    return found
