@@ -119,7 +119,10 @@ def test_a_notebook_that_fails_is_one_sentence():
     assert not Path("results/story.html").exists()
 
 
-@pytest.mark.parametrize("encoding", ["cp932", "ascii", "cp1252"])
+CODE_PAGES = ("cp932", "cp874", "cp1252", "ascii")
+
+
+@pytest.mark.parametrize("encoding", CODE_PAGES)
 def test_any_name_can_be_said_in_any_code_page(encoding):
     name = "Łódź ü 模型.png"
     Image.new("L", (8, 8)).save(name)
@@ -129,6 +132,28 @@ def test_any_name_can_be_said_in_any_code_page(encoding):
     assert "Traceback" not in done.stderr
     done = start("predict", f"no {name}", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("encoding", CODE_PAGES)
+def test_a_run_and_an_import_say_any_name_in_any_code_page(encoding):
+    for place in ("train/fractured", "train/normal", "test/fractured", "test/normal"):
+        Path("Łódź ü 模型", place).mkdir(parents=True)
+        for number in range(4):
+            grey = Image.effect_noise((40, 40), 60 + number)
+            grey.save(Path("Łódź ü 模型", place, f"Łódź ü 模型 patient{number}{place[:2]}.png"))
+    Path("Łódź ü 模型/模型.gif").write_bytes(b"x")
+    done = start("import", "folders", "Łódź ü 模型", "brought", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert "1 file left out: no picture (1, such as " in done.stdout
+    path = notebook(
+        "from fracture_utils.config import Config\n"
+        "from fracture_utils.data import images\n"
+        "print(images.table(Config())['path'].to_string())"
+    )
+    arguments = ("run", "--notebook", str(path), "--data-dir", "brought")
+    done = start(*arguments, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert "Łódź ü 模型 patient0tr.png" in Path("results/story.html").read_text(encoding="utf-8")
 
 
 def test_children_write_utf_8_and_use_a_keras_that_is_there(monkeypatch, tmp_path):
