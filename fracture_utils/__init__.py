@@ -11,7 +11,7 @@ config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder
 data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates, groups,
-                sources/, inventory, sidecars, images, agreement, audit, store, places,
+                inventory, sidecars, sources/, images, agreement, audit, store, places,
                 augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, cards, worker

@@ -13,11 +13,10 @@ ORDER = [
     *("errors", "files", "tables", "data.folders", "config", "download", "ledger"),
     *("data.greys", "data.dicom", "data.reader"),
     *("data.anatomy", "data.radiography", "data.phantoms", "data.duplicates"),
-    "data.groups",
+    *("data.groups", "data.inventory", "data.sidecars"),
     *("data.sources.published", "data.sources.archives", "data.sources.mura"),
     *("data.sources.fracatlas", "data.sources.grazpedwri", "data.sources.folders"),
     "data.sources.placing",
-    *("data.inventory", "data.sidecars"),
     *("data.images", "data.agreement"),
     *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(

@@ -513,7 +513,7 @@ def test_an_import_ends_with_what_it_left_out(capsys):
     assert main(["import", "fracatlas", str(root), "data", "--copy"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("4 files left out: ")
-    assert f"in the publisher's table, but not there (2, such as {first.name})" in last
+    assert f"named in a table, but not there (2, such as {first.name})" in last
     assert "not in the publisher's table (1, such as images/Fractured/IMG9999999.jpg)" in last
     assert f"outside images (1, such as {second.name})" in last
 
@@ -588,3 +588,60 @@ def test_pictures_are_known_by_their_content_where_their_name_says_nothing(zippe
     known = read[read["patient"] != ""]
     assert known.groupby("patient").size().eq(2).all()
     assert known.groupby("patient")["split"].nunique().eq(1).all()
+
+
+def own(root="mine", **columns):
+    """Pictures by class only, and what their owner knows of them, by the number of each."""
+    rows = []
+    for number in range(40):
+        path = f"{('normal', 'fractured')[number % 2]}/{number}.png"
+        save(f"{root}/{path}", number)
+        rows.append({"path": path} | {name: say(number) for name, say in columns.items()})
+    pd.DataFrame(rows).to_csv(f"{root}/images.csv", index=False)
+    Path(root, "boxes.csv").write_text("path,xmin,ymin,xmax,ymax\nfractured/1.png,1,2,3,4\n")
+    return Path(root)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_the_owner_knows_of_pictures_goes_along(zipped):
+    root = own(
+        file=str, label=lambda n: n % 2, PatientID=lambda n: f"p{n // 4}", view=lambda n: "frontal"
+    )
+    if zipped:
+        with zipfile.ZipFile("set.zip", "w") as archive:
+            for path in root.rglob("*"):
+                archive.write(path)
+    brought = sources.bring("folders", "set.zip" if zipped else root, "data")
+    assert brought.left_out.empty
+    read = check("data", brought.pictures)
+    assert set(read["view"]) == {"frontal"}
+    assert read["group"].nunique() == 10
+    assert read.groupby("group")["split"].nunique().eq(1).all()
+    assert sidecars.boxes(config("data"))["path"].str.endswith("/1.png").all()
+    assert agreement.labels(read, sidecars.pictures(config("data"))) == []
+
+
+def test_the_owners_splits_are_taken_or_refused():
+    splits = ("train", "train", "val", "test")
+    table = bring("folders", own(split=lambda n: splits[n // 2 % 4]), "data")
+    expected = table["path"].str.extract(r"(\d+)\.png")[0].astype(int) // 2 % 4
+    assert list(table["split"].str[:3]) == [splits[place][:3] for place in expected]
+    check("data", table)
+    save("mine/train/normal/100.png", 100)
+    with Path("mine/images.csv").open("a") as file:
+        file.write("train/normal/100.png,test\n")
+    with pytest.raises(InputError, match=r"lies in train, but images\.csv says test"):
+        bring("folders", "mine", "other")
+
+
+def test_a_label_that_the_owner_calls_otherwise_stays_a_conflict():
+    bring("folders", own(label=lambda n: "normal" if n == 1 else str(n % 2)), "data")
+    (found,) = agreement.labels(images.table(config("data")), sidecars.pictures(config("data")))
+    assert found["path"].endswith("fractured/1.png")
+
+
+def test_rows_of_the_owner_without_a_picture_are_counted():
+    root = own(patient=lambda n: f"p{n}")
+    Path(root, "normal/0.png").unlink()
+    brought = sources.bring("folders", root, "data")
+    assert brought.left_out["path"].tolist() == ["normal/0.png"]

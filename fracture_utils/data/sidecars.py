@@ -7,6 +7,7 @@ import io
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,19 @@ def pictures(config: Config) -> pd.DataFrame:
     Raises InputError with the row where it names a picture twice or unclearly, where no row
     names any picture, or where a split is no split.
     """
-    path = folders.sidecar(config.pictures_dir, "images.csv")
+    return known(folders.sidecar(config.pictures_dir, "images.csv"), lambda: _paths(config))
+
+
+def _paths(config: Config) -> pd.Series:
+    return inventory.take(config).files["path"]
+
+
+def known(path: Path, paths: Callable[[], pd.Series]) -> pd.DataFrame:
+    """As `pictures`, of the table at `path`, about the pictures at `paths`."""
     known = _read(path, ["path"])
     if known.empty:
         return known
-    known["path"] = _matched(path, known["path"], inventory.take(config).files["path"])
+    known["path"] = _matched(path, known["path"], paths())
     if (twice := known["path"].duplicated()).any():
         row = known.index[twice][0]
         raise InputError(
@@ -78,6 +87,17 @@ def boxes(config: Config) -> pd.DataFrame:
     its picture, where a path is unclear, or where no row names any picture.
     """
     path = folders.sidecar(config.pictures_dir, "boxes.csv")
+    marked = marks(path, lambda: _paths(config))
+    if marked.empty:
+        return marked
+    found = inventory.take(config).files.set_index("path")
+    return _clipped(path, marked, found).reset_index(drop=True)
+
+
+def marks(path: Path, paths: Callable[[], pd.Series]) -> pd.DataFrame:
+    """As `boxes`, of the table at `path`, about the pictures at `paths`, whose sizes are unknown:
+    nothing is clipped. The index counts the rows.
+    """
     marked = _read(path, BOX_COLUMNS)[BOX_COLUMNS]
     for side in BOX_COLUMNS[1:]:
         text = marked[side].str.strip().str.replace(",", ".")
@@ -94,9 +114,8 @@ def boxes(config: Config) -> pd.DataFrame:
             f"or relative (0 to 1): {corners[row].tolist()}. Give xmin < xmax and ymin < ymax in "
             f"pixels of the file ({wrong.sum()} such rows)."
         )
-    found = inventory.take(config).files
-    marked["path"] = _matched(path, marked["path"], found["path"])
-    return _clipped(path, marked, found.set_index("path")).reset_index(drop=True)
+    marked["path"] = _matched(path, marked["path"], paths())
+    return marked
 
 
 def _clipped(path: Path, marked: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from fracture_utils.data import folders, groups, reader
+from fracture_utils.data import folders, groups, reader, sidecars
 from fracture_utils.data.sources import published
 from fracture_utils.errors import InputError
 
@@ -16,7 +16,8 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pictures in folders by class and, where they are, split (see `folders.places`).
 
     A validation becomes the test where there is none; without any split each group draws its own.
-    Folders that say neither class nor split are kept, so that equal names stay apart.
+    Folders that say neither class nor split are kept, so that equal names stay apart. What an
+    images.csv and a boxes.csv say goes along.
     """
     found = upstream.pictures
     inside = [upstream.inside[file] for file in found]
@@ -34,15 +35,35 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = published.frame(rows)
     if table.empty:
         return table, published.boxes([])
-    table["split"] = _splits(table)
-    table["path"] = table["split"] + "/" + table["label"] + "/" + table["path"]
-    twice = table["path"].duplicated(keep=False)
-    for row in table.index[twice]:
-        path = PurePosixPath(table.loc[row, "path"])
-        original = upstream.inside[table.loc[row, "file"]].as_posix()
-        digest = hashlib.sha256(original.encode()).hexdigest()[:8]
-        table.loc[row, "path"] = path.with_stem(f"{path.stem}-{digest}").as_posix()
-    return table, published.boxes([])
+    origin = table["file"].map(lambda file: upstream.inside[file].as_posix())
+    known = _known(upstream, origin)
+    table = table.join(known[known.columns.difference(table.columns, sort=False)])
+    table["split"] = _splits(table, known)
+    table["path"] = _paths(table, origin)
+    if "label" in known:  # the audit compares it with the folder
+        table["label"] = known["label"].mask(known["label"] == "", table["label"])
+    boxes = sidecars.marks(upstream.beside("boxes.csv"), lambda: origin)
+    moved = boxes["path"].map(dict(zip(origin, table["path"], strict=True)))
+    upstream.miss(boxes.loc[moved.isna(), "path"])
+    return table, boxes.assign(path=moved).dropna(subset="path")
+
+
+def _known(upstream: published.Upstream, origin: pd.Series) -> pd.DataFrame:
+    """What an images.csv in the source says of the pictures, row by row."""
+    known = sidecars.known(upstream.beside("images.csv"), lambda: origin)
+    known = known.set_index("path")
+    upstream.miss(known.index.difference(origin))
+    return known.reindex(origin).fillna("").set_axis(origin.index)
+
+
+def _paths(table: pd.DataFrame, origin: pd.Series) -> pd.Series:
+    """Where each picture goes; a digest of where it lay tells equal names apart."""
+    paths = table["split"] + "/" + table["label"] + "/" + table["path"]
+    for row in paths.index[paths.duplicated(keep=False)]:
+        path = PurePosixPath(paths[row])
+        digest = hashlib.sha256(origin[row].encode()).hexdigest()[:8]
+        paths[row] = path.with_stem(f"{path.stem}-{digest}").as_posix()
+    return paths
 
 
 def _rest(path: Path) -> str:
@@ -51,13 +72,25 @@ def _rest(path: Path) -> str:
     return PurePosixPath(*kept, path.name).as_posix()
 
 
-def _splits(table: pd.DataFrame) -> pd.Series:
+def _splits(table: pd.DataFrame, known: pd.DataFrame) -> pd.Series:
     split = table["split"]
+    if "split" in known:
+        said = known["split"]
+        ours = (split == "") | ((split == "train") & (said == "validation"))
+        if (torn := (said != "") & (said != split) & ~ours).any():
+            row = torn.idxmax()
+            raise InputError(
+                f"{table['file'][row]} lies in {split[row]}, but images.csv says {said[row]}; "
+                "move it, or correct the table."
+            )
+        split = split.mask(ours & (said != ""), said)
     if not (split == "test").any():
         split = split.replace("validation", "test")
     if (split == "test").any():
         return split.mask(split == "", "train")
-    grouped = groups.named(table.assign(patient=table["file"].map(_patient)))
+    if not (groups.telling(table.assign(split=split), "patient") != "").any():
+        table = table.assign(patient=table["file"].map(_patient))
+    grouped = groups.named(table)
     grouped = grouped.mask(grouped == "", table["path"])
     test = groups.lowest(table.assign(group=grouped), published.TEST_SHARE, 0)
     return pd.Series(np.where(grouped.isin(test), "test", "train"), index=table.index)

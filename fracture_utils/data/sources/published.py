@@ -16,7 +16,7 @@ TEST_SHARE = 0.2
 HEAD = 132
 """Bytes that tell what a file is."""
 HIDDEN, NO_PICTURE, NO_CLASS = "hidden", "no picture", "no class in its path"
-UNLISTED, MISSING = "not in the publisher's table", "in the publisher's table, but not there"
+UNLISTED, MISSING = "not in the publisher's table", "named in a table, but not there"
 """Why files are left out."""
 
 
@@ -74,6 +74,16 @@ class Upstream:
         found = [path for path in self._others if path.name == name]
         if len(found) != 1:
             raise InputError(f"{self.root} should hold one {name}, but holds {len(found)}.")
+        self._used.add(found[0])
+        return found[0]
+
+    def beside(self, name: str) -> Path:
+        """The table that lies beside a person's own pictures, if there is one of this name, in any
+        case; else a path where nothing is.
+        """
+        found = [path for path in self._others if path.name.casefold() == name]
+        if len(found) != 1:
+            return self.root / name / "absent"
         self._used.add(found[0])
         return found[0]
 
