@@ -28,11 +28,11 @@ def measure(folder: Path) -> str:
     """One line: seconds to read the files, to build the table and to audit it, and peak MiB."""
     config = Config(data_dir=folder, source="pictures", results_dir=folder / ".results")
     marks = [time.perf_counter()]
-    inventory.take(config)
+    taken = inventory.take(config)
     marks.append(time.perf_counter())
-    table = images.table(config)
+    table = images.table(config, taken)
     marks.append(time.perf_counter())
-    audit.run(table, config)
+    audit.run(table, taken, config)
     marks.append(time.perf_counter())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return " ".join(f"{value:.2f}" for value in [*np.diff(marks), peak])

@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from fracture_utils import files
 from fracture_utils.config import Config
-from fracture_utils.data import images, reader, sidecars
+from fracture_utils.data import images, inventory, reader, sidecars
 from fracture_utils.evaluation.detection import MARGIN, boxes_of, inside_boxes
 from fracture_utils.models import backbones, classifier, heatmaps
 from fracture_utils.models.jobs import Job
@@ -72,11 +72,13 @@ def score(labels: np.ndarray, logits: np.ndarray, hits: np.ndarray) -> dict[str,
     }
 
 
-def trial(name: str, settings: dict, table: pd.DataFrame, config: Config) -> dict:
+def trial(
+    name: str, settings: dict, table: pd.DataFrame, boxes: pd.DataFrame, config: Config
+) -> dict:
     """The row of one network and head; features and maps of an earlier trial are used again."""
     started = time.monotonic()
     config = Config(**config.model_dump() | {"fine_tune_epochs": 0} | settings)
-    weights, boxes = backbones.find_weights(config)[0][name], sidecars.boxes(config)
+    weights = backbones.find_weights(config)[0][name]
     desk = Desk(Job(name, config, weights, table, boxes))
     for stage in (desk.extract, desk.fit_head, desk.fine_tune):
         stage(lambda done, total: None)
@@ -109,12 +111,15 @@ def main(data: str, weights: str, *names: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         given = {"data_dir": data, "weights_dir": weights, "views": 1}
         given |= {"results_dir": Path(scratch), "models_dir": Path(scratch) / "models"}
-        table = in_blocks(images.table(Config(**given)), seed=0)
+        known = Config(**given)
+        taken = inventory.take(known)
+        table = in_blocks(images.table(known, taken), seed=0)
+        boxes = sidecars.boxes(known, taken.files)
         for asked in names or ["MobileNet"]:
             name, _, size = asked.partition("@")
             config = Config(**given, backbones=name, image_size=int(size) if size else None)
             for settings in [{"head": "evidence"}] if size else TRIALS:
-                row = trial(name, settings, table, config)
+                row = trial(name, settings, table, boxes, config)
                 out = out or csv.DictWriter(sys.stdout, row)
                 out.writerow(row)
                 sys.stdout.flush()

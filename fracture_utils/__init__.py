@@ -15,8 +15,8 @@ data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates
                 augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, cards, worker
-evaluation/     predictions, bootstrap, intervals, probabilities, metrics, calibration,
-                comparison, wording, subgroups, use, detection, localisation, gallery,
+evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
+                calibration, comparison, wording, subgroups, use, detection, localisation, gallery,
                 findings, conclusion, claim, verdict, plots/, page, report, rescoring
                 (no Keras)
 run             the record of a run

@@ -4,13 +4,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import radiographs
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 from fracture_utils.config import Config
-from fracture_utils.data import audit, duplicates, images, inventory, phantoms
+from fracture_utils.data import audit, duplicates, inventory, phantoms
 from fracture_utils.errors import InputError
 
 PICTURES, SIZE = 150, 160
@@ -36,8 +34,8 @@ def configured(data, **settings):
 
 def audited(data, **settings):
     config = configured(data, **settings)
-    table = images.table(config)
-    return table, audit.run(table, config)
+    table = radiographs.table(config)
+    return table, radiographs.audited(config, table)
 
 
 def pixels(path):
@@ -66,7 +64,7 @@ def pairs_of(findings, *checks):
 
 def test_clean_phantoms_have_no_red_finding(data):
     table, findings = audited(data)
-    assert list(findings.columns) == audit.COLUMNS
+    assert tuple(findings.columns) == audit.COLUMNS
     assert "red" not in set(findings["severity"])
     assert pairs_of(findings, "near duplicate") == set()
     assert (findings["check"] == "inverted").sum() <= 0.05 * len(table)
@@ -125,7 +123,7 @@ def test_every_exact_patient_and_label_fault_is_found(data):
     assert not set(kept.loc[kept["split"] != "test", "group"]) & set(
         kept.loc[kept["split"] == "test", "group"]
     )
-    assert not audit.run(kept, configured(data))["severity"].eq("red").any()
+    assert not radiographs.audited(configured(data), kept)["severity"].eq("red").any()
     with pytest.raises(
         InputError, match=r"would make the results wrong.*FRACTURE_AUDIT_POLICY=drop"
     ):
@@ -181,7 +179,7 @@ def test_patients_in_train_and_in_the_users_own_validation_are_red(tmp_path, nam
                   "path"]
     )  # fmt: skip
     assert set(audit.surplus(table, findings)["why"]) == {"its group is in validation"}
-    assert not audit.run(kept, configured(data))["severity"].eq("red").any()
+    assert not radiographs.audited(configured(data), kept)["severity"].eq("red").any()
 
 
 def test_odd_files_are_reported_and_counts_add_up(data):
@@ -256,26 +254,6 @@ def plain(data, count=160, shortcut=True):
     return data
 
 
-@pytest.mark.parametrize("shortcut", [True, False])
-def test_the_probe_finds_a_shortcut_and_only_one_that_is_there(tmp_path, shortcut):
-    data = plain(tmp_path / "plain", shortcut=shortcut)
-    table, findings = audited(data)
-    finding = findings[findings["check"] == "shortcut"].iloc[0]
-    assert finding["severity"] == ("amber" if shortcut else "info")
-    row, predictions = audit.probe(table, configured(data))
-    assert row["auc_low"] <= row["auc"] <= row["auc_high"]
-    assert (row["auc"] > 0.95) == shortcut
-    if shortcut:
-        assert row["feature"] in ("width", "aspect")
-    assert set(predictions["split"]) == {"validation", "test"}
-    assert len(predictions) == (table["split"] != "train").sum()
-    expected = 1 / (1 + np.exp(-predictions["logit"]))
-    np.testing.assert_allclose(predictions["probability"], expected)
-    again = audit.probe(table, configured(data))
-    assert again[0] == row
-    pd.testing.assert_frame_equal(again[1], predictions)
-
-
 def test_damage_and_hardware_that_come_with_one_class_are_named(tmp_path):
     data = plain(tmp_path / "plain", shortcut=False)
     for number in range(12):
@@ -289,17 +267,6 @@ def test_damage_and_hardware_that_come_with_one_class_are_named(tmp_path):
     what = findings.set_index("check")["what"]
     assert "all 12 damaged files are normal" in what["one-sided damage"]
     assert what["telling column"] == "hardware = 1: 30 of 30 are fractured"
-
-
-def test_few_groups_have_a_probe_but_no_verdict(tmp_path):
-    data = plain(tmp_path / "plain", count=40)
-    table = images.table(configured(data))
-    few = table.assign(group=table["label"] + (np.arange(len(table)) % 2).astype(str))
-    assert "needs 5 groups" in audit._shortcut(few, configured(data))[0]["what"]
-    for groups in (few, few.assign(group=few["label"])):
-        row, predictions = audit.probe(groups, configured(data))
-        assert 0 <= row["auc"] <= 1
-        assert len(predictions) == (table["split"] != "train").sum()
 
 
 def test_dropping_must_leave_both_classes(tmp_path):
@@ -338,29 +305,3 @@ def test_many_equal_pictures_do_not_hide_a_near_one():
 def test_the_smallest_sets(count):
     thumbnails = np.zeros((count, duplicates.SIDE, duplicates.SIDE), np.uint8)
     assert len(duplicates.pairs(thumbnails)) == max(0, count - 1)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=4))
-@settings(max_examples=60, deadline=None)
-def test_the_weighted_auc_is_that_of_scikit_learn(rows):
-    truth, score, weight = (np.array(column) for column in zip(*rows, strict=True))
-    rank = np.unique(score, return_inverse=True)[1]
-    ours = audit._weighted_auc(truth, rank, weight)
-    if weight[truth].sum() and weight[~truth].sum():
-        expected = roc_auc_score(truth, score, sample_weight=weight)
-        assert ours == pytest.approx(expected)
-    else:
-        assert np.isnan(ours)
-
-
-@given(st.integers(0, 100))
-@settings(max_examples=20, deadline=None)
-def test_folds_keep_groups_whole_and_classes_even(seed):
-    generator = np.random.default_rng(seed)
-    groups = generator.integers(0, 60, 400).astype(str)
-    truth = np.char.str_len(groups) == 1
-    folds = audit._folds(truth, groups, seed)
-    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
-    for stratum in (truth, ~truth):
-        count = [len(set(groups[stratum & (folds == fold)])) for fold in range(audit.FOLDS)]
-        assert max(count) - min(count) <= 1

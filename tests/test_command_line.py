@@ -147,8 +147,9 @@ def test_a_run_and_an_import_say_any_name_in_any_code_page(encoding):
     assert "1 file left out: no picture (1, such as " in done.stdout
     path = notebook(
         "from fracture_utils.config import Config\n"
-        "from fracture_utils.data import images\n"
-        "print(images.table(Config())['path'].to_string())"
+        "from fracture_utils.data import images, inventory\n"
+        "config = Config()\n"
+        "print(images.table(config, inventory.take(config))['path'].to_string())"
     )
     arguments = ("run", "--notebook", str(path), "--data-dir", "brought")
     done = start(*arguments, PYTHONIOENCODING=encoding)
@@ -251,10 +252,10 @@ def test_a_read_only_package_works_and_nothing_is_written_into_it(read_only_pack
     before = sorted((path, path.stat().st_mtime_ns) for path in house.rglob("*"))
     path = notebook(
         "from fracture_utils.config import Config\n"
-        "from fracture_utils.data import images, phantoms\n"
+        "from fracture_utils.data import images, inventory, phantoms\n"
         "config = Config()\n"
         "phantoms.make(config.pictures_dir, 48, 64, config.seed)\n"
-        "len(images.table(config))"
+        "len(images.table(config, inventory.take(config)))"
     )
     Path("set/normal").mkdir(parents=True)
     Image.new("L", (8, 8)).save("set/normal/a.png")

@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
-from test_images import make, save
+import radiographs
+from radiographs import make, save
 
 from fracture_utils.config import Config
-from fracture_utils.data import folders, images
+from fracture_utils.data import folders
 from fracture_utils.errors import InputError
 
 
@@ -83,7 +84,7 @@ def test_spellings_of_the_four_folders_are_used(names, root):
     lay(names, root)
     config = Config(data_dir=root if root != "data" else None)
     assert config.source == "pictures"
-    table = images.table(config)
+    table = radiographs.table(config)
     assert len(table) == 24
     assert table.groupby("label").size().tolist() == [12, 12]
     assert (Path(root) / table["path"].iloc[0]).is_file()
@@ -97,14 +98,14 @@ def test_a_validation_folder_is_the_validation_split(name):
     for number in range(3):
         save(f"data/{name}/fractured/v{number}.png", 7000 + number)
         save(f"data/{name}/normal/v{number}.png", 8000 + number)
-    table = images.table(Config())
+    table = radiographs.table(Config())
     here = table["path"].str.startswith(name + "/")
     assert (here == (table["split"] == "validation")).all()
     assert here.sum() == 6
     for path in Path("data", name, "normal").iterdir():
         path.unlink()
     with pytest.raises(InputError, match=r"data/validation/normal does not exist"):
-        images.table(Config())
+        radiographs.table(Config())
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_anything_else_stops_with_what_lies_there_and_what_is_expected(name, bes
     config = Config()
     assert config.source == "pictures"
     with pytest.raises(InputError, match="train/fractured, train/normal, test/fractured") as said:
-        images.table(config)
+        radiographs.table(config)
     assert (str(Path(name).parent) if "/" in name else name) in str(said.value)
     assert "import folders" in str(said.value)
 
@@ -130,7 +131,7 @@ def test_contradicting_words_in_a_path_are_refused():
     make(patients=9)
     save("data/train/normal/fractured/a.png", 1)
     with pytest.raises(InputError, match=r"normal/fractured/a\.png: its folders contradict"):
-        images.table(Config())
+        radiographs.table(Config())
 
 
 def test_phantoms_are_drawn_only_where_there_is_no_picture():
@@ -149,4 +150,4 @@ def test_linked_folders_are_read():
     Path("data").mkdir()
     for name in ("Train", "Test"):
         Path("data", name).symlink_to(Path("elsewhere", name).resolve())
-    assert len(images.table(Config())) == 24
+    assert len(radiographs.table(Config())) == 24

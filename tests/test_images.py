@@ -1,42 +1,19 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+import radiographs
+from radiographs import make, save
 
 from fracture_utils.config import Config
 from fracture_utils.data import images
 from fracture_utils.errors import InputError
 
 
-def picture(seed, size=40):
-    """A picture like no other: smooth random structure, distinct for each seed."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (12, 12)).astype(np.uint8)
-    return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
-
-
-def save(path, seed, **options):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed).save(path, **options)
-
-
-def make(root="data", patients=20, views=2, test=6):
-    """Pictures of `patients` in train and `test` in test, every third patient fractured."""
-    for number in range(patients + test):
-        label = "fractured" if number % 3 == 0 else "normal"
-        split = "train" if number < patients else "test"
-        for view in range(views):
-            name = f"{root}/{split}/{label}/patient{number:05d}_view{view}.png"
-            save(name, 100 * number + view)
-    return Config(data_dir=root, source="pictures", results_dir="results")
-
-
 def test_the_table_has_its_columns_and_is_sorted():
     config = make()
-    table = images.table(config)
+    table = radiographs.table(config)
     assert list(table.columns) == images.COLUMNS
     assert list(table["path"]) == sorted(table["path"])
     assert len(table) == 52
@@ -49,7 +26,7 @@ def test_the_table_has_its_columns_and_is_sorted():
 
 
 def test_validation_has_both_classes_and_about_its_share():
-    table = images.table(make(patients=60, views=1))
+    table = radiographs.table(make(patients=60, views=1))
     train = table[table["split"] != "test"]
     share = (train["split"] == "validation").groupby(train["label"]).mean()
     assert (share > 0.09).all()
@@ -97,7 +74,7 @@ def test_too_few_patients_is_one_sentence():
     save("data/test/fractured/a.png", 30)
     save("data/test/normal/b.png", 31)
     with pytest.raises(InputError, match="too few patients"):
-        images.table(Config(source="pictures"))
+        radiographs.table(Config(source="pictures"))
 
 
 def test_groups_come_from_sidecar_then_name_then_likeness():
@@ -116,7 +93,7 @@ def test_groups_come_from_sidecar_then_name_then_likeness():
     save("data/test/normal/knee_jpg.rf.bbbb.jpg", 11)
     save("data/test/fractured/wrist.png", 12)
     Path("data/images.csv").write_text("path,patient\ntrain/normal/told.png,p12\n")
-    table = images.table(Config(source="pictures"))
+    table = radiographs.table(Config(source="pictures"))
     groups = {
         Path(p).relative_to(Path(p).parts[0]).as_posix(): g
         for p, g in zip(table["path"], table["group"], strict=True)
@@ -135,7 +112,7 @@ def test_groups_come_from_sidecar_then_name_then_likeness():
 
 def test_the_sidecar_is_merged_and_must_agree():
     config = make()
-    table = images.table(config)
+    table = radiographs.table(config)
     known = pd.DataFrame(
         {
             "path": table["path"],
@@ -147,11 +124,11 @@ def test_the_sidecar_is_merged_and_must_agree():
     )
     known = known.replace({"split": {"validation": "train"}})
     known.to_csv("data/images.csv", index=False)
-    merged = images.table(config)
+    merged = radiographs.table(config)
     assert list(merged.columns) == [*images.COLUMNS, "body_part"]
     assert (merged["width"] == 40).all()
     known.iloc[1:].to_csv("data/images.csv", index=False)
-    assert images.table(config)["body_part"].tolist()[:2] == ["", "wrist"]
+    assert radiographs.table(config)["body_part"].tolist()[:2] == ["", "wrist"]
 
 
 @pytest.mark.parametrize("folder", ["test/normal", "test/fractured", "train/fractured", "test"])
@@ -159,10 +136,10 @@ def test_a_missing_or_empty_folder_is_named(folder):
     config = make(patients=6)
     shutil.rmtree(Path("data", folder))
     with pytest.raises(InputError, match=rf"data/{folder}.* does not exist") as caught:
-        images.table(config)
+        radiographs.table(config)
     assert "\n" not in str(caught.value)
     if folder != "test":
         Path("data", folder).mkdir()
         Path("data", folder, "a.png").write_text("x")
         with pytest.raises(InputError, match=r"holds no readable picture .*a\.png: its content"):
-            images.table(config)
+            radiographs.table(config)

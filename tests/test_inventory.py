@@ -1,13 +1,15 @@
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_images import make, picture, save
+import radiographs
+from radiographs import make, picture, save
 
-from fracture_utils.data import images, inventory, reader
+from fracture_utils.data import inventory, reader
 from fracture_utils.errors import InputError
 
 
@@ -46,10 +48,10 @@ def test_every_file_is_read_or_has_a_reason(monkeypatch):
     assert "ending .txt" in reasons["train/normal/notes.txt"]
     assert "no valid text" in reasons["train/normal/\\udcff.png"]
     with pytest.raises(InputError, match=r"holds 2 files .* train \(1\), train/Broken \(1\)"):
-        images.table(config)
+        radiographs.table(config)
     shutil.rmtree(train / "Broken")
     (train / "loose.png").unlink()
-    assert len(images.table(config)) == 53
+    assert len(radiographs.table(config)) == 53
 
 
 def test_the_second_time_reads_only_what_changed(monkeypatch):
@@ -72,3 +74,16 @@ def test_the_second_time_reads_only_what_changed(monkeypatch):
     (config.cache_dir / "inventory.npz").write_bytes(b"damaged")
     assert len(inventory.take(config).files) == 52
     assert len(read) == 53
+
+
+def test_a_run_takes_it_once_and_hands_it_on():
+    """The fault: the images table, two sidecars, the audit and the probe each read it anew."""
+    root = Path(inventory.__file__).parents[2]
+    takes = re.compile(r"\binventory\.take\(|\btake\(config")
+    calling = [
+        path.name
+        for path in root.joinpath("fracture_utils").rglob("*.py")
+        if path.name != "inventory.py" and takes.search(path.read_text())
+    ]
+    assert calling == []
+    assert len(takes.findall((root / "fracture-detection.ipynb").read_text())) == 1

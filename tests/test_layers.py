@@ -36,7 +36,7 @@ ORDER = [
     ),
     *("models.progress", "models.jobs", "models.cards", "models.worker"),
     *("evaluation.predictions", "evaluation.bootstrap", "evaluation.intervals"),
-    *("evaluation.probabilities", "evaluation.metrics"),
+    *("evaluation.probabilities", "evaluation.metrics", "evaluation.probe"),
     *("evaluation.calibration", "evaluation.comparison"),
     *(
         "evaluation.wording",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+import radiographs
 from PIL import Image
 from scipy import special
 from sklearn.datasets import load_sample_image
@@ -16,7 +17,6 @@ from sklearn.datasets import load_sample_image
 from fracture_utils import files, predict
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
-from fracture_utils.data import images as images_table
 from fracture_utils.data import phantoms, places, store
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import calibration
@@ -37,8 +37,8 @@ def trained(tmp_path_factory):
         initialisation="random", precision="float32",
     )  # fmt: skip
     phantoms.make(config.pictures_dir, config.phantom_pictures, config.phantom_size, config.seed)
-    images = images_table.table(config)
-    networks = jobs.train(images, config)
+    images = radiographs.table(config)
+    networks = jobs.train(images, config, radiographs.boxes(config))
     predictions = jobs.predictions(networks, images, config)
     points = calibration.fit(predictions)
     cards.save(networks, points, config, CAUTIONS)

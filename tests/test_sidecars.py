@@ -2,11 +2,12 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 import pytest
+import radiographs
 from hypothesis import given
 from hypothesis import strategies as st
-from test_images import make, save
+from radiographs import make, save
 
-from fracture_utils.data import audit, images, sidecars
+from fracture_utils.data import audit, sidecars
 from fracture_utils.errors import InputError
 
 KNOWN = "train/normal/patient00001_view0.png"
@@ -22,7 +23,7 @@ def marked(*rows):
 
 def labelled(config, words, column="label"):
     """images.csv with a word for every picture, by what `images.table` knows of it."""
-    table = images.table(config)
+    table = radiographs.table(config)
     said = table[["path"]].assign(**{column: [words(row) for row in table.itertuples()]})
     said.to_csv("data/images.csv", index=False)
     return table
@@ -44,15 +45,15 @@ WRITTEN = {
 @pytest.mark.parametrize("way", WRITTEN)
 def test_paths_are_understood_however_they_are_written(way):
     config = make(patients=9)
-    before = images.table(config)
+    before = radiographs.table(config)
     said = before[["path"]].assign(
         path=before["path"].map(WRITTEN[way]), body_part=before["path"].str[-12:]
     )
     said.to_csv("data/images.csv", index=False)
-    table = images.table(config)
+    table = radiographs.table(config)
     assert list(table["body_part"]) == list(before["path"].str[-12:])
     marked(f"{WRITTEN[way](KNOWN)},1,2,3,4")
-    assert sidecars.boxes(config)["path"].tolist() == [KNOWN]
+    assert radiographs.boxes(config)["path"].tolist() == [KNOWN]
 
 
 @pytest.mark.parametrize("name", ["images.csv", "boxes.csv"])
@@ -68,7 +69,7 @@ def test_a_table_that_takes_no_effect_stops_the_run(name, path, sentence):
         save(f"data/{folder}/normal/patient{number + 70}/twin.png", 900 + number)
     write(name, "path,xmin,ymin,xmax,ymax", ",,,,", f"{path},1,2,3,4")
     with pytest.raises(InputError, match=rf"{name} {sentence}") as caught:
-        audit.run(images.table(config), config)
+        radiographs.audited(config)
     assert "\n" not in str(caught.value)
 
 
@@ -95,7 +96,7 @@ def test_a_malformed_sidecar_is_one_sentence(content, sentence):
     config = make(patients=3)
     Path("data/images.csv").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
-        sidecars.pictures(config)
+        radiographs.said(config)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +108,11 @@ def test_labels_in_any_words_are_compared_with_the_folders(fractured, normal):
     config = make(patients=9)
     words = {"fractured": fractured, "normal": normal}
     labelled(config, lambda row: words[row.label])
-    findings = audit.run(images.table(config), config)
+    findings = radiographs.audited(config)
     assert not set(findings["check"]) & {"label conflict", "label unknown"}
     labelled(config, lambda row: fractured if row.path == KNOWN else words[row.label])
-    table = images.table(config)
-    findings = audit.run(table, config).set_index("check")
+    table = radiographs.table(config)
+    findings = radiographs.audited(config, table).set_index("check")
     conflict = findings.loc["label conflict"]
     assert (conflict["severity"], conflict["path"]) == ("red", KNOWN)
     row = pd.read_csv("data/images.csv")["path"].tolist().index(KNOWN) + 2
@@ -123,7 +124,7 @@ def test_labels_in_any_words_are_compared_with_the_folders(fractured, normal):
 def test_words_that_are_no_label_are_told():
     config = make(patients=9)
     labelled(config, lambda row: "wrist" if row.label == "normal" else "")
-    told = audit.run(images.table(config), config).set_index("check").loc["label unknown"]
+    told = radiographs.audited(config).set_index("check").loc["label unknown"]
     assert told["severity"] == "amber"
     assert "'wrist'" in told["what"]
 
@@ -137,12 +138,12 @@ def validated(row):
 def test_a_column_of_splits_takes_validation_from_train():
     config = make()
     before = labelled(config, validated, "split")
-    table = images.table(config)
+    table = radiographs.table(config)
     expected = [validated(row) == "Val" for row in before.itertuples()]
     assert list(table["split"] == "validation") == expected
     assert set(table["split"]) == {"train", "validation", "test"}
     labelled(config, lambda row: "test" if row.split == "test" else "train", "split")
-    assert list(images.table(config)["split"]) == list(before["split"])
+    assert list(radiographs.table(config)["split"]) == list(before["split"])
 
 
 @pytest.mark.parametrize(
@@ -157,19 +158,19 @@ def test_a_column_of_splits_is_used_or_refused(words, sentence):
     config = make(patients=9)
     labelled(config, words, "split")
     with pytest.raises(InputError, match=sentence) as caught:
-        images.table(config)
+        radiographs.table(config)
     assert "images.csv" in str(caught.value) or "as you have split" in str(caught.value)
 
 
 def test_boxes():
     config = make(patients=3)
-    assert list(sidecars.boxes(config).columns) == sidecars.BOX_COLUMNS
-    assert sidecars.boxes(config).empty
+    assert list(radiographs.boxes(config).columns) == sidecars.BOX_COLUMNS
+    assert radiographs.boxes(config).empty
     marked(f"{KNOWN},1,2,3.5,4")
-    assert sidecars.boxes(config)["xmax"].tolist() == [3.5]
+    assert radiographs.boxes(config)["xmax"].tolist() == [3.5]
     write("boxes.csv", "path,xmin", "a,1")
     with pytest.raises(InputError, match="no column ymin, xmax, ymax"):
-        sidecars.boxes(config)
+        radiographs.boxes(config)
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
@@ -177,7 +178,7 @@ def test_decimal_commas_are_read(separator):
     config = make(patients=3)
     lines = ["Path;XMin;YMin;XMax;YMax", f"{KNOWN};1,25;2;3,5;4"]
     write("boxes.csv", *(line.replace(";", separator) for line in lines))
-    assert sidecars.boxes(config).iloc[0].tolist() == [KNOWN, 1.25, 2, 3.5, 4]
+    assert radiographs.boxes(config).iloc[0].tolist() == [KNOWN, 1.25, 2, 3.5, 4]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_a_box_without_sense_is_refused_with_its_row(box):
     config = make(patients=3)
     marked(f"{KNOWN},1,2,3,4", ",,,,", f"{KNOWN},{box}")
     with pytest.raises(InputError, match=r"boxes\.csv has in row 4 a box"):
-        sidecars.boxes(config)
+        radiographs.boxes(config)
 
 
 @pytest.mark.parametrize("box", ["1,2,60,4", "-20,2,9,4", "100,120,140,150", "41,2,44,9"])
@@ -196,13 +197,13 @@ def test_a_box_outside_its_picture_is_refused_with_its_row(box):
     config = make(patients=9)
     marked(f"{KNOWN},1,2,3,4", f"{KNOWN},{box}")
     with pytest.raises(InputError, match=r"row 3 a box outside .* is 40 pixels wide and 40 high"):
-        audit.run(images.table(config), config)
+        radiographs.audited(config)
 
 
 def test_a_box_that_sticks_out_by_few_pixels_is_clipped():
     config = make(patients=3)
     marked(f"{KNOWN},-3,2,43,44.5")
-    assert sidecars.boxes(config).iloc[0, 1:].tolist() == [0, 2, 40, 40]
+    assert radiographs.boxes(config).iloc[0, 1:].tolist() == [0, 2, 40, 40]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -212,17 +213,17 @@ def test_tables_of_excel_are_read(separator, encoding):
     rows = [[f"train/normal/patient0000{k}_view0.png", f"p{k}"] for k in (1, 2)]
     text = f"path,patient\n{','.join(rows[0])}\n,\n{','.join(rows[1])}\n\n"
     Path("data/images.csv").write_bytes(text.replace(",", separator).encode(encoding))
-    assert sidecars.pictures(config).to_numpy().tolist() == rows
+    assert radiographs.said(config).to_numpy().tolist() == rows
 
 
 @pytest.mark.parametrize("name", ["Images.CSV", "IMAGES.csv"])
 @pytest.mark.parametrize("column", ["patient", "Patient ID", "PatientID", "patient_id", "SUBJECT"])
 def test_tables_and_columns_are_known_in_any_spelling(name, column):
     config = make(patients=9)
-    table = images.table(config)
+    table = radiographs.table(config)
     said = table[["path"]].assign(**{column: "p" + (table.index // 4).astype(str)})
     said.to_csv(f"data/{name}", index=False)
-    assert list(images.table(config)["group"]) == list(said[column])
+    assert list(radiographs.table(config)["group"]) == list(said[column])
 
 
 def test_a_synonym_does_not_replace_the_column_itself():
@@ -238,13 +239,11 @@ def test_tables_and_columns_without_effect_are_named(name, column):
     for other in ("notes.txt", "~$images.xlsx", ".hidden.csv"):
         Path("data", other).write_text("no table")
     labelled(config, lambda row: "Anna", column)
-    findings = audit.run(images.table(config), config)
+    findings = radiographs.audited(config)
     told = findings[findings["check"] == "sidecar"].set_index("path")
     assert set(told["severity"]) == {"amber"}
     assert set(told.index) == {name, "images.csv"} - ({"images.csv"} if column == "age" else set())
     if column != "age":
         assert f"has a column {column}, but" in told.loc["images.csv", "what"]
     labelled(config, lambda row: row.group, "patient")
-    assert list(audit.run(images.table(config), config).query("check == 'sidecar'")["path"]) == [
-        name
-    ]
+    assert list(radiographs.audited(config).query("check == 'sidecar'")["path"]) == [name]

@@ -78,7 +78,7 @@ class Display:
 def notebook(monkeypatch, tmp_path):
     """A function that runs the cells on a data folder; returns the results folder."""
 
-    def train(images, config):
+    def train(images, config, boxes):
         row = {"status": "trained", "why": "", "initialisation": "imagenet", "note": ""}
         row |= {"precision": "float32", "hardware": "CPU", "parameters": 3e6, "seconds": 1.0}
         row |= {"seconds_per_picture": 0.01, "randomised_correlation": 0.1, "multiply_adds": 0.6}

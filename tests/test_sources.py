@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import radiographs
 from PIL import Image
 from test_reader import bone, dicom
 
 from fracture_utils import download
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
-from fracture_utils.data import agreement, images, sidecars, sources
+from fracture_utils.data import agreement, sources
 from fracture_utils.data.sources import fracatlas as fracatlas_source
 from fracture_utils.data.sources import placing
 from fracture_utils.errors import InputError
@@ -132,9 +133,9 @@ def config(folder):
 
 def check(folder, table):
     """What was brought is read by the table of images without a complaint, boxes included."""
-    read = images.table(config(folder))
+    read = radiographs.table(config(folder))
     assert sorted(read["path"]) == sorted(table["path"])
-    assert set(sidecars.boxes(config(folder))["path"]) <= set(read["path"])
+    assert set(radiographs.boxes(config(folder))["path"]) <= set(read["path"])
     assert (Path(folder) / "ATTRIBUTION.txt").read_text().strip()
     return read
 
@@ -156,7 +157,7 @@ def test_fracatlas():
     assert (read["split"] == "test").sum() == 12
     assert read.loc["train/fractured/IMG0000005.jpg", "body_part"] == "hand+hip"
     assert read.loc["train/normal/IMG0000002.jpg", "view"] == "frontal+lateral"
-    boxes = sidecars.boxes(config("data"))
+    boxes = radiographs.boxes(config("data"))
     assert len(boxes) == 26
     assert boxes.iloc[0, 1:].tolist() == [3, 4, 13, 24]
 
@@ -165,14 +166,14 @@ def test_numbered_neighbours_of_fracatlas_stay_together_unless_the_user_says_oth
     bring("fracatlas", fracatlas(), "data")
     assert Config().neighbours == 25
     assert Config(neighbours=0).neighbours == 0
-    read = images.table(config("data")).set_index("path")
+    read = radiographs.table(config("data")).set_index("path")
     train = read[read["split"] != "test"]
     numbers = train.index.str.extract(r"(\d+)\.jpg$")[0].astype(int)
     assert train["group"].nunique() == 2
     assert train.groupby(numbers.to_numpy() // 25)["group"].nunique().eq(1).all()
     assert train.groupby("group")["split"].nunique().eq(1).all()
     assert not read.loc[read["split"] == "test", "group"].isin(train["group"]).any()
-    alone = images.table(Config(neighbours=0, results_dir="other"))
+    alone = radiographs.table(Config(neighbours=0, results_dir="other"))
     assert alone["group"].nunique() == len(alone)
 
 
@@ -189,7 +190,7 @@ def test_a_picture_that_table_and_folder_call_otherwise_is_a_conflict(turned):
     first = min((root / name).iterdir())
     first.rename(root / other / first.name)
     bring("fracatlas", root.parent, "data")
-    (found,) = agreement.labels(images.table(config("data")), sidecars.pictures(config("data")))
+    (found,) = agreement.labels(radiographs.table(config("data")), radiographs.said(config("data")))
     assert found["severity"] == "red"
     table = "normal" if turned else "fractured"
     assert found["path"] == f"train/{table}/{first.name}"
@@ -208,7 +209,7 @@ def test_grazpedwri_from_zips_in_a_folder():
     assert read.groupby("patient")["split"].nunique().max() == 1
     assert set(read["view"]) == {"frontal", "lateral"}
     assert set(read.loc[read["hardware"] == "1", "patient"]) == {"3"}
-    boxes = sidecars.boxes(config("data"))
+    boxes = radiographs.boxes(config("data"))
     assert len(boxes) == 40
     assert boxes["ymax"].tolist()[0] == 8.5
 
@@ -411,7 +412,7 @@ def test_folders_of_kinds_stay_apart_and_are_split_by_group():
     save("set/leg/fracture/0.png", 903)
     table = bring("folders", "set", "data").set_index("path")
     assert len(table) == 83
-    read = images.table(config("data"))
+    read = radiographs.table(config("data"))
     assert len(read) == 83
     assert set(read["split"]) == {"train", "validation", "test"}
     assert (read["split"] == "test").mean() == pytest.approx(0.2, abs=0.1)
@@ -617,8 +618,8 @@ def test_what_the_owner_knows_of_pictures_goes_along(zipped):
     assert set(read["view"]) == {"frontal"}
     assert read["group"].nunique() == 10
     assert read.groupby("group")["split"].nunique().eq(1).all()
-    assert sidecars.boxes(config("data"))["path"].str.endswith("/1.png").all()
-    assert agreement.labels(read, sidecars.pictures(config("data"))) == []
+    assert radiographs.boxes(config("data"))["path"].str.endswith("/1.png").all()
+    assert agreement.labels(read, radiographs.said(config("data"))) == []
 
 
 def test_the_owners_splits_are_taken_or_refused():
@@ -636,7 +637,7 @@ def test_the_owners_splits_are_taken_or_refused():
 
 def test_a_label_that_the_owner_calls_otherwise_stays_a_conflict():
     bring("folders", own(label=lambda n: "normal" if n == 1 else str(n % 2)), "data")
-    (found,) = agreement.labels(images.table(config("data")), sidecars.pictures(config("data")))
+    (found,) = agreement.labels(radiographs.table(config("data")), radiographs.said(config("data")))
     assert found["path"].endswith("fractured/1.png")
 
 

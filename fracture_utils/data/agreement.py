@@ -1,6 +1,6 @@
 """Whether folders, tables and splits say the same: findings for the audit.
 
-Each finding is a row with severity, check, path, other, what and advice.
+Each finding is a row with COLUMNS.
 """
 
 import re
@@ -11,6 +11,7 @@ from scipy import stats
 from fracture_utils.config import SPLITS, Config
 from fracture_utils.data import folders, groups, sidecars
 
+COLUMNS = ("severity", "check", "path", "other", "what", "advice")
 LEAST_RATIO = 1.5
 """Of the odds of a fracture in validation and test, that is worth a warning."""
 PERSON = re.compile("patient|person|subject|study|exam|accession|case", re.IGNORECASE)
@@ -38,33 +39,37 @@ def labels(table: pd.DataFrame, known: pd.DataFrame) -> list[dict]:
     for row in both[(both["meant"] != "") & (both["meant"] != both["label"])].itertuples():
         what = f"its folder says {row.label}, images.csv in row {row.row} {row.label_said.strip()}"
         advice = "look at the picture, then move it or correct the table"
-        found.append(_finding("red", LABEL, row.path, what, advice))
+        found.append(finding("red", LABEL, row.path, what, advice))
     unclear = both[(both["meant"] == "") & (both["label_said"].str.strip() != "")]
     for word, rows in unclear.groupby("label_said"):
         what = f"the label {word.strip()!r} in {len(rows)} rows of images.csv means no class"
         advice = "write fractured or normal; the folders were believed"
-        found.append(_finding("amber", "label unknown", rows["path"].iloc[0], what, advice))
+        found.append(finding("amber", "label unknown", rows["path"].iloc[0], what, advice))
     return found
 
 
-def idle(config: Config) -> list[dict]:
-    """What lies beside the pictures and takes no effect, although it seems meant to."""
+def idle(config: Config, known: pd.DataFrame) -> list[dict]:
+    """What lies beside the pictures and takes no effect, although it seems meant to; `known` is
+    what images.csv says.
+    """
     found = []
     for name in sidecars.unread(config):
         what = f"it is not read: only {' and '.join(folders.SIDECARS)} are"
-        found.append(_finding("amber", "sidecar", name, what, "rename it, or take it away"))
-    columns = list(sidecars.pictures(config))
-    if not set(groups.IDENTITIES).intersection(columns):
-        for name in (name for name in columns if PERSON.search(name)):
+        found.append(finding("amber", "sidecar", name, what, "rename it, or take it away"))
+    if not set(groups.IDENTITIES).intersection(known):
+        for name in (name for name in known if PERSON.search(name)):
             what = f"images.csv has a column {name}, but pictures are not grouped by it"
             advice = "if it tells the patient, call it patient"
-            found.append(_finding("amber", "sidecar", "images.csv", what, advice))
+            found.append(finding("amber", "sidecar", "images.csv", what, advice))
     return found
 
 
-def _finding(severity: str, check: str, path: str, what: str, advice: str, other: str = "") -> dict:
-    return {"severity": severity, "check": check, "path": path, "other": other,
-            "what": what, "advice": advice}  # fmt: skip
+def finding(
+    severity: str, check: str, path: str, what: str, advice: str, other: str = ""
+) -> dict[str, str]:
+    """A row of the audit's table."""
+    row = (severity, check, path, other, what, advice)
+    return dict(zip(COLUMNS, row, strict=True))
 
 
 def _prevalence(table: pd.DataFrame) -> list[dict]:
@@ -87,7 +92,7 @@ def _prevalence(table: pd.DataFrame) -> list[dict]:
         "sensitivity and specificity, but not its predictive values"
     )
     advice = "judge by AUC; read probabilities as of pictures mixed like validation"
-    return [_finding("amber", "prevalence", "", what, advice)]
+    return [finding("amber", "prevalence", "", what, advice)]
 
 
 def _shared_groups(table: pd.DataFrame) -> list[dict]:
@@ -104,11 +109,11 @@ def _shared_groups(table: pd.DataFrame) -> list[dict]:
         advice = "give all pictures of a patient to one split"
         ends = first["first"].iloc[0], first["first"].iloc[-1]
         what = f"{group} has pictures in two splits: {counts}"
-        found.append(_finding("red", "group in two splits", ends[0], what, advice, ends[1]))
+        found.append(finding("red", "group in two splits", ends[0], what, advice, ends[1]))
     if len(table) > 1 and table["group"].isin(table["path"]).mean() > 0.5:
         what = "most pictures bear no patient: groups are clusters of near duplicates"
         advice = "add a column patient to images.csv; other views may lie in train and test"
-        found.append(_finding("amber", "no patients", "", what, advice))
+        found.append(finding("amber", "no patients", "", what, advice))
     return found
 
 
@@ -120,5 +125,5 @@ def _identities(table: pd.DataFrame) -> list[dict]:
                 "exports: it says nothing, so pictures are grouped by their names and likeness"
             )
             advice = f"name the true {column} in images.csv, or see that none is in train and test"
-            return [_finding("amber", "no patients", "", what, advice)]
+            return [finding("amber", "no patients", "", what, advice)]
     return []

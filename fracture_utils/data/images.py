@@ -15,18 +15,18 @@ from fracture_utils.errors import InputError
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
 
 
-def table(config: Config, progress: inventory.Progress = lambda done, total: None) -> pd.DataFrame:
+def table(config: Config, taken: inventory.Inventory) -> pd.DataFrame:
     """The images table: COLUMNS, then those of the sidecar; readable pictures, sorted by path.
 
-    `progress` hears (done, total) files while they are read for the first time. Raises InputError
-    where a class is missing in train, validation or test, or the sidecar has another split than
-    the folders. (Other labels are for the audit to tell.)
+    `taken` is the inventory of the data folder. Raises InputError where a class is missing in
+    train, validation or test, or the sidecar has another split than the folders. (Other labels are
+    for the audit to tell.)
     """
-    found, thumbnails = inventory.take(config, progress)
+    found, thumbnails = taken
     _check_folders(config, found)
     readable = (found["reason"] == "").to_numpy()
     pictures = found[readable].reset_index(drop=True)
-    known = sidecars.pictures(config)
+    known = sidecars.pictures(config, found)
     pictures["split"] = _said_splits(config, pictures, known)
     extra = [name for name in known if name in ("path", "patient") or name not in inventory.FACTS]
     merged = pictures[["path"]].merge(known[extra], how="left", on="path").fillna("")

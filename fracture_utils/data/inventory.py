@@ -7,7 +7,6 @@ each picture it keeps a thumbnail: all that the search for duplicates needs.
 import io
 import os
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +31,6 @@ CACHE_VERSION = "2"
 UNASSIGNED = "no folder assigns it"
 """How the reason begins of a file whose folders name no class or no split."""
 
-Progress = Callable[[int, int], None]
-
 
 class Inventory(NamedTuple):
     """`files`: a row for every file below the data folder, sorted by path, with the columns of
@@ -46,9 +43,9 @@ class Inventory(NamedTuple):
     thumbnails: np.ndarray
 
 
-def take(config: Config, progress: Progress = lambda done, total: None) -> Inventory:
+def take(config: Config) -> Inventory:
     """Read every file once. What a picture gave is kept in `cache_dir/inventory.npz` and taken
-    from there as long as its size and time stay the same. `progress` hears (done, total).
+    from there as long as its size and time stay the same.
     """
     root, cache = config.pictures_dir, config.cache_dir / "inventory.npz"
     before = _load_cache(cache)
@@ -63,12 +60,8 @@ def take(config: Config, progress: Progress = lambda done, total: None) -> Inven
     walked = list(folders.candidates(root, (config.results_dir, config.models_dir)))
     places = folders.places([path.relative_to(root).parts for path, _ in walked])
     items = [(*item, place) for item, place in zip(walked, places, strict=True)]
-    looked = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for one in pool.map(look, items):
-            looked.append(one)
-            progress(len(looked), len(items))
-    looked.sort(key=lambda pair: pair[0]["path"])
+        looked = sorted(pool.map(look, items), key=lambda pair: pair[0]["path"])
     found = pd.DataFrame([row for row, _ in looked], columns=list(FACTS))
     thumbnails = np.array([small for _, small in looked], np.uint8)
     result = Inventory(found, thumbnails.reshape(-1, duplicates.SIDE, duplicates.SIDE))

@@ -7,14 +7,13 @@ import io
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fracture_utils.config import Config
-from fracture_utils.data import folders, inventory
+from fracture_utils.data import folders
 from fracture_utils.errors import InputError
 
 BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
@@ -33,26 +32,23 @@ SLACK = 5
 """Pixels by which a box may leave its picture: rounding of a marking tool, clipped."""
 
 
-def pictures(config: Config) -> pd.DataFrame:
-    """What images.csv says, as text: path (as in the inventory where the file exists), and any
-    other columns; split is one of train, validation, test or empty. The index counts the rows.
+def pictures(config: Config, found: pd.DataFrame) -> pd.DataFrame:
+    """What images.csv says, as text: path (as in the inventory's files `found`, where it is one of
+    them), and any other columns; split is one of train, validation, test or empty. The index
+    counts the rows.
 
     Raises InputError with the row where it names a picture twice or unclearly, where no row
     names any picture, or where a split is no split.
     """
-    return known(folders.sidecar(config.pictures_dir, "images.csv"), lambda: _paths(config))
+    return known(folders.sidecar(config.pictures_dir, "images.csv"), found["path"])
 
 
-def _paths(config: Config) -> pd.Series:
-    return inventory.take(config).files["path"]
-
-
-def known(path: Path, paths: Callable[[], pd.Series]) -> pd.DataFrame:
+def known(path: Path, paths: pd.Series) -> pd.DataFrame:
     """As `pictures`, of the table at `path`, about the pictures at `paths`."""
     known = _read(path, ["path"])
     if known.empty:
         return known
-    known["path"] = _matched(path, known["path"], paths())
+    known["path"] = _matched(path, known["path"], paths)
     if (twice := known["path"].duplicated()).any():
         row = known.index[twice][0]
         raise InputError(
@@ -79,22 +75,21 @@ def unread(config: Config) -> list[str]:
     return sorted(name for name in names if not name.startswith((".", "~$")))
 
 
-def boxes(config: Config) -> pd.DataFrame:
-    """The fractures' boxes: path, xmin, ymin, xmax, ymax (pixels of the file, clipped to it where
-    they leave it by at most SLACK); may be empty.
+def boxes(config: Config, found: pd.DataFrame) -> pd.DataFrame:
+    """The fractures' boxes: path (as in the inventory's files `found`), xmin, ymin, xmax, ymax
+    (pixels of the file, clipped to it where they leave it by at most SLACK); may be empty.
 
     Raises InputError with the row where a box is no number, empty, relative (0 to 1) or outside
     its picture, where a path is unclear, or where no row names any picture.
     """
     path = folders.sidecar(config.pictures_dir, "boxes.csv")
-    marked = marks(path, lambda: _paths(config))
+    marked = marks(path, found["path"])
     if marked.empty:
         return marked
-    found = inventory.take(config).files.set_index("path")
-    return _clipped(path, marked, found).reset_index(drop=True)
+    return _clipped(path, marked, found.set_index("path")).reset_index(drop=True)
 
 
-def marks(path: Path, paths: Callable[[], pd.Series]) -> pd.DataFrame:
+def marks(path: Path, paths: pd.Series) -> pd.DataFrame:
     """As `boxes`, of the table at `path`, about the pictures at `paths`, whose sizes are unknown:
     nothing is clipped. The index counts the rows.
     """
@@ -114,7 +109,7 @@ def marks(path: Path, paths: Callable[[], pd.Series]) -> pd.DataFrame:
             f"or relative (0 to 1): {corners[row].tolist()}. Give xmin < xmax and ymin < ymax in "
             f"pixels of the file ({wrong.sum()} such rows)."
         )
-    marked["path"] = _matched(path, marked["path"], paths())
+    marked["path"] = _matched(path, marked["path"], paths)
     return marked
 
 

@@ -144,7 +144,7 @@ def _measure_all(seen: Answers, names: Sequence[str], resamples: int, seed: int)
         [_measure(seen, index, weights) for index in range(len(seen.models))]
         for weights in resample(seen.labels, seen.groups, resamples, seed, stratified=False)
     ]
-    table, numbers = [], _effective_numbers(seen)
+    table, numbers = [], _effective_numbers(seen.labels, seen.logits, seen.groups)
     for index, model in enumerate(seen.models):
         once = _measure(seen, index, np.ones((len(seen.labels), 1)))
         point = {name: float(value[0]) for name, value in once.items()}
@@ -162,14 +162,25 @@ def _measure_all(seen: Answers, names: Sequence[str], resamples: int, seed: int)
     return pd.DataFrame(table)
 
 
-def _effective_numbers(seen: Answers) -> list[tuple[float, float]]:
+def auc_with_interval(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
+) -> tuple[float, float, float]:
+    """The AUC of scores (n,) and its 95 % interval, as `scores` gives it for a model."""
+    auc, _ = delong(labels, scores[:, None])
+    (numbers,) = _effective_numbers(labels, scores[:, None], groups)
+    return float(auc[0]), *intervals.newcombe(float(auc[0]), *numbers)
+
+
+def _effective_numbers(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray
+) -> list[tuple[float, float]]:
     """For each model how many independent pictures of each class its AUC is worth; none where a
     class has fewer than two groups.
     """
-    _, clustered = delong(seen.labels, seen.logits, seen.groups)
-    _, independent = delong(seen.labels, seen.logits)
-    classes = [seen.labels == 1, seen.labels == 0]
-    counts = [of.sum() if len(np.unique(seen.groups[of])) > 1 else 0 for of in classes]
+    _, clustered = delong(labels, logits, groups)
+    _, independent = delong(labels, logits)
+    classes = [labels == 1, labels == 0]
+    counts = [of.sum() if len(np.unique(groups[of])) > 1 else 0 for of in classes]
     effects = map(intervals.design_effect, np.diag(clustered), np.diag(independent))
     return [tuple(count / effect for count in counts) for effect in effects]
 

@@ -17,7 +17,7 @@ import fracture_utils
 from fracture_utils import files, tables
 from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
 from fracture_utils.data import places, reader, store
-from fracture_utils.data.sidecars import BOX_COLUMNS, boxes
+from fracture_utils.data.sidecars import BOX_COLUMNS
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
 from fracture_utils.models import backbones
@@ -152,7 +152,7 @@ class Job:
         return cls(folder.name, Config(**job["config"]), weights, images, boxes)
 
 
-def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
+def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame | None = None) -> pd.DataFrame:
     """Train every network of the settings, each in its own process, one after the other.
 
     What is done and still valid is not done again; what was interrupted goes on. A network that
@@ -164,7 +164,7 @@ def train(images: pd.DataFrame, config: Config) -> pd.DataFrame:
     weights, left_out = backbones.find_weights(config)
     columns = ["path", "group", "label", "split", "sha256", "width", "height"]
     needed = images[[name for name in columns if name in images]]
-    known = _known_boxes(images, config)
+    known = _known_boxes(images, boxes)
     jobs = [Job(name, config, weights[name], needed, known) for name in weights]
     sizes = [REGISTRY[job.name].size(config) for job in jobs]  # one too small stops the run here
     rows = []
@@ -252,9 +252,9 @@ def environment() -> dict[str, str]:
     )
 
 
-def _known_boxes(images: pd.DataFrame, config: Config) -> pd.DataFrame:
+def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame | None) -> pd.DataFrame:
     """The boxes of the pictures, as far as the table knows how large those are."""
-    known = boxes(config)
+    known = pd.DataFrame(columns=BOX_COLUMNS) if boxes is None else boxes
     sized = images["path"] if {"width", "height"} <= set(images) else []
     return known[known["path"].isin(sized)].reset_index(drop=True).round(1)
 

@@ -42,7 +42,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
     table["path"] = _paths(table, origin)
     if "label" in known:  # the audit compares it with the folder
         table["label"] = known["label"].mask(known["label"] == "", table["label"])
-    boxes = sidecars.marks(upstream.beside("boxes.csv"), lambda: origin)
+    boxes = sidecars.marks(upstream.beside("boxes.csv"), origin)
     moved = boxes["path"].map(dict(zip(origin, table["path"], strict=True)))
     upstream.miss(boxes.loc[moved.isna(), "path"])
     return table, boxes.assign(path=moved).dropna(subset="path")
@@ -50,7 +50,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _known(upstream: published.Upstream, origin: pd.Series) -> pd.DataFrame:
     """What an images.csv in the source says of the pictures, row by row."""
-    known = sidecars.known(upstream.beside("images.csv"), lambda: origin)
+    known = sidecars.known(upstream.beside("images.csv"), origin)
     known = known.set_index("path")
     upstream.miss(known.index.difference(origin))
     return known.reindex(origin).fillna("").set_axis(origin.index)
