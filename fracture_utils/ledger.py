@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import filelock
@@ -32,12 +33,14 @@ _NEW = "not done yet"
 def versions() -> pd.Series:
     """The versions that the numbers depend on, by name."""
     found = {"fracture_utils": fracture_utils.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return pd.Series(found, name="version")
+    return pd.Series(found | {package: _version(package) for package in PACKAGES}, name="version")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def code_fingerprint(*modules: str) -> str:
@@ -45,6 +48,14 @@ def code_fingerprint(*modules: str) -> str:
     package = Path(fracture_utils.__file__).parent
     paths = [package / f"{module}.py" for module in modules] or sorted(package.rglob("*.py"))
     return files.fingerprint([files.sha256(path) for path in paths])
+
+
+def maker(modules: Sequence[str], libraries: Sequence[str]) -> dict[str, str]:
+    """The parts of a key that say what computes a result: the source of some modules, and the
+    versions of the libraries that they use.
+    """
+    versions = {name: _version(name) for name in libraries}
+    return {"code": code_fingerprint(*modules), "a library": str(versions)}
 
 
 def note(log: Path, line: str) -> None:

@@ -278,15 +278,6 @@ def test_dropping_must_leave_both_classes(tmp_path):
         audit.apply(table, findings, "drop")
 
 
-def test_pairs_are_kept_until_the_pictures_change(data, monkeypatch):
-    config = configured(data)
-    thumbnails = inventory.take(config).thumbnails
-    first = duplicates.find(thumbnails, config.cache_dir / duplicates.CACHE)
-    monkeypatch.setattr(duplicates, "pairs", lambda _: pytest.fail("searched again"))
-    again = duplicates.find(thumbnails, config.cache_dir / duplicates.CACHE)
-    assert len(first) == len(again)
-
-
 def test_many_equal_pictures_do_not_hide_a_near_one():
     generator = np.random.default_rng(0)
     small = [generator.integers(0, 255, (12, 12)).astype(np.uint8) for _ in range(30)]
@@ -294,7 +285,7 @@ def test_many_equal_pictures_do_not_hide_a_near_one():
         np.asarray(Image.fromarray(s).resize((200, 200), Image.Resampling.BICUBIC)) for s in small
     ]
     near = np.asarray(cropped(Image.fromarray(full[0])))
-    thumbnails = np.stack([duplicates.thumbnail(p) for p in [*full, *[full[0]] * 12, near]])
+    thumbnails = np.stack([inventory.thumbnail(p) for p in [*full, *[full[0]] * 12, near]])
     found = duplicates.pairs(thumbnails)
     cluster = duplicates.clusters(found, len(thumbnails))
     assert len(set(cluster[[0, *range(30, 43)]])) == 1

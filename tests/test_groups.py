@@ -67,11 +67,11 @@ def test_one_identity_for_every_picture_is_not_believed(column, tmp_path):
     )
     same = pictures.assign(**{column: "ANON"})
     assert groups.empty_identities(same, column) == ["ANON"] * 2
-    found = groups.of(same, thumbnails, tmp_path / "kept.npz")
+    found = groups.of(same, thumbnails, tmp_path)
     assert found.nunique() == len(names)
     told = pictures.assign(**{column: ["ANON"] * 15 + ["other"]})
     assert groups.empty_identities(told, column) == ["ANON"]
-    assert groups.of(told, thumbnails, tmp_path / "kept.npz").iloc[-1] == "other"
+    assert groups.of(told, thumbnails, tmp_path).iloc[-1] == "other"
 
 
 def test_numbered_neighbours_of_train_stay_together_where_nothing_else_is_known(tmp_path):
@@ -82,9 +82,9 @@ def test_numbered_neighbours_of_train_stay_together_where_nothing_else_is_known(
     pictures.loc[0, "study"] = "known"
     side = duplicates.SIDE
     thumbnails = np.random.default_rng(0).integers(0, 255, (len(names), side, side), np.uint8)
-    found = groups.of(pictures, thumbnails, tmp_path / "kept.npz", neighbours=25)
+    found = groups.of(pictures, thumbnails, tmp_path, neighbours=25)
     assert list(found[1:10]) == [f"block{k // 25}" for k in range(10, 100, 10)]
     assert found[0] == "known"
     assert found[11:].is_unique
     assert not found[11:].str.startswith("block").any()
-    assert groups.of(pictures, thumbnails, tmp_path / "kept.npz")[1:].nunique() == 12
+    assert groups.of(pictures, thumbnails, tmp_path)[1:].nunique() == 12

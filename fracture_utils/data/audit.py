@@ -138,7 +138,7 @@ def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list
     origin = pd.Index(facts["path"]).get_indexer(exact)
     same = np.flatnonzero(origin != np.arange(len(facts)))
     equal = pd.DataFrame({"first": origin[same], "second": same, "mirrored": False})
-    near = duplicates.find(thumbnails, config.cache_dir / duplicates.CACHE)
+    near = duplicates.find(thumbnails, config.cache_dir)
     digest = facts["sha256"].to_numpy()
     near = near[digest[near["first"].astype(int)] != digest[near["second"].astype(int)]]
     both = pd.concat(

@@ -6,19 +6,17 @@ the two thumbnails, laid over one another by the best affine map near the identi
 their details. Similar radiographs (two patients, two views) agree coarsely but not in detail.
 """
 
-import contextlib
 import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import ndimage, sparse
 
 from fracture_utils import files
+from fracture_utils.ledger import Ledger, maker
 
 SIDE = 64
 """Side of a thumbnail in pixels."""
@@ -39,30 +37,19 @@ are alike."""
 MARGIN = 6
 """Pixels of a thumbnail's rim that are not compared: turned and cropped copies differ there."""
 CHUNK = 512
-VERSION = "1"
-"""Change it when other pairs would be found."""
-CACHE = "duplicates.json"
+CODE, LIBRARIES = ("data/duplicates",), ("numpy", "scipy")
+"""What the pairs depend on, beside the thumbnails."""
 COLUMNS = ["first", "second", "mirrored", "agreement"]
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """The picture (height, width) squashed to uint8 (SIDE, SIDE)."""
-    small = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return np.asarray(small)
-
-
-def find(thumbnails: np.ndarray, cache: Path) -> pd.DataFrame:
-    """`pairs` of thumbnails (n, SIDE, SIDE), kept in the JSON file `cache` until they change."""
-    digest = hashlib.sha256(VERSION.encode())
-    digest.update(np.ascontiguousarray(thumbnails))
-    key = digest.hexdigest()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(cache.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return pd.DataFrame(kept["pairs"], columns=COLUMNS)
-    found = pairs(thumbnails)
-    files.write_json(cache, {"key": key, "pairs": found.to_dict("records")})
-    return found
+def find(thumbnails: np.ndarray, folder: Path) -> pd.DataFrame:
+    """`pairs` of thumbnails (n, SIDE, SIDE), kept in `folder` until they or the search change."""
+    cache, ledger = folder / "duplicates.json", Ledger(folder)
+    key = maker(CODE, LIBRARIES) | {"pictures": files.fingerprint(thumbnails)}
+    if not ledger.finished("duplicates", key):
+        files.write_json(cache, pairs(thumbnails).to_dict("records"))
+        ledger.record("duplicates", key, [cache])
+    return pd.DataFrame(files.read_json(cache), columns=COLUMNS)
 
 
 def pairs(thumbnails: np.ndarray) -> pd.DataFrame:

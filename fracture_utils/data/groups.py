@@ -25,7 +25,7 @@ IDENTITIES = ("group", "patient", "study")
 
 
 def of(
-    pictures: pd.DataFrame, thumbnails: np.ndarray, cache: Path, neighbours: int = 0
+    pictures: pd.DataFrame, thumbnails: np.ndarray, cache_dir: Path, neighbours: int = 0
 ) -> pd.Series:
     """The group of each picture: the sidecar's group, patient or study; else the patient in its
     path; else the name of the original it was made from; else, with `neighbours`, the run of so
@@ -41,7 +41,7 @@ def of(
         runs = numbers.map(lambda n: f"block{int(n[1]) // neighbours}" if n else "")
         groups = groups.mask((groups == "") & (pictures["split"] == "train"), runs)
     if (alone := groups == "").any():
-        linked = duplicates.clusters(duplicates.find(thumbnails, cache), len(thumbnails))
+        linked = duplicates.clusters(duplicates.find(thumbnails, cache_dir), len(thumbnails))
         first = (pictures["path"].where(alone, groups)).groupby(linked)
         known = groups.mask(alone).groupby(linked).transform("first")
         groups = groups.where(~alone, known.fillna(first.transform("first")))

@@ -9,7 +9,7 @@ import itertools
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES, SPLITS, Config
-from fracture_utils.data import duplicates, folders, groups, inventory, sidecars
+from fracture_utils.data import folders, groups, inventory, sidecars
 from fracture_utils.errors import InputError
 
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
@@ -35,7 +35,7 @@ def table(config: Config, taken: inventory.Inventory) -> pd.DataFrame:
     grouped = groups.of(
         pictures.assign(**merged),
         thumbnails[readable],
-        config.cache_dir / duplicates.CACHE,
+        config.cache_dir,
         config.neighbours,
     )
     splits = _split_off_validation(pictures.assign(group=grouped), config)

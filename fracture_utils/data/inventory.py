@@ -4,19 +4,19 @@ Taken once and kept, so that a second run reads only what is new or changed. Bes
 each picture it keeps a thumbnail: all that the search for duplicates needs.
 """
 
-import io
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data import duplicates, folders, reader
+from fracture_utils.ledger import Ledger, maker
 
 FACTS = {
     **dict.fromkeys(["path", "split", "label", "reason", "stamp"], ""),
@@ -25,8 +25,9 @@ FACTS = {
     **dict.fromkeys(["jpeg_quality", "mean", "border", "grey_fill"], np.nan),
 }
 """The columns of `files`, and what stands there for a file that cannot be read."""
-CACHE_VERSION = "2"
-"""Change it when the reader, the thumbnails or the facts change."""
+CODE = ("data/inventory", "data/duplicates", "data/reader", "data/dicom", "data/greys")
+LIBRARIES = ("numpy", "pillow", "scipy", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+"""What the facts and the thumbnail of a file depend on, beside its bytes."""
 
 UNASSIGNED = "no folder assigns it"
 """How the reason begins of a file whose folders name no class or no split."""
@@ -45,10 +46,11 @@ class Inventory(NamedTuple):
 
 def take(config: Config) -> Inventory:
     """Read every file once. What a picture gave is kept in `cache_dir/inventory.npz` and taken
-    from there as long as its size and time stay the same.
+    from there as long as its size and time, and the code that reads it, stay the same.
     """
     root, cache = config.pictures_dir, config.cache_dir / "inventory.npz"
-    before = _load_cache(cache)
+    ledger, key = Ledger(config.cache_dir), maker(CODE, LIBRARIES)
+    before = _kept(cache) if ledger.finished("inventory", key) else {}
 
     def look(item: tuple[Path, str, folders.Place]) -> tuple[dict[str, Any], np.ndarray]:
         path, reason, place = item
@@ -66,7 +68,9 @@ def take(config: Config) -> Inventory:
     thumbnails = np.array([small for _, small in looked], np.uint8)
     result = Inventory(found, thumbnails.reshape(-1, duplicates.SIDE, duplicates.SIDE))
     if list(found["stamp"]) != [row["stamp"] for row, _ in before.values()]:
-        _save_cache(cache, result)
+        meta = {"files": found.to_dict("records")}
+        files.write_arrays(cache, meta, {"thumbnails": result.thumbnails})
+        ledger.record("inventory", key, [cache])
     return result
 
 
@@ -103,7 +107,13 @@ def _examine(
         return row | {"reason": error.reason}, nothing
     except OSError as error:
         return row | {"reason": f"the system refuses it ({error.strerror})"}, nothing
-    return row | facts | _grey_levels(pixels), duplicates.thumbnail(pixels)
+    return row | facts | _grey_levels(pixels), thumbnail(pixels)
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The picture (height, width) squashed to uint8 (duplicates.SIDE, duplicates.SIDE)."""
+    small = Image.fromarray(picture).resize((duplicates.SIDE,) * 2, Image.Resampling.BILINEAR)
+    return np.asarray(small)
 
 
 def _grey_levels(pixels: np.ndarray) -> dict[str, float]:
@@ -122,22 +132,7 @@ def _grey_levels(pixels: np.ndarray) -> dict[str, float]:
     }
 
 
-def _load_cache(path: Path) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["version"]) != CACHE_VERSION:
-                return {}
-            words = {name: str for name, empty in FACTS.items() if empty == ""}
-            numbers = {name: "" for name, empty in FACTS.items() if empty != ""}
-            text = io.StringIO(kept["files"].tobytes().decode())
-            rows = pd.read_csv(text, dtype=words, keep_default_na=False, na_values=numbers)
-            records = zip(rows.to_dict("records"), kept["thumbnails"], strict=True)
-            return {row["path"]: (row, small) for row, small in records}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}  # no cache, or one that cannot be trusted: read the files again
-
-
-def _save_cache(path: Path, result: Inventory) -> None:
-    text = np.frombuffer(result.files.to_csv(index=False).encode(), np.uint8)
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, version=CACHE_VERSION, files=text, thumbnails=result.thumbnails)
+def _kept(cache: Path) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
+    meta, arrays = files.read_arrays(cache) or ({"files": []}, {"thumbnails": []})
+    pairs = zip(meta["files"], arrays["thumbnails"], strict=True)
+    return {row["path"]: (row, small) for row, small in pairs}
