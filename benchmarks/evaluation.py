@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from fracture_utils.config import BACKBONES
 from fracture_utils.evaluation import calibration, comparison, metrics
+from fracture_utils.networks import REGISTRY
 
 PICTURES = 5000
 RESAMPLES = 2000
@@ -25,7 +25,7 @@ def predictions() -> pd.DataFrame:
     shared = generator.normal(size=PICTURES)
     tables = []
     for split in ("validation", "test"):
-        for model in BACKBONES:
+        for model in REGISTRY:
             logits = 2.0 * labels - 1 + shared + generator.normal(size=PICTURES)
             columns = {
                 "path": [f"{split}/{i}.png" for i in range(PICTURES)],
@@ -52,7 +52,7 @@ def main() -> None:
         "comparisons": lambda: comparison.pairs(ready, resamples=RESAMPLES),
         "rank stability": lambda: comparison.rank_stability(ready, resamples=RESAMPLES),
     }
-    sys.stdout.write(f"{len(BACKBONES)} models, {PICTURES} pictures, {RESAMPLES} resamples\n")
+    sys.stdout.write(f"{len(REGISTRY)} models, {PICTURES} pictures, {RESAMPLES} resamples\n")
     for name, step in steps.items():
         start = time.perf_counter()
         step()

@@ -7,6 +7,7 @@ A map, from left to right; a module imports only from its left.
 errors, files   sentences for people; whole files or none
 tables          every column of every table in results/, once
 data/folders    what the words in folder names mean
+networks        the registry of networks, one row each
 config          every setting, once
 download        files from the internet, resumed and checked
 ledger          what is done and still valid, and who holds a folder

@@ -180,7 +180,8 @@ def _add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
 
     for name in names:
         field = Config.model_fields[name]
-        words = f"{field.description} (default: {field.default})".replace("%", "%%")
+        default = field.get_default(call_default_factory=True)
+        words = f"{field.description} (default: {default})".replace("%", "%%")
         option = "--" + name.replace("_", "-")
         if field.annotation is bool:
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=words)

@@ -13,9 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlCo
 
 from fracture_utils.data import folders
 from fracture_utils.errors import InputError
+from fracture_utils.networks import REGISTRY
 
 PREFIX = "FRACTURE_"
-BACKBONES = ("DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception")
 CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
@@ -79,7 +79,8 @@ class Config(BaseSettings):
     contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest change of contrast")
 
     backbones: Annotated[tuple[str, ...], NoDecode] = Field(
-        BACKBONES, description="networks to train, separated by commas"
+        default_factory=lambda: tuple(REGISTRY),
+        description="networks to train, separated by commas",
     )
     initialisation: Literal["imagenet", "random"] = Field("imagenet", description="first weights")
     image_size: int | None = Field(
@@ -178,9 +179,9 @@ class Config(BaseSettings):
     def _split_and_check_backbones(cls, value: Any) -> tuple[str, ...]:
         names = [n.strip() for n in value.split(",")] if isinstance(value, str) else list(value)
         for name in names:
-            if name not in BACKBONES:
+            if name not in REGISTRY:
                 raise ValueError(
-                    f"{name!r} is no known backbone; choose from {', '.join(BACKBONES)}"
+                    f"{name!r} is no known backbone; choose from {', '.join(REGISTRY)}"
                 )
         if not names or len(set(names)) < len(names):
             raise ValueError("name each backbone once, and at least one")

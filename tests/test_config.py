@@ -2,15 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from fracture_utils.config import BACKBONES, Config
+from fracture_utils.config import Config
 from fracture_utils.errors import InputError
+from fracture_utils.networks import REGISTRY
 
 
 def test_defaults_use_phantoms_where_data_has_no_pictures():
     config = Config()
     assert config.source == "phantoms"
     assert config.pictures_dir.parts == ("data", "phantoms")
-    assert config.backbones == BACKBONES
+    assert config.backbones == tuple(REGISTRY)
 
 
 def test_pictures_of_the_user_are_preferred(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from fracture_utils.config import BACKBONES, Config
+from fracture_utils.config import Config
 from fracture_utils.data.batches import Batches, MapBatches, shuffled
 from fracture_utils.errors import InputError
 from fracture_utils.models import (
@@ -49,11 +49,11 @@ def pooled(model):
 
 
 def test_the_registry_is_what_the_settings_offer():
-    assert tuple(REGISTRY) == BACKBONES
-    assert list(backbones.table().index) == list(BACKBONES)
+    assert Config().backbones == tuple(REGISTRY)
+    assert list(backbones.table().index) == list(REGISTRY)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_every_backbone_builds_flat_with_its_own_preprocessing(name):
     backbone = REGISTRY[name]
     config = Config(**SMALL | {"image_size": backbone.smallest_size})
@@ -421,7 +421,7 @@ def test_pictures_stop_where_no_weights_can_be_had(offline, tmp_path):
     config = pictures(tmp_path, weights_dir=tmp_path / "w")
     with pytest.raises(InputError) as caught:
         backbones.find_weights(config)
-    for name in BACKBONES:
+    for name in REGISTRY:
         for part in (REGISTRY[name].weights_file, REGISTRY[name].weights_address):
             assert part in str(caught.value)
     assert str(tmp_path / "w") in str(caught.value)
@@ -433,7 +433,7 @@ def test_pictures_go_on_with_the_networks_that_have_weights(offline, tmp_path):
     config = pictures(tmp_path, weights_dir=folder)
     found, missing = backbones.find_weights(config)
     assert set(found) == {"MobileNet"}
-    assert set(missing) == set(BACKBONES) - {"MobileNet"}
+    assert set(missing) == set(REGISTRY) - {"MobileNet"}
     by_name = Config(data_dir=config.data_dir, weights_dir=folder, backbones="MobileNet,VGG16")
     with pytest.raises(InputError, match="VGG16: its ImageNet weights"):
         backbones.find_weights(by_name)

@@ -15,22 +15,18 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
+from fracture_utils.networks import REGISTRY
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of networks, by their place in the registry: Okabe and Ito's, safe for colour-blind readers."""
+MARKERS = "os^DvPh<>pd8"
 STYLE_OF = {
-    "DenseNet121": ("#0072B2", "o"),
-    "ResNet50": ("#D55E00", "s"),
-    "VGG16": ("#009E73", "^"),
-    "MobileNet": ("#CC79A7", "D"),
-    "InceptionV3": ("#E69F00", "v"),
-    "Xception": ("#56B4E9", "P"),
     "Ensemble": ("#222222", "*"),
     "Selected ensemble": ("#666666", "X"),
     "Majority class": ("#888888", "d"),
     "Metadata only": ("#888888", "x"),
 }
-"""Colour (Okabe and Ito's palette, safe for colour-blind readers) and marker, everywhere."""
-UNKNOWN_COLOURS = tuple(colour for colour, _ in tuple(STYLE_OF.values())[:6])
-UNKNOWN_MARKERS = "h<>pd8"
+"""Colour and marker of what is no network."""
 CLASS_COLOURS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
 WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#BBBBBB"
 WIDTH = 8.0
@@ -105,21 +101,17 @@ def figure(draw: Callable[..., Chart]) -> Callable[..., Chart]:
 
 
 def appearance(model: str, models: Iterable[str]) -> dict[str, str]:
-    """Colour and marker of a model: fixed for known names, a variant's ("ResNet50 + mirror") from
-    its network with a hollow marker, any other's by its place among the unknown names.
+    """Colour and marker of a model: fixed for known names, another's by its place among the unknown
+    ones of `models`.
     """
-    known = STYLE_OF.get(model)
-    if known:
-        return {"color": known[0], "marker": known[1]}
-    base = STYLE_OF.get(model.split(" + ")[0])
-    if base:
-        return {"color": base[0], "marker": base[1], "markerfacecolor": "white"}
-    unknown = sorted(name for name in set(models) if name not in STYLE_OF)
-    place = unknown.index(model)
-    return {
-        "color": UNKNOWN_COLOURS[place % 6],
-        "marker": UNKNOWN_MARKERS[(place + place // 6) % 6],
-    }
+    if model in STYLE_OF:
+        colour, marker = STYLE_OF[model]
+        return {"color": colour, "marker": marker}
+    known = list(REGISTRY)
+    unknown = sorted(set(models) - {*known, *STYLE_OF})
+    place = [*known, *unknown].index(model)
+    marker = MARKERS[(place + place // len(MARKERS)) % len(MARKERS)]
+    return {"color": COLOURS[place % len(COLOURS)], "marker": marker}
 
 
 def best(scores: pd.DataFrame) -> str:
