@@ -81,7 +81,7 @@ def trial(
     weights = backbones.find_weights(config)[0][name]
     desk = Desk(Job(name, config, weights, table, boxes))
     for stage in (desk.extract, desk.fit_head, desk.fine_tune):
-        stage(lambda done, total: None)
+        stage(lambda *_: None)
     head = files.read_arrays(desk.job.path("head"))[0]["head"]
     model = classifier.with_head(desk.body, head, config)
     classifier.load(model, desk.weights)

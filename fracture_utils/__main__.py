@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fracture_utils.errors import InputError, RunError
 
-EVALUATION = ("resamples", "seed", "threshold_rule", "target_sensitivity", "prevalence")
-EVALUATION += ("subgroups",)
+EVALUATION = ("resamples", "seed", "threshold_rule", "target_sensitivity", "prevalence",
+              "subgroups")  # fmt: skip
 """The settings that scoring depends on."""
 
 

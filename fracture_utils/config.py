@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -240,7 +241,7 @@ def _refuse_unknown_variables() -> None:
             raise InputError(f"The environment variable {name} is no setting; {hint}")
 
 
-def _sentence(error: dict[str, Any]) -> str:
+def _sentence(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0]) if error["loc"] else "settings"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, Config.model_fields, n=1)

@@ -32,7 +32,7 @@ def fetch(
     sha256: str | None = None,
     md5: str | None = None,
     timeout: float = 30.0,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> Path:
     """Bring the file at `url` to `path`, unless it lies there already, and return `path`.
 

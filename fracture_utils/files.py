@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))
 
 
-def read_json(path: Path) -> dict | list:
+def read_json(path: Path) -> Any:
     """What `write_json` wrote. InputError where the file is damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -99,16 +100,17 @@ def sha256(path: Path) -> str:
 
 
 def write_arrays(
-    path: Path, meta: dict[str, object], arrays: dict[str, np.ndarray], compress: bool = False
+    path: Path, meta: Mapping[str, object], arrays: Mapping[str, Any], compress: bool = False
 ) -> None:
     """Write named arrays and a JSON-able `meta` into one .npz, whole or not at all."""
     save = np.savez_compressed if compress else np.savez
     with replacing(path) as temporary, temporary.open("wb") as file:
-        save(file, **arrays, **{_META: np.array(json.dumps(meta))})
+        named: dict[str, Any] = {**arrays, _META: np.array(json.dumps(meta))}
+        save(file, **named)
 
 
-def read_arrays(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]] | None:
-    """What `write_arrays` wrote, or None where the file is absent or damaged.
+def read_arrays(path: Path) -> Any:
+    """What `write_arrays` wrote, meta and arrays, or None where the file is absent or damaged.
 
     Nothing is unpickled; the CRC that the zip format keeps of every member is checked.
     """
@@ -133,7 +135,7 @@ def _plain(value: object) -> object:
         rows = pd.util.hash_pandas_object(value).to_numpy()
         return [value.dtypes.astype(str).to_dict(), list(value.columns), _plain(rows)]
     if isinstance(value, np.ndarray):
-        digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()  # type: ignore[arg-type]  # a buffer
         return [str(value.dtype), value.shape, digest]
     return str(value)
 

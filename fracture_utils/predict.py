@@ -198,7 +198,7 @@ def _answer(
         seen = heatmaps.look(explained, squares, np.arange(len(squares)), config)
         calibrated[name] = calibration.calibrated(seen.logits, card)
         known = familiarity.path(name, config)
-        odd[name] = familiarity.unfamiliar(known, squares, seen.features, shapes)
+        odd[name] = familiarity.unfamiliar(known, squares, seen.features, np.array(shapes))
         rates[name] = familiarity.rate(known)
         maps[name] = [
             reader.unfit(heat, shape, card["input_size"], card["aspect"])

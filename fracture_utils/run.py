@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
+import filelock
 import pandas as pd
 
 from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.ledger import Results, claim, versions
 
-_HELD = []  # a lock ends with the last name for it
+_HELD: list[filelock.FileLock] = []  # a lock ends with the last name for it
 
 
 def begin(config: Config) -> Results:

@@ -241,7 +241,8 @@ class Column(NamedTuple):
 
 
 def _parse(text: str) -> tuple[dict[str, str], dict[str, list[Column]]]:
-    rows, columns = {}, {}
+    rows: dict[str, str] = {}
+    columns: dict[str, list[Column]] = {}
     for block in text.strip().split("\n\n"):
         (table, row), *lines = block.split("\n")[0].split(": "), *block.split("\n")[1:]
         rows[table], columns[table] = row, []

@@ -94,6 +94,13 @@ def test_the_saved_outputs_are_of_one_clean_run():
     assert str(ROOT) not in saved
 
 
+def test_the_types_agree():
+    """By the settings in pyproject.toml."""
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 BROKEN = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 

@@ -73,19 +73,9 @@ def _hand(y: float) -> list[list[Tube]]:
 
 
 def _carpals(y: float) -> list[Tube]:
-    rows = [
-        (-14, y, 8),
-        (-3, y - 1, 8),
-        (8, y, 7),
-        (-17, y + 13, 7),
-        (-8, y + 14, 6),
-        (2, y + 14, 8),
-    ]
-    return [_pebble((x, v - r, 0), (x, v + r, 2), r, 0.9) for x, v, r in [*rows, (12, y + 13, 7)]]
-
-
-def _fingers_flesh(rays: list[list[Tube]]) -> list[Tube]:
-    return [Tube(ray[0].end, ray[-1].end, 9.5, (1.2, 0.9), cap=9) for ray in rays]
+    upper = [(-14, y, 8), (-3, y - 1, 8), (8, y, 7)]
+    lower = [(-17, y + 13, 7), (-8, y + 14, 6), (2, y + 14, 8), (12, y + 13, 7)]
+    return [_pebble((x, v - r, 0), (x, v + r, 2), r, 0.9) for x, v, r in [*upper, *lower]]
 
 
 FOREARM = [
@@ -188,7 +178,7 @@ LIMBS = {
         [
             Tube((-2, -30, 0), (0, 92, 0), 44, (0.7, 0.95), depth=0.35, reach=0.3, cap=20),
             Tube((0, -320, 0), (0, 30, 0), 38, (1.0, 0.72), depth=0.75, reach=0.5, cap=20),
-            *_fingers_flesh(_RAYS),
+            *(Tube(ray[0].end, ray[-1].end, 9.5, (1.2, 0.9), cap=9) for ray in _RAYS),
         ],
         115,
         ("frontal", "oblique", "lateral"),
@@ -318,7 +308,8 @@ def _vary(limb: Limb, child: bool, random: np.random.Generator) -> Limb:
     stout = random.uniform(0.88, 1.2)
 
     def point(place: Point, jitter: float) -> Point:
-        return tuple(scale * float(p + jitter * random.normal()) for p in place)
+        x, y, z = (scale * float(p + jitter * random.normal()) for p in place)
+        return x, y, z
 
     def vary(tube: Tube, is_bone: bool) -> Tube:
         start, end = (point(place, 0.7 * is_bone) for place in (tube.start, tube.end))
@@ -331,21 +322,19 @@ def _vary(limb: Limb, child: bool, random: np.random.Generator) -> Limb:
             end=end,
             radius=tube.radius * scale * thick * random.uniform(0.96, 1.04),
             cortex=tube.cortex * scale * cortex,
-            bow=tuple(scale * b * random.uniform(0.4, 1.6) for b in tube.bow),
+            bow=tuple(scale * b * random.uniform(0.4, 1.6) for b in tube.bow),  # type: ignore[arg-type]
             cap=tube.cap * scale,
             notch=tube.notch * scale,
             physes=(0.06 * length, 0.94 * length) if grows else (),
             canal=length * random.uniform(0.3, 0.65) * float(random.choice([-1, 0, 0, 1])),
         )
 
-    bones = [vary(tube, True) for tube in limb.bones]
-    flesh = [vary(tube, False) for tube in limb.flesh]
+    bones, flesh = [vary(t, True) for t in limb.bones], [vary(t, False) for t in limb.flesh]
     return replace(limb, bones=bones, flesh=flesh, field=limb.field * scale)
 
 
 def _draw_fracture(kind: str, bone: Tube, site: float, random: np.random.Generator) -> Fracture:
-    ranges = KINDS[kind]
-    scale = bone.radius / 10
+    ranges, scale = KINDS[kind], bone.radius / 10
     return Fracture(
         kind,
         site=site * bone.length,

@@ -102,7 +102,8 @@ def _place(folders: Sequence[str], shared: int) -> Place:
         if len(said) > 1:
             problem = f"its folders contradict each other ({' and '.join(sorted(said))})"
         values.append(said.pop() if len(said) == 1 else "")
-    return Place(*values, problem)
+    split, label = values
+    return Place(split, label, problem)
 
 
 def _tokens(name: str) -> list[str]:

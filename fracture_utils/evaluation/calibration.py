@@ -95,8 +95,9 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
         gradient = np.array([np.mean(excess * standard), np.mean(excess)])
         return float(np.mean(np.logaddexp(0, scaled) - targets * scaled)), gradient
 
-    bounds = [tuple(spread * bound for bound in SLOPES), (None, None)]
-    start = np.array([np.clip(1.0, *bounds[0]), special.logit(targets.mean())])
+    low, high = spread * SLOPES[0], spread * SLOPES[1]
+    bounds = [(low, high), (None, None)]
+    start = np.array([np.clip(1.0, low, high), special.logit(targets.mean())])
     found = optimize.minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12)
     slope = float(found.x[0] / spread)
     return slope, float(found.x[1] - slope * np.mean(logits))

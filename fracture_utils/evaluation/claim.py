@@ -183,8 +183,7 @@ def _partitions(images: pd.DataFrame, settings: Mapping) -> str:
 def _disjoint(images: pd.DataFrame) -> str:
     shared = images.groupby("group")["split"].nunique().max() > 1
     told = "Groups do cross partitions (see audit.csv)." if shared else "Groups never cross them."
-    known = "patient" in images and images["patient"].replace("", pd.NA).notna()
-    if "patient" in images and known.all():
+    if "patient" in images and images["patient"].replace("", pd.NA).notna().all():
         pairs = images.drop_duplicates(["patient", "split"])
         crossing = int(pairs["patient"].value_counts().gt(1).sum())
         crossed = f" {counted(crossing, 'patients')} in several."

@@ -52,9 +52,10 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
         p_delong = _p_delong(auc[a] - auc[b], variance)
         right = seen.decisions[:, [a, b]] == (seen.labels == 1)[:, None]
-        p_decisions = [
-            paired(*right[seen.labels == of].T, seen.groups[seen.labels == of]) for of in (1, 0)
-        ]
+        p_decisions = []
+        for of_class in (seen.labels == 1, seen.labels == 0):
+            first, second = right[of_class].T
+            p_decisions.append(paired(first, second, seen.groups[of_class]))
         names = seen.models[a], seen.models[b]
         rows.append((*names, auc[a] - auc[b], low, high, p_delong, *p_decisions))
     table = pd.DataFrame(rows, columns=list(COLUMNS[:8]))

@@ -57,7 +57,7 @@ def note(
     return " · ".join([*parts, "research and education only"])
 
 
-def sentences(
+def sentences(  # noqa: PLR0913  (one a table that it tells of)
     scores: pd.DataFrame,
     comparisons: pd.DataFrame,
     operating_points: pd.DataFrame | None = None,

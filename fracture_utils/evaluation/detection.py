@@ -4,7 +4,7 @@ A map is an array (rows, columns) that covers its picture from edge to edge; map
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -171,7 +171,7 @@ def boxes_of(boxes: pd.DataFrame, path: str) -> np.ndarray:
 
 
 def inside_boxes(
-    boxes: np.ndarray, picture: object, grid: tuple[int, int], margin: float = 0.0
+    boxes: np.ndarray, picture: Any, grid: tuple[int, int], margin: float = 0.0
 ) -> np.ndarray:
     """Which places of a map lie in a box, bool `grid`, or beside it by up to `margin` of the longer
     side; `picture` has width and height in pixels.

@@ -224,8 +224,7 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.asarray(Image.composite(colour.convert("RGB"), grey, opacity))
 
 
-def _with_interval(name: str, values: Sequence[float], weights: np.ndarray) -> dict[str, float]:
-    values = np.asarray(values, float)
+def _with_interval(name: str, values: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     draws = values @ weights / weights.sum(0)
     low, high = np.percentile(draws, [2.5, 97.5])
     if set(values) <= {0.0, 1.0} and values.mean() in (0, 1):

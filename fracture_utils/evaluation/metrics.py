@@ -37,11 +37,11 @@ METRICS = (
     "expected_calibration_error",
 )
 SHARES = {
-    "sensitivity": lambda labels, called: labels == 1,
-    "specificity": lambda labels, called: labels == 0,
-    "ppv": lambda labels, called: called,
-    "npv": lambda labels, called: ~called,
-    "accuracy": lambda labels, called: np.ones(len(labels), bool),
+    "sensitivity": lambda labels, _: labels == 1,
+    "specificity": lambda labels, _: labels == 0,
+    "ppv": lambda _, called: called,
+    "npv": lambda _, called: ~called,
+    "accuracy": lambda labels, _: np.ones(len(labels), bool),
 }
 """Metrics that are the share of right decisions among some pictures, and which these are."""
 
@@ -182,7 +182,7 @@ def _effective_numbers(
     classes = [labels == 1, labels == 0]
     counts = [of.sum() if len(np.unique(groups[of])) > 1 else 0 for of in classes]
     effects = map(intervals.design_effect, np.diag(clustered), np.diag(independent))
-    return [tuple(count / effect for count in counts) for effect in effects]
+    return [(counts[0] / effect, counts[1] / effect) for effect in effects]
 
 
 def _of_share(name: str, seen: Answers, index: int) -> tuple[float, float]:

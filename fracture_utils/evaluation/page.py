@@ -149,7 +149,8 @@ def figures(folder: Path, wanted: set[str] | None) -> list[dict[str, object]]:
 
 def _figure(path: Path) -> dict[str, object]:
     with Image.open(path) as image:
-        known, place = image.text, image.text.get("Place", "")
+        known = getattr(image, "text", {})
+        place = known.get("Place", "")
         data, kind = path.read_bytes(), "png"
         if len(data) > LARGEST:
             buffer = io.BytesIO()

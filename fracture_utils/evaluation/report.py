@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -135,14 +136,13 @@ def _markdown(text: object) -> jinja2.utils.markupsafe.Markup:
     return jinja2.utils.markupsafe.Markup(plain)
 
 
-def _answers(
-    tables: dict[str, pd.DataFrame | None], points: object, positive: str
-) -> dict[str, object]:
+def _answers(tables: dict[str, pd.DataFrame | None], points: Any, positive: str) -> dict[str, Any]:
     """Card, explorer and leaderboard, as far as there are tables for them."""
     nothing = pd.DataFrame(columns=["model", "model_a", "model_b"])
     empty = {name: nothing if tables[name] is None else tables[name] for name in TABLES}
     scores, predictions = tables["scores"], tables["predictions"]
-    found = {"card": None, "explorer": None, "board": None, "data": {"positive": positive}}
+    found: dict[str, Any] = {"data": {"positive": positive}}
+    found |= dict.fromkeys(("card", "explorer", "board"))
     if scores is None or scores.empty or "expected_calibration_error" not in scores:
         return found
     chosen = verdict.chosen(predictions, scores)
@@ -181,7 +181,7 @@ def _sections(
         ("full", "All numbers, and how they were made", [], [], [], full),
         ("glossary", "Words", [], words, [], []),
     ]
-    made = [
+    made: list[dict[str, object]] = [
         {
             **{"id": name, "title": title, "texts": texts, "points": points, "figures": shown},
             "tables": [table for table in parts if table],
@@ -196,7 +196,7 @@ def _table(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def _json(path: Path) -> dict | list | None:
+def _json(path: Path) -> Any:
     return files.read_json(path) if path.is_file() else None
 
 

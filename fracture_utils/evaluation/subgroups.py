@@ -1,6 +1,7 @@
 """Whether a network does as well for every body part, view, device … as on the whole."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def _unfit(values: pd.Series, label: pd.Series, found: dict[str, pd.Series]) -> 
     return ""
 
 
-def _text(value: object) -> str | None:
+def _text(value: Any) -> str | None:
     """A value as it is shown; nothing where it is missing."""
     if pd.isna(value) or not str(value).strip():
         return None
@@ -139,15 +140,14 @@ def heterogeneity(right: np.ndarray, values: np.ndarray, groups: np.ndarray) -> 
     effect of their value (Rao and Scott 1992). NaN where fewer than two values are there; where
     each picture is its own group it is Pearson's test.
     """
-    hits, totals = [], []
+    found = []
     for value in np.unique(values.astype(str)):
         of_value = values == value
         effect = design_effect(right[of_value], groups[of_value])
-        hits.append(right[of_value].sum() / effect)
-        totals.append(of_value.sum() / effect)
-    hits, totals = np.array(hits), np.array(totals)
-    if len(totals) < 2:
+        found.append((right[of_value].sum() / effect, of_value.sum() / effect))
+    if len(found) < 2:
         return np.nan
+    hits, totals = np.array(found).T
     share = hits.sum() / totals.sum()
     if share in (0, 1):
         return 1.0

@@ -94,7 +94,8 @@ class Job:
             "code": code_fingerprint(*CODE),
             "a library": f"{environment()['KERAS_BACKEND']} {versions()[LIBRARIES].to_dict()}",
         }
-        keys, settings = {}, {}
+        keys: dict[str, dict[str, str]] = {}
+        settings: dict[str, object] = {}
         for stage in STAGES:
             settings |= {name: getattr(self.config, name) for name in _SETTINGS[stage]}
             keys[stage] = key | {"settings": files.fingerprint(settings)}
@@ -115,7 +116,7 @@ class Job:
         and None for a fracture without a box.
         """
         size, known = REGISTRY[self.name].size(self.config), dict(list(self.boxes.groupby("path")))
-        marked = []
+        marked: list[np.ndarray | None] = []
         for row in self.images.itertuples():
             if row.label == CLASS_NAMES[0]:
                 marked.append(np.zeros((size, size), np.uint8))
@@ -298,7 +299,7 @@ def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
         ) as process,
     ):
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 event = json.loads(line)
                 error = event.get("error", error)
                 progress.hear(job.name, event)
@@ -316,14 +317,14 @@ def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
 
 
 def _row(job: Job, status: str, why: str) -> dict:
-    row = {"model": job.name, "status": status, "why": why}
+    row: dict[str, object] = {"model": job.name, "status": status, "why": why}
     row |= {"initialisation": job.weights.initialisation, "note": job.weights.note}
     if status != "trained":
         return row
     description = files.read_json(job.folder / "network.json")
     seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
-    kept = ("head", "note", "precision", "hardware", "parameters", "seconds_per_picture")
-    kept += ("randomised_correlation",)
+    kept = ("head", "note", "precision", "hardware", "parameters", "seconds_per_picture",
+            "randomised_correlation")  # fmt: skip
     row |= {name: description[name] for name in kept}
     row["multiply_adds"] = REGISTRY[job.name].multiply_adds
     return row | {"seconds": round(sum(seconds.values()), 1)} | seconds

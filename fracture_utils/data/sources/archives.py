@@ -1,5 +1,6 @@
 """Archives of published data sets: judged member by member, then unpacked once."""
 
+import functools
 import itertools
 import re
 import stat
@@ -59,8 +60,8 @@ def _unpack(archive: Path, folder: Path) -> list[tuple[str, str]]:
                 return _unpack_members(folder, _checked(archive, members), opened.open)
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened:
-                members = ((m.name, m.size, _tar_kind(m), m) for m in opened)
-                return _unpack_members(folder, _checked(archive, members), opened.extractfile)
+                inside = ((m.name, m.size, _tar_kind(m), m) for m in opened)
+                return _unpack_members(folder, _checked(archive, inside), opened.extractfile)
         raise InputError(f"{archive} is neither a folder nor a zip or tar archive.")
     except (OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zipfile.BadZipFile,
             tarfile.TarError) as error:  # fmt: skip
@@ -109,7 +110,7 @@ def _unpack_members(
         there = target.exists() and target.stat().st_size == size
         with open_member(member) as stream:
             head = stream.read(published.HEAD)
-            reason = published.refusal(inside, lambda head=head: head)
+            reason = published.refusal(inside, functools.partial(bytes, head))
             if reason == published.NO_PICTURE and inside.suffix.lower() in TABLES:
                 reason = ""
             if reason:

@@ -45,9 +45,9 @@ def _draw(patient: str) -> float:
 def _pascal(path: Path) -> list[tuple[float, ...]]:
     try:
         marks = ElementTree.parse(path).getroot().iter("object")
-        found = [mark.find("bndbox") for mark in marks if mark.findtext("name") == "fracture"]
-        return [tuple(float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-                for box in found]  # fmt: skip
+        found = [mark for mark in marks if mark.findtext("name") == "fracture"]
+        sides = [f"bndbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax")]
+        return [tuple(float(mark.findtext(side, "")) for side in sides) for mark in found]
     except (OSError, ValueError, TypeError, AttributeError, ElementTree.ParseError) as error:
         raise InputError(f"{path} is no Pascal VOC annotation ({error}).") from None
 

@@ -49,7 +49,7 @@ def bring(
     source: Path | str,
     destination: Path,
     copy: bool = False,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> Brought:
     """Bring the data set `name` from `source` to `destination`.
 

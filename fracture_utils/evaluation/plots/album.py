@@ -53,6 +53,6 @@ class Album:
     def _stamp(self, figure: Chart) -> None:
         lines = textwrap.wrap(self.note, int(figure.get_figwidth() * 17))
         height = (0.16 * len(lines) + 0.12) / figure.get_figheight() if lines else 0
-        figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
+        figure.set_layout_engine("constrained", rect=(0, height, 1, 1 - height))
         foot = 0.04 / figure.get_figheight()
         figure.text(0.01, foot, "\n".join(lines), size=8, color="#555555", va="bottom")

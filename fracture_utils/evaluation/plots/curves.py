@@ -1,6 +1,7 @@
 """Figures over all thresholds: curves of trade-offs, and what a probability is worth."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from fracture_utils.evaluation.predictions import FRACTURED, Answers, answers, c
 from fracture_utils.evaluation.probabilities import BINS
 from fracture_utils.evaluation.verdict import chosen
 
-CHANCE = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
+CHANCE: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
 APART = 0.055
 """Smallest distance between the numbers on the curves, as a share of an axis."""
 
@@ -58,7 +59,7 @@ def precision_recall(
 ) -> Chart:
     """Positive predictive value against sensitivity on the test rows."""
 
-    def rates(found, alarms, positives, negatives):
+    def rates(found, alarms, positives, _):
         return found / positives, found / (found + alarms)
 
     chart, ax = _trade_off(predictions, scores, "average_precision", "Average precision", rates)
@@ -128,7 +129,7 @@ def _trade_off(
 
 def _line(
     seen: Answers, model: str, rates: Callable[..., tuple[np.ndarray, np.ndarray]]
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[float, float]]:
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The curve of one model, and its point at the chosen threshold."""
     place, fractured = seen.models.index(model), seen.labels == 1
     sizes = np.array([fractured.sum(), (~fractured).sum()], dtype=float)
@@ -158,7 +159,7 @@ def _number(
     spot = spots[int(np.argmax(np.minimum(gaps, 3 * APART)))]
     taken.append(spot)
     ax.text(
-        *spot, str(number), size=7, ha="center", va="center", color=INK, zorder=5,
+        spot[0], spot[1], str(number), size=7, ha="center", va="center", color=INK, zorder=5,
         bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": MUTED, "lw": 0.7},
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Figures of where the networks look, and whether that is the fracture."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -162,20 +162,18 @@ def _cards(
     return chart
 
 
-def _pair(pair: Sequence[Axes], picture: np.ndarray, heat: np.ndarray, boxes: np.ndarray) -> None:
+def _pair(pair: Iterable[Axes], picture: np.ndarray, heat: np.ndarray, boxes: np.ndarray) -> None:
     scale = min(1, LARGEST_SHOWN / max(picture.shape))
-    small = Image.fromarray(picture).resize([max(1, round(s * scale)) for s in picture.T.shape])
-    small = np.asarray(small)
-    for ax, view in zip(pair, (small, overlay(small, heat)), strict=True):
+    sides = [max(1, round(side * scale)) for side in picture.T.shape]
+    small = np.asarray(Image.fromarray(picture).resize((sides[0], sides[1])))
+    for ax, view in zip(pair, [small, overlay(small, heat)], strict=True):
         xray(ax, view)
         for xmin, ymin, xmax, ymax in boxes * scale:
             corner, size = (xmin - 0.5, ymin - 0.5), (xmax - xmin, ymax - ymin)
             ax.add_patch(mpl.patches.Rectangle(corner, *size, fill=False, lw=1.2, color="#56B4E9"))
 
 
-def _headings(
-    pair: Sequence[Axes], answers: list[dict], threshold: pd.Series, positive: str
-) -> None:
+def _headings(pair: np.ndarray, answers: list[dict], threshold: pd.Series, positive: str) -> None:
     """Above the X-ray truth and answers, above the map where the picture is from."""
     row, lines = answers[0], []
     wrong = any(answer["label"] != answer["decision"] for answer in answers)

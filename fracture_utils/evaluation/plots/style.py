@@ -5,6 +5,7 @@ import functools
 import io
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -32,7 +33,7 @@ WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#BBBBBB"
 WIDTH = 8.0
 """Inches; a figure is drawn at 200 dots an inch and shown 800 pixels wide."""
 RESOLUTION = 200
-TEXT = {
+TEXT: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.labelsize": 10,
@@ -100,7 +101,7 @@ def figure(draw: Callable[..., Chart]) -> Callable[..., Chart]:
     return styled
 
 
-def appearance(model: str, models: Iterable[str]) -> dict[str, str]:
+def appearance(model: str, models: Iterable[str]) -> dict[str, Any]:
     """Colour and marker of a model: fixed for known names, another's by its place among the unknown
     ones of `models`.
     """
@@ -122,10 +123,8 @@ def best(scores: pd.DataFrame) -> str:
     return networks.sort_values("auc", ascending=False, kind="stable")["model"].iloc[0]
 
 
-def chart_of(
-    height: float, rows: int = 1, columns: int = 1, **keywords
-) -> tuple[Chart, Axes | np.ndarray]:
-    """An empty figure `height` inches high, and its axes."""
+def chart_of(height: float, rows: int = 1, columns: int = 1, **keywords) -> tuple[Chart, Any]:
+    """An empty figure `height` inches high, and its Axes, or an array of them where several."""
     chart = Chart(figsize=(WIDTH, height), dpi=100, layout="constrained")
     return chart, chart.subplots(rows, columns, **keywords)
 
@@ -147,7 +146,7 @@ def xray(ax: Axes, picture: np.ndarray) -> None:
 
 
 def interval(
-    ax: Axes, value: float, low: float, high: float, place: int, look: dict[str, str]
+    ax: Axes, value: float, low: float, high: float, place: int, look: dict[str, Any]
 ) -> None:
     """A point with its interval, lying on row `place`."""
     ax.plot([low, high], [place, place], color=look["color"], linewidth=2, solid_capstyle="butt")

@@ -1,5 +1,7 @@
 """Figures of how the networks were trained, and of what they cost."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -36,7 +38,7 @@ def history(history: pd.DataFrame) -> Chart:
     axes[0, 1].set_title("AUC")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
-    looks = [{"linestyle": ":"}, {}, {"linestyle": "--", "linewidth": 0.8}]
+    looks: list[dict[str, Any]] = [{"linestyle": ":"}, {}, {"linestyle": "--", "linewidth": 0.8}]
     lines = [Line2D([], [], color=INK, **look) for look in looks]
     lines.append(Line2D([], [], color=INK, marker="o", linestyle="", markersize=6))
     words = ["training", "validation", "fine-tuning begins", "kept epoch"]

@@ -1,5 +1,7 @@
 """Figures about use: whether acting on a network pays, and how many boxes its marks find."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -92,11 +94,11 @@ def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, first: str) -> None:
     models = list(table["model"].unique())
     for model in sorted(models, key=lambda name: name != first):
         rows = table[table["model"] == model]
-        look = {"color": MUTED, "linewidth": 1.0}
+        dashes = ("-", ":", "-.")[models.index(model) % 3]
+        look: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "linestyle": dashes}
         if model == first:
             look = {"color": appearance(model, models)["color"], "linewidth": 2.4, "zorder": 3}
             ax.fill_between(
                 rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=look["color"], alpha=0.15
             )
-        style = {} if model == first else {"linestyle": ("-", ":", "-.")[models.index(model) % 3]}
-        ax.plot(rows[x], rows[y], label=short(model), **look, **style)
+        ax.plot(rows[x], rows[y], label=short(model), **look)
