@@ -1,9 +1,16 @@
-"""Every test starts without FRACTURE_* variables and in an empty working folder of its own."""
+"""Fixtures of several test modules. Every test starts without FRACTURE_* variables and in an empty
+working folder of its own.
+"""
 
 import os
 
 import matplotlib
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
+
+from fracture_utils import files
 
 matplotlib.use("Agg")
 
@@ -14,3 +21,23 @@ def clean_environment(monkeypatch, tmp_path):
         if name.startswith("FRACTURE_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pictures whose class is a bright band, and their images table."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    rows = []
+    for k in range(48):
+        label = ("normal", "fractured")[k % 3 // 2]
+        split = ("train", "train", "validation", "test")[k // 3 % 4]
+        place = "test" if split == "test" else "train"
+        path = folder / place / label / f"{k:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey = random.integers(0, 120, (40, 32)).astype(np.uint8)
+        grey[12:20] += 100 * (k % 3 // 2)
+        Image.fromarray(grey).save(path)
+        rows.append((path.relative_to(folder).as_posix(), f"g{k}", label, split, "hand"))
+    images = pd.DataFrame(rows, columns=["path", "group", "label", "split", "body_part"])
+    images["sha256"] = [files.sha256(folder / path) for path in images["path"]]
+    return folder, images

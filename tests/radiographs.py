@@ -1,5 +1,6 @@
 """Folders of small pictures for tests, and what the package reads from them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,51 @@ def boxes(config: Config) -> pd.DataFrame:
 def said(config: Config) -> pd.DataFrame:
     """What images.csv says now."""
     return sidecars.pictures(config, inventory.take(config).files)
+
+
+def bone(height=60, width=40):
+    """A smooth, unsymmetric grey picture."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.uint8(255 * (0.2 + 0.7 * y / height * (x / width)))
+
+
+def saved(picture, name, **options):
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    image.save(name, **options)
+    return Path(name)
+
+
+def jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(bone(200, 200)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def dicom(target, pixels=None, **tags):
+    import pydicom
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    pixels = (bone().astype(np.uint16) * 16) if pixels is None else pixels
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation, dataset.PatientID = 0, "Doe^Jane"
+    dataset.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(target, enforce_file_format=True)
+
+
+def small_run(data: tuple, tmp_path: Path, **more) -> Config:
+    """Settings of a run of seconds on the pictures of the fixture `data`."""
+    small = {
+        "data_dir": data[0], "results_dir": tmp_path / "results", "models_dir": tmp_path / "models",
+        "image_size": 32, "batch_size": 8, "views": 1, "head_epochs": 3, "fine_tune_epochs": 2,
+        "backbones": "MobileNet", "initialisation": "random", "precision": "float32",
+    }  # fmt: skip
+    return Config(**small | more)

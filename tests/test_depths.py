@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from test_reader import bone, jpeg, saved
+from radiographs import bone, jpeg, saved
 
 from fracture_utils.data import greys, reader
 

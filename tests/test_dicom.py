@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
-from test_reader import bone, dicom
+from radiographs import bone, dicom
 
 from fracture_utils.data import dicom as decoding
 from fracture_utils.data import folders, inventory, reader

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from test_jobs import data, settings  # noqa: F401  (fixtures and small settings)
+from radiographs import small_run
 
 from fracture_utils import files, tables
 from fracture_utils.config import Config
@@ -26,9 +26,9 @@ KILLS = 5
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):  # noqa: F811
+def whole(data, tmp_path_factory):
     """Predictions, history and seconds a stage of a run that nobody disturbed."""
-    config = settings(data, tmp_path_factory.mktemp("whole"), fine_tune_epochs=4)
+    config = small_run(data, tmp_path_factory.mktemp("whole"), fine_tune_epochs=4)
     networks = jobs.train(data[1], config)
     seconds = {stage: networks[f"seconds_{stage}"].item() for stage in jobs.STAGES}
     return jobs.predictions(networks, data[1], config), jobs.history(networks, config), seconds
@@ -56,14 +56,14 @@ class Assassin:
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", jobs.STAGES)
 def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
-    data,  # noqa: F811
+    data,
     whole,
     tmp_path,
     monkeypatch,
     stage,
 ):
     predictions, history, seconds = whole
-    config = settings(data, tmp_path, fine_tune_epochs=4)
+    config = small_run(data, tmp_path, fine_tune_epochs=4)
     assassin, hear = Assassin(stage, config, seconds[stage]), Progress.hear
     monkeypatch.setattr(
         Progress,
@@ -92,8 +92,8 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
     assert not list(config.results_dir.rglob(files.TEMPORARY_PREFIX + "*"))
 
 
-def test_the_same_run_twice_gives_identical_tables(data, whole, tmp_path):  # noqa: F811
-    config = settings(data, tmp_path, fine_tune_epochs=4)
+def test_the_same_run_twice_gives_identical_tables(data, whole, tmp_path):
+    config = small_run(data, tmp_path, fine_tune_epochs=4)
     networks = jobs.train(data[1], config)
     predictions = jobs.predictions(networks, data[1], config)
     pd.testing.assert_frame_equal(predictions, whole[0], check_exact=True)
@@ -123,9 +123,9 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_full_disk_is_one_sentence_and_spoils_nothing(data, disk):  # noqa: F811
+def test_a_full_disk_is_one_sentence_and_spoils_nothing(data, disk):
     folder = disk("size=8m")
-    config = settings(data, folder)
+    config = small_run(data, folder)
     (config.results_dir).mkdir()
     files.write_text(config.results_dir / "scores.csv", "precious\n")
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
@@ -166,9 +166,9 @@ def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
     assert kept[1].read_bytes() != before[1]
 
 
-def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, disk):  # noqa: F811
+def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, disk):
     folder = disk("size=100m")
-    config = settings(data, folder)
+    config = small_run(data, folder)
     jobs.train(data[1], config)
     before = contents(folder)
     disk("ro")
@@ -179,10 +179,10 @@ def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, dis
     assert contents(folder) == before
 
 
-def test_a_results_folder_that_is_a_file_is_one_sentence(data, tmp_path):  # noqa: F811
+def test_a_results_folder_that_is_a_file_is_one_sentence(data, tmp_path):
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="FRACTURE_RESULTS_DIR"):
-        jobs.train(data[1], settings(data, tmp_path))
+        jobs.train(data[1], small_run(data, tmp_path))
 
 
 def flip(content):
@@ -194,8 +194,8 @@ def cut(content):
 
 
 @pytest.mark.parametrize("spoil", [flip, cut])
-def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, tmp_path, spoil):  # noqa: F811
-    config = settings(data, tmp_path, fine_tune_epochs=4)
+def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, tmp_path, spoil):
+    config = small_run(data, tmp_path, fine_tune_epochs=4)
     jobs.train(data[1], config)
     folder = config.cache_dir / "networks" / "MobileNet"
     damaged = [config.cache_dir / "pixels/32.npy", *folder.glob("*.npz")]
@@ -224,10 +224,10 @@ def diverging(folder):
     return Weights("imagenet", folder / "mobile.weights.h5")
 
 
-def test_a_network_that_overflows_in_float16_is_trained_in_float32(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_network_that_overflows_in_float16_is_trained_in_float32(data, tmp_path, monkeypatch):
     weights = diverging(tmp_path)
     monkeypatch.setattr(backbones, "find_weights", lambda config: ({"MobileNet": weights}, {}))
-    config = settings(data, tmp_path, precision="mixed_float16", fine_tune_epochs=1)
+    config = small_run(data, tmp_path, precision="mixed_float16", fine_tune_epochs=1)
     networks = jobs.train(data[1], config)
     row = networks.iloc[0]
     assert (row["status"], row["precision"]) == ("trained", "float32")
@@ -237,8 +237,8 @@ def test_a_network_that_overflows_in_float16_is_trained_in_float32(data, tmp_pat
     pd.testing.assert_frame_equal(jobs.train(data[1], config), networks)
 
 
-def test_results_of_another_data_set_are_not_mixed_in(data, whole, tmp_path, capsys):  # noqa: F811
-    config = settings(data, tmp_path)
+def test_results_of_another_data_set_are_not_mixed_in(data, whole, tmp_path, capsys):
+    config = small_run(data, tmp_path)
     jobs.train(data[1], config)
     fewer = data[1].iloc[4:].reset_index(drop=True)
     networks = jobs.train(fewer, config)

@@ -6,17 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from radiographs import small_run
 
 from fracture_utils import files
-from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones, cards, jobs, worker
@@ -27,39 +25,10 @@ NO_BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Pictures whose class is a bright band, and their images table."""
-    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    rows = []
-    for k in range(48):
-        label = ("normal", "fractured")[k % 3 // 2]
-        split = ("train", "train", "validation", "test")[k // 3 % 4]
-        place = "test" if split == "test" else "train"
-        path = folder / place / label / f"{k:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grey = random.integers(0, 120, (40, 32)).astype(np.uint8)
-        grey[12:20] += 100 * (k % 3 // 2)
-        Image.fromarray(grey).save(path)
-        rows.append((path.relative_to(folder).as_posix(), f"g{k}", label, split, "hand"))
-    images = pd.DataFrame(rows, columns=["path", "group", "label", "split", "body_part"])
-    images["sha256"] = [files.sha256(folder / path) for path in images["path"]]
-    return folder, images
-
-
-def settings(data, tmp_path, **more):
-    small = {
-        "data_dir": data[0], "results_dir": tmp_path / "results", "models_dir": tmp_path / "models",
-        "image_size": 32, "batch_size": 8, "views": 1, "head_epochs": 3, "fine_tune_epochs": 2,
-        "backbones": "MobileNet", "initialisation": "random", "precision": "float32",
-    }  # fmt: skip
-    return Config(**small | more)
-
-
-@pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """An uninterrupted run, its folder and its networks table."""
     folder = tmp_path_factory.mktemp("finished")
-    config = settings(data, folder)
+    config = small_run(data, folder)
     return config, jobs.train(data[1], config)
 
 
@@ -108,7 +77,7 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data, finished, mon
 def test_a_project_that_was_moved_is_still_finished(data, finished, tmp_path):
     config, networks = finished
     shutil.copytree(config.results_dir.parent, tmp_path / "moved")
-    moved = settings(data, tmp_path / "moved")
+    moved = small_run(data, tmp_path / "moved")
     again = jobs.predictions(jobs.train(data[1], moved), data[1], moved)
     pd.testing.assert_frame_equal(again, jobs.predictions(networks, data[1], config))
     assert "kept from an earlier run" in (moved.results_dir / "run.log").read_text()
@@ -153,7 +122,7 @@ def test_one_network_that_fails_leaves_the_others_standing(data, tmp_path, monke
     broken.write_bytes(b"no HDF5")
     given = {"VGG16": Weights("imagenet", broken), "MobileNet": Weights("random")}
     monkeypatch.setattr(backbones, "find_weights", lambda config: (given, {"Xception": "absent"}))
-    config = settings(data, tmp_path, fine_tune_epochs=0, backbones="VGG16,MobileNet")
+    config = small_run(data, tmp_path, fine_tune_epochs=0, backbones="VGG16,MobileNet")
     networks = jobs.train(data[1], config).set_index("model")
     assert networks["status"].to_dict() == {
         "Xception": "left out", "VGG16": "failed", "MobileNet": "trained",
@@ -162,7 +131,7 @@ def test_one_network_that_fails_leaves_the_others_standing(data, tmp_path, monke
 
 
 def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, monkeypatch):
-    config = settings(data, tmp_path, precision="mixed_bfloat16")
+    config = small_run(data, tmp_path, precision="mixed_bfloat16")
     tried = []
 
     def diverge(job, progress):
@@ -190,7 +159,7 @@ def test_a_full_memory_is_a_sentence_in_every_backend(data, tmp_path, monkeypatc
     def fail(job, tell):
         raise error
 
-    job = jobs.Job("MobileNet", settings(data, tmp_path), Weights("random"), data[1], NO_BOXES)
+    job = jobs.Job("MobileNet", small_run(data, tmp_path), Weights("random"), data[1], NO_BOXES)
     job.save()
     monkeypatch.setattr(worker, "work", fail)
     told = []
@@ -209,7 +178,7 @@ time.sleep(60)
 
 
 def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matter(data, tmp_path):
-    config = settings(data, tmp_path)
+    config = small_run(data, tmp_path)
     environment = os.environ | {"PYTHONPATH": str(files.Path(files.__file__).parents[1])}
     command = [sys.executable, "-c", HOLD, str(config.cache_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
@@ -225,7 +194,7 @@ def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matte
 
 
 def test_a_worker_ends_when_its_parent_does(data, tmp_path):
-    config = settings(data, tmp_path)
+    config = small_run(data, tmp_path)
     job = jobs.Job("MobileNet", config, Weights("random"), data[1], NO_BOXES)
     job.save()
     environment = os.environ | {"PYTHONPATH": str(files.Path(files.__file__).parents[1])}
@@ -240,12 +209,18 @@ def test_a_worker_ends_when_its_parent_does(data, tmp_path):
         worker.stdin = None
 
 
-def test_interrupting_the_notebook_ends_the_worker(data, tmp_path):
-    config = settings(data, tmp_path)
-    threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+def test_interrupting_the_notebook_ends_the_worker(data, tmp_path, monkeypatch):
+    """At the first word of the worker, whenever that comes."""
+    config, heard = small_run(data, tmp_path), []
+
+    def hear(self, name, event):
+        heard.append(event)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "hear", hear)
     with pytest.raises(KeyboardInterrupt):
         jobs.train(data[1], config)
-    time.sleep(0.5)
+    assert len(heard) == 1
     pattern = f"fracture_utils.models.worker {config.cache_dir}"
     assert subprocess.run(["pgrep", "-f", pattern], check=False).returncode == 1
 
@@ -307,7 +282,7 @@ def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, mon
 
 
 def test_maps_over_the_limit_give_the_mean_head_and_a_reason_or_stop_the_network(data, tmp_path):
-    config = settings(data, tmp_path, maps_limit=0.0, fine_tune_epochs=1)
+    config = small_run(data, tmp_path, maps_limit=0.0, fine_tune_epochs=1)
     row = jobs.train(data[1], config).iloc[0]
     assert row["head"] == "mean"
     assert (
@@ -325,6 +300,6 @@ def test_a_job_with_boxes_has_the_same_keys_in_its_worker(data, tmp_path):
     ]
     known = pd.DataFrame(boxes, columns=NO_BOXES.columns)
     images = data[1].assign(width="32", height="40")
-    job = jobs.Job("MobileNet", settings(data, tmp_path), Weights("random"), images, known)
+    job = jobs.Job("MobileNet", small_run(data, tmp_path), Weights("random"), images, known)
     job.save()
     assert jobs.Job.load(job.folder).keys() == job.keys()

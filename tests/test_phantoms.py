@@ -110,11 +110,16 @@ def test_another_seed_makes_other_pictures():
     assert (first != second).mean() > 0.5
 
 
-@pytest.mark.parametrize("index", range(0, 40, 2))
+BROKEN = [index for index in range(60) if anatomy.draw_patient(index, 3).fracture][:12]
+
+
+def test_there_are_fractures_to_look_at():
+    assert len(BROKEN) == 12
+
+
+@pytest.mark.parametrize("index", BROKEN)
 def test_box_holds_the_change_and_little_else(index):
     patient = anatomy.draw_patient(index, 3)
-    if patient.fracture is None:
-        return
     for view in range(patient.views):
         with_fracture, without = (line_integrals(p, view, 128) for p in both(patient))
         change = np.square(with_fracture - without)

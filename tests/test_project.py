@@ -94,6 +94,12 @@ def test_the_saved_outputs_are_of_one_clean_run():
     assert str(ROOT) not in saved
 
 
+def test_no_test_module_needs_another():
+    """What several need lies in conftest.py and in modules that are no tests."""
+    for path in (ROOT / "tests").glob("*.py"):
+        assert not [name for name in imported(path.read_text()) if name.startswith("test_")], path
+
+
 def test_the_types_agree():
     """By the settings in pyproject.toml."""
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml"]

@@ -16,22 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from radiographs import bone, dicom, jpeg, saved
 
 from fracture_utils.data import reader
 from fracture_utils.errors import InputError
-
-
-def bone(height=60, width=40):
-    """A smooth, unsymmetric grey picture."""
-    y, x = np.mgrid[0:height, 0:width]
-    return np.uint8(255 * (0.2 + 0.7 * y / height * (x / width)))
-
-
-def saved(picture, name, **options):
-    Image.fromarray(picture).save(name, **options) if isinstance(
-        picture, np.ndarray
-    ) else picture.save(name, **options)
-    return Path(name)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
@@ -94,12 +82,6 @@ def test_transparency_is_black():
     assert pixels.sum() == 200
     palette = Image.fromarray(bone()).convert("P")
     assert reader.read(saved(palette, "p.png", transparency=0)).max() > 100
-
-
-def jpeg():
-    buffer = io.BytesIO()
-    Image.fromarray(bone(200, 200)).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -218,26 +200,6 @@ def samples():
             extra = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
             image.save(buffer, kind, **extra)
         yield buffer.getvalue()
-
-
-def dicom(target, pixels=None, **tags):
-    import pydicom
-    from pydicom.dataset import FileDataset, FileMetaDataset
-
-    pixels = (bone().astype(np.uint16) * 16) if pixels is None else pixels
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.Rows, dataset.Columns = pixels.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    dataset.PixelRepresentation, dataset.PatientID = 0, "Doe^Jane"
-    dataset.PixelData = pixels.tobytes()
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    dataset.save_as(target, enforce_file_format=True)
 
 
 def test_dicom_is_read_windowed_and_inverted():

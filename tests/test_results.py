@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from test_evaluation_plots import predictions
+from answers import predictions
 
 from fracture_utils import files, ledger
 from fracture_utils.config import Config
