@@ -1,4 +1,7 @@
-"""Fetch a file over http(s): resumed after a break, checked against its hash, never half done."""
+"""Fetch a file over http(s): resumed after a break, checked against its hash, never half done.
+
+Why not pooch: version 1.9.0 deletes what came before a break and begins again at the first byte.
+"""
 
 import contextlib
 import http.client

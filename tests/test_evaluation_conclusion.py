@@ -121,7 +121,7 @@ def test_a_body_part_that_fares_worse_is_a_finding():
     assert (
         "A does not do alike for every body part: its specificity is 67 % for hand (95 % interval "
         "59 to 76 %; 122 normal pictures) but 94 % for leg (95 % interval 90 to 97 %; 188 normal "
-        "pictures), and the values of body part differ by more than chance (p below 0.001 after "
+        "pictures), and the values of body part differ by more than chance (p < 0.001 after "
         "Holm's correction for 2 tests)."
     ) in text(scores(AUCS), TIED, chosen="A", by_group=by_group())
     assert "alike" not in text(scores(AUCS), TIED, chosen="A", by_group=by_group(0.06))
@@ -178,8 +178,8 @@ def test_heat_maps_are_told_what_they_are_worth(verdict, words):
     row |= {"verdict": verdict}
     assert (
         "The heat maps of A are highest in or right beside the fracture in 60 % of 60 pictures "
-        "(95 % interval 45 to 70 %), against 8 % for the maps of other pictures (p below 0.001) "
-        f"and 52 % for the middle of the picture (p 0.03): {words} They hold 2.4 times as much in "
+        "(95 % interval 45 to 70 %), against 8 % for the maps of other pictures (p < 0.001) "
+        f"and 52 % for the middle of the picture (p 0.034): {words} They hold 2.4 times as much in "
         "the box as an even map, and find 70 % of 67 boxed fractures at one false mark per picture."
     ) in text(scores(AUCS), LEAD, chosen="A", located=pd.DataFrame([row]))
     other = pd.DataFrame([row | {"model": "B"}])

@@ -4,6 +4,10 @@ Works on small thumbnails, so that memory and time do not grow with the number o
 nearest neighbours of a coarse descriptor are the candidates, and a candidate counts only if
 the two thumbnails, laid over one another by the best affine map near the identity, agree in
 their details. Similar radiographs (two patients, two views) agree coarsely but not in detail.
+
+Why not imagehash: of 100 planted copies among 150 phantoms (tests/test_audit.py) this finds 98
+without a false pair; the best hash of imagehash 4.3.2 (phash of 256 bits) finds 64 without one, and
+96 with 32 false among 306 pairs.
 """
 
 import hashlib

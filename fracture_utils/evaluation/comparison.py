@@ -9,6 +9,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.evaluation import bootstrap, metrics
+from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.metrics import delong
 from fracture_utils.evaluation.predictions import ENSEMBLES, Answers, contenders
 
@@ -91,7 +92,9 @@ class Power(NamedTuple):
     """Infinite where the two do not differ, NaN where their variance is not defined."""
 
 
-def power(predictions: pd.DataFrame, power: float = 0.8, level: float = 0.05) -> Power | None:
+def power(
+    predictions: pd.DataFrame, power: float = 0.8, level: float = SIGNIFICANT
+) -> Power | None:
     """Test pictures needed to find the difference between the two highest AUCs significant.
 
     Takes the observed difference for the true one, and the observed variance of the paired

@@ -8,10 +8,10 @@ import pandas as pd
 from fracture_utils.config import CLASS_NAMES
 from fracture_utils.evaluation import findings
 from fracture_utils.evaluation.comparison import Power
+from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, PROBE, REFERENCES
 from fracture_utils.evaluation.wording import counted, listed, percent, rounded, spread
 
-LEVEL = 0.05
 FEW = 50
 """Pictures of a class below which an interval is too wide to rank networks by."""
 ABNORMAL = {
@@ -180,7 +180,7 @@ def _tied(model: str, networks: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     }
     auc = networks.set_index("model")["auc"]
     known = [other for other in networks["model"] if other in p]
-    apart = [other for other in known if p[other] < LEVEL]
+    apart = [other for other in known if p[other] < SIGNIFICANT]
     tied = [other for other in known if other not in apart]
     test = "paired test (DeLong's, corrected by Holm's method for all pairs)"
     if not known:
@@ -241,7 +241,7 @@ def _ensembles(models: pd.DataFrame, best: pd.Series, comparisons: pd.DataFrame)
         pair = comparisons[comparisons["model_a"].isin(names) & comparisons["model_b"].isin(names)]
         sentence = f"The {row['model'].lower()} reaches {row['auc']:.3f}{spread(row, 'auc')}"
         if len(pair):
-            apart = pair["p_delong_holm"].iloc[0] < LEVEL
+            apart = pair["p_delong_holm"].iloc[0] < SIGNIFICANT
             side = "above" if row["auc"] > best["auc"] else "below"
             told = f"significantly {side}" if apart else "not to be told from"
             sentence += f", {told} {best['model']}"

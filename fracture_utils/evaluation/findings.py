@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation import localisation, use
+from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.subgroups import ALL, FEWEST, TESTED
 from fracture_utils.evaluation.wording import between, counted, p_value, percent
 
-LEVEL = 0.05
 OF_CLASS = {"sensitivity": "fractures", "specificity": "normal pictures"}
 
 
@@ -53,9 +53,9 @@ def believed(row: Mapping, point: Mapping | None) -> str:
         return f"{how} cannot be judged on so few test pictures."
     found = (
         f"observed over expected fractures {_with_interval(row, 'observed_expected')}, slope "
-        f"{_with_interval(row, 'calibration_slope')}, p {p_value(row['calibration_p'])}"
+        f"{_with_interval(row, 'calibration_slope')}, {p_value(row['calibration_p'])}"
     )
-    if row["calibration_p"] < LEVEL:
+    if row["calibration_p"] < SIGNIFICANT:
         return f"{how} should not be taken at their word ({found})."
     return f"{how} are not shown to be wrong ({found})."
 
@@ -115,7 +115,7 @@ def uneven(model: str, by_group: pd.DataFrame | None) -> list[str]:
     for test in tests.to_dict("records"):
         for measure in TESTED:
             p = test[f"p_{measure}_holm"]
-            if p < LEVEL:
+            if p < SIGNIFICANT:
                 rows = known[(known["column"] == test["column"]) & known[measure].notna()]
                 said.append(_differs(model, measure, test["column"], rows, p, family))
     return said
@@ -137,7 +137,7 @@ def _differs(
     corrected = f"after Holm's correction for {family} tests" if family > 1 else "a single test"
     return (
         f"{model} does not do alike for every {name}: its {measure} is {parts[0]} but {parts[1]}, "
-        f"and the values of {name} differ by more than chance (p {p_value(p)} {corrected})."
+        f"and the values of {name} differ by more than chance ({p_value(p)} {corrected})."
     )
 
 
@@ -156,8 +156,8 @@ def pointing(model: str, located: pd.DataFrame | None) -> list[str]:
         f"The heat maps of {model} are highest in or right beside the fracture in "
         f"{percent(row['hit_rate'])} of {counted(int(row['pictures']), 'pictures')}"
         f"{between(low, high, '{:.0f}', ' %')}, against {percent(row['swapped'])} for the maps of "
-        f"other pictures (p {p_value(row['p_swapped'])}) and {percent(row['centre'])} for the "
-        f"middle of the picture (p {p_value(row['p_centre'])}): {verdict}.",
+        f"other pictures ({p_value(row['p_swapped'])}) and {percent(row['centre'])} for the "
+        f"middle of the picture ({p_value(row['p_centre'])}): {verdict}.",
         f"They hold {row['energy_ratio']:.1f} times as much in the box as an even map, and find "
         f"{percent(row['found_at_1'])} of {counted(int(row['boxes']), 'boxed fractures')} at one "
         "false mark per picture.",

@@ -5,6 +5,8 @@ from scipy import optimize, stats
 
 LEVEL = 0.95
 """Of all intervals of the project."""
+SIGNIFICANT = 0.05
+"""p value below which a difference is said; of all tests of the project."""
 EDGE = 1e-9
 
 

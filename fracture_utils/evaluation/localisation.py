@@ -13,6 +13,7 @@ from scipy import stats
 
 from fracture_utils.evaluation import bootstrap, calibration
 from fracture_utils.evaluation.detection import MARGIN, TOLD, Maps, boxes_of, inside_boxes
+from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import ENSEMBLE, FRACTURED, SELECTED
 
 FOUND = {f"found_at_{marks:g}": marks for marks in TOLD}
@@ -24,12 +25,11 @@ COLUMNS = (
     *FOUND,
     *("randomised_correlation", "verdict"),
 )
-POINTS, CENTRE, CHANCE = VERDICTS = (
+POINTS, CENTRE, CHANCE = (
     "points at the fracture",
     "better than swapped maps, not shown to be better than the centre",
     "not shown to point at the fracture",
 )
-LEVEL = 0.05
 COLOURS = "inferno"
 OPACITY = 0.7
 
@@ -118,7 +118,7 @@ def _pointing(
     draws = swap(peaks, near, groups, weights.shape[1], seed)
     beaten = (1 + np.sum(draws >= hits.mean() - 1e-9)) / (1 + len(draws))
     better = beyond(hits, middle, groups, weights.shape[1], seed)
-    verdict = CHANCE if beaten >= LEVEL else CENTRE if better >= LEVEL else POINTS
+    verdict = CHANCE if beaten >= SIGNIFICANT else CENTRE if better >= SIGNIFICANT else POINTS
     return _with_interval("hit_rate", hits, weights) | {
         "chance": float(near.mean()),
         "swapped": float(draws.mean()),

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation import calibration, localisation
+from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, REFERENCES
 
-LEVEL, ROUGH = 0.05, (2 / 3, 3 / 2)
+ROUGH = (2 / 3, 3 / 2)
 """Of a test; and observed over expected fractures between which probabilities hold roughly."""
 
 
@@ -58,7 +59,7 @@ def standing(comparisons: pd.DataFrame, models: Iterable[str], model: str) -> di
         if model in (row.model_a, row.model_b):
             other = row.model_b if row.model_a == model else row.model_a
             lead = row.difference if row.model_a == model else -row.difference
-            apart = row.p_delong_holm < LEVEL
+            apart = row.p_delong_holm < SIGNIFICANT
             said[other] = ("behind" if lead > 0 else "ahead") if apart else "tie"
     return said
 
@@ -136,7 +137,7 @@ def _probabilities(best: pd.Series) -> Light:
         return Light("Probabilities", "amber", "too few test pictures to judge them")
     ratio = best["observed_expected"]
     off = f"{ratio:.2f} fractures seen for each expected"
-    if p >= LEVEL:
+    if p >= SIGNIFICANT:
         return Light("Probabilities", "green", f"not shown to be wrong: {off}")
     rough = ROUGH[0] <= ratio <= ROUGH[1]
     words = "not to be taken at their word" if rough else "wrong"

@@ -29,8 +29,10 @@ def percent(share: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value with as many digits as it deserves."""
-    return "below 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.01 else 3}f}"
+    """A p value with as many digits as it deserves."""
+    if np.isnan(value):
+        return "no test"
+    return "p < 0.001" if value < 0.001 else f"p {value:.{2 if value >= 0.1 else 3}f}"
 
 
 def counted(count: int, what: str) -> str:

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.plots.style import (
     FAINT,
     INK,
@@ -15,13 +16,12 @@ from fracture_utils.evaluation.plots.style import (
     chart_of,
     figure,
     interval,
-    p_value,
     ranged,
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED, REFERENCES
 from fracture_utils.evaluation.verdict import chosen
-from fracture_utils.evaluation.wording import listed
+from fracture_utils.evaluation.wording import listed, p_value
 
 YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}
 
@@ -82,7 +82,7 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
     chart, ax = chart_of(min(8.0, 0.62 * k + 1.5))
     for row in comparisons.itertuples():
         x, y = models.index(row.model_a), models.index(row.model_b)
-        apart = row.p_delong_holm < 0.05
+        apart = row.p_delong_holm < SIGNIFICANT
         colour = "#2C6DA4" if apart else "#E3E6EA"
         ax.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=colour, lw=0))
         text = f"{row.difference:+.3f}\n{p_value(row.p_delong_holm)}"
@@ -96,7 +96,7 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
     ax.set_yticks(range(1, k), [short(m) for m in models[1:]])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    tied = int((~(comparisons["p_delong_holm"] < 0.05)).sum())
+    tied = int((~(comparisons["p_delong_holm"] < SIGNIFICANT)).sum())
     ax.set_title(
         f"{tied} of {len(comparisons)} pairs cannot be told apart (grey)\n"
         "AUC of the column minus AUC of the row; p of DeLong's test after Holm"
@@ -176,7 +176,7 @@ def _weakest(rows: pd.DataFrame, words: list[str], model: str, positive: str) ->
     place = int(rows.loc[parts, "sensitivity"].idxmin())
     row = rows.iloc[place]
     adjusted = rows.get("p_sensitivity_holm", pd.Series(np.nan, rows.index))
-    differ = rows.loc[adjusted < 0.05, "column"].unique()
+    differ = rows.loc[adjusted < SIGNIFICANT, "column"].unique()
     told = (
         f"Sensitivity differs between the values of {listed(differ)} beyond chance."
         if len(differ)

@@ -167,13 +167,6 @@ def ranged(row: pd.Series | dict, name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
-def p_value(value: float) -> str:
-    """A p as a figure says it."""
-    if np.isnan(value):
-        return "no test"
-    return "p < 0.001" if value < 0.001 else f"p {value:.3f}"
-
-
 def probability(value: float, threshold: float) -> str:
     """A probability beside the threshold that decides about it: "0.53 < 0.54"."""
     sign, digits = "≥" if value >= threshold else "<", 2
