@@ -8,7 +8,6 @@ import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,22 +25,13 @@ STALL = 60.0
 FINAL = (400, 401, 403, 404, 407, 410, 451)
 """HTTP answers that another try will not change."""
 
-Progress = Callable[[int, int], None]
 
-
-def fetch(
-    url: str,
-    path: Path,
-    sha256: str | None = None,
-    md5: str | None = None,
-    timeout: float = 30.0,
-    progress: Progress = lambda *_: None,
-) -> Path:
+def fetch(url: str, path: Path, md5: str | None = None, timeout: float = 30.0) -> Path:
     """Bring the file at `url` to `path`, unless it lies there already, and return `path`.
 
     What came before a break is kept beside `path` as `.NAME.part` and continued. `timeout` is
-    the longest wait for the server, in seconds. `progress` hears (bytes done, all or 0). Raises
-    InputError that names file, address and folder where the file cannot be had or is another.
+    the longest wait for the server, in seconds. Raises InputError that names file, address and
+    folder where the file cannot be had or is another than that of `md5`.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
@@ -49,12 +39,12 @@ def fetch(
         raise InputError(f"{url} is no http or https address; {path.name} was not fetched.")
     try:
         if path.is_file():
-            _check(path, sha256, md5)
+            _check(path, md5)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(part.with_suffix(".lock"), timeout=timeout):
             if not path.is_file():  # another process may have been faster
-                _fetch_in_tries(url, part, sha256, md5, timeout, progress)
+                _fetch_in_tries(url, part, md5, timeout)
                 part.replace(path)
     except (OSError, ValueError, Timeout, http.client.HTTPException, _WrongError) as error:
         raise InputError(
@@ -68,22 +58,17 @@ class _WrongError(Exception):
     """What came, or what lies there, is not what was asked for."""
 
 
-def _check(path: Path, sha256: str | None, md5: str | None) -> None:
-    for name, expected in (("sha256", sha256), ("md5", md5)):
-        if expected:
-            found = getattr(files, name)(path)
-            if found != expected.lower():
-                raise _WrongError(f"{path} has the {name} {found}, expected was {expected}")
+def _check(path: Path, md5: str | None) -> None:
+    if md5 and (found := files.md5(path)) != md5.lower():
+        raise _WrongError(f"{path} has the md5 {found}, expected was {md5}")
 
 
-def _fetch_in_tries(
-    url: str, part: Path, sha256: str | None, md5: str | None, timeout: float, progress: Progress
-) -> None:
+def _fetch_in_tries(url: str, part: Path, md5: str | None, timeout: float) -> None:
     for attempt in range(TRIES):
         try:
-            _continue(url, part, timeout, progress, hashed=bool(sha256 or md5))
+            _continue(url, part, timeout, hashed=bool(md5))
             try:
-                _check(part, sha256, md5)
+                _check(part, md5)
             except _WrongError:
                 part.unlink()  # nothing of it can be continued
                 raise
@@ -95,7 +80,7 @@ def _fetch_in_tries(
         time.sleep(PAUSE * 2**attempt)
 
 
-def _continue(url: str, part: Path, timeout: float, progress: Progress, hashed: bool) -> None:
+def _continue(url: str, part: Path, timeout: float, hashed: bool) -> None:
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "fracture-detection", "Accept-Encoding": "identity"}
     if have:
@@ -117,17 +102,14 @@ def _continue(url: str, part: Path, timeout: float, progress: Progress, hashed: 
         have = have if resumed and answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         total = have + int(answer.headers.get("Content-Length") or 0)
         with part.open("ab" if have else "wb") as file:
-            _copy(answer, file, have, total, progress)
+            _copy(answer, file, have, total)
 
 
-def _copy(
-    answer: http.client.HTTPResponse, file: BinaryIO, done: int, total: int, progress: Progress
-) -> None:
+def _copy(answer: http.client.HTTPResponse, file: BinaryIO, done: int, total: int) -> None:
     begun, mark = time.monotonic(), done
     while block := answer.read1(CHUNK):
         file.write(block)
         done += len(block)
-        progress(done, total)
         if done - mark >= CHUNK:
             begun, mark = time.monotonic(), done
         elif time.monotonic() - begun > STALL:
