@@ -10,6 +10,8 @@ from PIL import Image
 from fracture_utils.config import Config
 from fracture_utils.data import audit, images, inventory, sidecars
 
+NO_BOXES = pd.DataFrame(columns=sidecars.BOX_COLUMNS)
+
 
 def picture(seed: int, size: int = 40) -> Image.Image:
     """A picture like no other: smooth random structure, distinct for each seed."""

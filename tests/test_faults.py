@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from radiographs import small_run
+from radiographs import NO_BOXES, small_run
 
 from fracture_utils import files, tables
 from fracture_utils.config import Config
@@ -29,7 +29,7 @@ KILLS = 5
 def whole(data, tmp_path_factory):
     """Predictions, history and seconds a stage of a run that nobody disturbed."""
     config = small_run(data, tmp_path_factory.mktemp("whole"), fine_tune_epochs=4)
-    networks = jobs.train(data[1], config)
+    networks = jobs.train(data[1], config, NO_BOXES)
     seconds = {stage: networks[f"seconds_{stage}"].item() for stage in jobs.STAGES}
     return jobs.predictions(networks, data[1], config), jobs.history(networks, config), seconds
 
@@ -74,7 +74,7 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
     while networks is None:
         assassin.now = ""
         try:
-            networks = jobs.train(data[1], config)
+            networks = jobs.train(data[1], config, NO_BOXES)
         except InputError as error:
             assert "killed" in str(error)
         for checkpoint in config.cache_dir.rglob("checkpoint-*.npz"):
@@ -94,7 +94,7 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
 
 def test_the_same_run_twice_gives_identical_tables(data, whole, tmp_path):
     config = small_run(data, tmp_path, fine_tune_epochs=4)
-    networks = jobs.train(data[1], config)
+    networks = jobs.train(data[1], config, NO_BOXES)
     predictions = jobs.predictions(networks, data[1], config)
     pd.testing.assert_frame_equal(predictions, whole[0], check_exact=True)
 
@@ -129,11 +129,11 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(data, disk):
     (config.results_dir).mkdir()
     files.write_text(config.results_dir / "scores.csv", "precious\n")
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        jobs.train(data[1], config)  # the weights of MobileNet alone take 13 MB
+        jobs.train(data[1], config, NO_BOXES)  # the weights of MobileNet alone take 13 MB
     assert (config.results_dir / "scores.csv").read_text() == "precious\n"
     assert not list(folder.rglob(files.TEMPORARY_PREFIX + "*"))
     disk("size=200m")
-    networks = jobs.train(data[1], config)
+    networks = jobs.train(data[1], config, NO_BOXES)
     assert networks["status"].item() == "trained"
 
 
@@ -169,12 +169,12 @@ def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
 def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, disk):
     folder = disk("size=100m")
     config = small_run(data, folder)
-    jobs.train(data[1], config)
+    jobs.train(data[1], config, NO_BOXES)
     before = contents(folder)
     disk("ro")
     for changed in (config, config.model_copy(update={"head_epochs": 2})):
         with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\)") as it:
-            jobs.train(data[1], changed)
+            jobs.train(data[1], changed, NO_BOXES)
         assert "FRACTURE_RESULTS_DIR" in str(it.value)
     assert contents(folder) == before
 
@@ -182,7 +182,7 @@ def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, dis
 def test_a_results_folder_that_is_a_file_is_one_sentence(data, tmp_path):
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="FRACTURE_RESULTS_DIR"):
-        jobs.train(data[1], small_run(data, tmp_path))
+        jobs.train(data[1], small_run(data, tmp_path), NO_BOXES)
 
 
 def flip(content):
@@ -196,7 +196,7 @@ def cut(content):
 @pytest.mark.parametrize("spoil", [flip, cut])
 def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, tmp_path, spoil):
     config = small_run(data, tmp_path, fine_tune_epochs=4)
-    jobs.train(data[1], config)
+    jobs.train(data[1], config, NO_BOXES)
     folder = config.cache_dir / "networks" / "MobileNet"
     damaged = [config.cache_dir / "pixels/32.npy", *folder.glob("*.npz")]
     damaged += [config.models_dir / "MobileNet.weights.h5"]
@@ -207,7 +207,7 @@ def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, tmp_path, s
         path.write_bytes(content)
     for path in tmp_path.rglob("*"):
         os.utime(path, (2**32, 2**32))  # written in the year 2106, the clock says
-    networks = jobs.train(data[1], config)
+    networks = jobs.train(data[1], config, NO_BOXES)
     again = jobs.predictions(networks, data[1], config)
     pd.testing.assert_frame_equal(again, whole[0], check_exact=True)
     log = (config.results_dir / "run.log").read_text()
@@ -228,19 +228,19 @@ def test_a_network_that_overflows_in_float16_is_trained_in_float32(data, tmp_pat
     weights = diverging(tmp_path)
     monkeypatch.setattr(backbones, "find_weights", lambda config: ({"MobileNet": weights}, {}))
     config = small_run(data, tmp_path, precision="mixed_float16", fine_tune_epochs=1)
-    networks = jobs.train(data[1], config)
+    networks = jobs.train(data[1], config, NO_BOXES)
     row = networks.iloc[0]
     assert (row["status"], row["precision"]) == ("trained", "float32")
     assert row["why"] == "float32, since the loss was no number before"
     assert "are no numbers. Once more in float32." in (config.results_dir / "run.log").read_text()
     assert np.isfinite(jobs.predictions(networks, data[1], config)["logit"]).all()
-    pd.testing.assert_frame_equal(jobs.train(data[1], config), networks)
+    pd.testing.assert_frame_equal(jobs.train(data[1], config, NO_BOXES), networks)
 
 
 def test_results_of_another_data_set_are_not_mixed_in(data, whole, tmp_path, capsys):
     config = small_run(data, tmp_path)
-    jobs.train(data[1], config)
+    jobs.train(data[1], config, NO_BOXES)
     fewer = data[1].iloc[4:].reset_index(drop=True)
-    networks = jobs.train(fewer, config)
+    networks = jobs.train(fewer, config, NO_BOXES)
     assert "frozen features again, because data changed" in capsys.readouterr().out
     assert set(jobs.predictions(networks, fewer, config)["path"]) <= set(fewer["path"])

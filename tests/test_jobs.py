@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from radiographs import small_run
+from radiographs import NO_BOXES, small_run
 
 from fracture_utils import files
 from fracture_utils.errors import InputError
@@ -21,15 +21,13 @@ from fracture_utils.models import backbones, cards, jobs, worker
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
 
-NO_BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
-
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """An uninterrupted run, its folder and its networks table."""
     folder = tmp_path_factory.mktemp("finished")
     config = small_run(data, folder)
-    return config, jobs.train(data[1], config)
+    return config, jobs.train(data[1], config, NO_BOXES)
 
 
 def test_a_run_leaves_networks_history_predictions_and_weights(data, finished):
@@ -61,24 +59,24 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(data, finished, mon
     monkeypatch.setattr(
         jobs, "_run_worker", lambda job, p: started.append(job.name) or run_worker(job, p)
     )
-    again = jobs.train(data[1], config)
+    again = jobs.train(data[1], config, NO_BOXES)
     assert not started
     assert "kept from an earlier run" in capsys.readouterr().out
     pd.testing.assert_frame_equal(again, networks)
     changed = config.model_copy(update={"fine_tune_learning_rate": 2e-5})
-    jobs.train(data[1], changed)
+    jobs.train(data[1], changed, NO_BOXES)
     assert started == ["MobileNet"]
     said = capsys.readouterr().out
     assert "fine-tuning again, because settings changed" in said
     assert "head again" not in said
-    jobs.train(data[1], config)
+    jobs.train(data[1], config, NO_BOXES)
 
 
 def test_a_project_that_was_moved_is_still_finished(data, finished, tmp_path):
     config, networks = finished
     shutil.copytree(config.results_dir.parent, tmp_path / "moved")
     moved = small_run(data, tmp_path / "moved")
-    again = jobs.predictions(jobs.train(data[1], moved), data[1], moved)
+    again = jobs.predictions(jobs.train(data[1], moved, NO_BOXES), data[1], moved)
     pd.testing.assert_frame_equal(again, jobs.predictions(networks, data[1], config))
     assert "kept from an earlier run" in (moved.results_dir / "run.log").read_text()
     (moved.models_dir / "MobileNet.weights.h5").unlink()
@@ -123,7 +121,7 @@ def test_one_network_that_fails_leaves_the_others_standing(data, tmp_path, monke
     given = {"VGG16": Weights("imagenet", broken), "MobileNet": Weights("random")}
     monkeypatch.setattr(backbones, "find_weights", lambda config: (given, {"Xception": "absent"}))
     config = small_run(data, tmp_path, fine_tune_epochs=0, backbones="VGG16,MobileNet")
-    networks = jobs.train(data[1], config).set_index("model")
+    networks = jobs.train(data[1], config, NO_BOXES).set_index("model")
     assert networks["status"].to_dict() == {
         "Xception": "left out", "VGG16": "failed", "MobileNet": "trained",
     }  # fmt: skip
@@ -140,7 +138,7 @@ def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, 
 
     monkeypatch.setattr(jobs, "_run_worker", diverge)
     with pytest.raises(InputError, match="Enough"):
-        jobs.train(data[1], config)
+        jobs.train(data[1], config, NO_BOXES)
     assert tried == ["mixed_bfloat16", "float32"]
     assert "Once more in float32" in (config.results_dir / "run.log").read_text()
 
@@ -184,7 +182,7 @@ def test_the_second_run_in_one_folder_leaves_and_a_dead_ones_lock_does_not_matte
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(InputError, match=r"Another run is at work in .*cache\."):
-            jobs.train(data[1], config)
+            jobs.train(data[1], config, NO_BOXES)
         assert [path.name for path in config.results_dir.rglob("*") if path.is_file()] == [
             "run.lock"
         ]
@@ -219,7 +217,7 @@ def test_interrupting_the_notebook_ends_the_worker(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Progress, "hear", hear)
     with pytest.raises(KeyboardInterrupt):
-        jobs.train(data[1], config)
+        jobs.train(data[1], config, NO_BOXES)
     assert len(heard) == 1
     pattern = f"fracture_utils.models.worker {config.cache_dir}"
     assert subprocess.run(["pgrep", "-f", pattern], check=False).returncode == 1
@@ -283,14 +281,14 @@ def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, mon
 
 def test_maps_over_the_limit_give_the_mean_head_and_a_reason_or_stop_the_network(data, tmp_path):
     config = small_run(data, tmp_path, maps_limit=0.0, fine_tune_epochs=1)
-    row = jobs.train(data[1], config).iloc[0]
+    row = jobs.train(data[1], config, NO_BOXES).iloc[0]
     assert row["head"] == "mean"
     assert (
         "mean head, because its maps need 0.0 GiB of disk, more than FRACTURE_MAPS" in row["note"]
     )
     asked = config.model_copy(update={"head": "evidence"})
     with pytest.raises(InputError, match="MobileNet cannot have the evidence head: its maps need"):
-        jobs.train(data[1], asked)
+        jobs.train(data[1], asked, NO_BOXES)
 
 
 def test_a_job_with_boxes_has_the_same_keys_in_its_worker(data, tmp_path):

@@ -153,8 +153,9 @@ class Job:
         return cls(folder.name, Config(**job["config"]), weights, images, boxes)
 
 
-def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Train every network of the settings, each in its own process, one after the other.
+def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataFrame:
+    """Train every network of the settings, each in its own process, one after the other, on the
+    images table and the `boxes` of `sidecars.boxes`.
 
     What is done and still valid is not done again; what was interrupted goes on. A network that
     fails leaves the others standing. Returns (and writes to networks.csv) one row a network:
@@ -253,11 +254,10 @@ def environment() -> dict[str, str]:
     )
 
 
-def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame | None) -> pd.DataFrame:
+def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
     """The boxes of the pictures, as far as the table knows how large those are."""
-    known = pd.DataFrame(columns=BOX_COLUMNS) if boxes is None else boxes
     sized = images["path"] if {"width", "height"} <= set(images) else []
-    return known[known["path"].isin(sized)].reset_index(drop=True).round(1)
+    return boxes[boxes["path"].isin(sized)].reset_index(drop=True).round(1)
 
 
 def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
