@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -81,6 +82,29 @@ def write_json(path: Path, value: object) -> None:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write `table` as CSV without its index, whole or not at all, numbers with DIGITS digits."""
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))
+
+
+def read_spreadsheet(path: Path) -> pd.DataFrame:
+    """Anybody's table as text, its index counting the rows: CSV as spreadsheets save it, separated
+    by commas, semicolons or tabs, in UTF-8 or UTF-16. Empty rows are left out, empty cells are "".
+
+    Raises InputError where it cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        lines = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None)
+        separator = max(",;\t", key=lines.readline().count)
+        lines.seek(0)
+        table = pd.read_csv(
+            lines, sep=separator, dtype=str, skipinitialspace=separator != "\t",
+            keep_default_na=False, skip_blank_lines=False,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
+    table.columns = [str(name).strip() for name in table.columns]
+    return table[(table != "").any(axis=1)].copy()
 
 
 def read_json(path: Path) -> Any:

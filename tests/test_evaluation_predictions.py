@@ -41,7 +41,7 @@ def test_a_logit_counts_only_where_it_can_be_calibrated(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "cannot be read"),
+        ("", "is no table"),
         ("path,label,model\n1,1,A\n", "no column probability"),
         ("path,label,model,probability\n", "no rows"),
         ("path,label,model,probability\na,1,A,0.5\nb,1,A,high\n", "row 3: the probability 'high'"),
@@ -65,7 +65,7 @@ def test_a_bad_file_is_one_sentence(tmp_path, text, sentence):
 def test_a_missing_or_binary_file_is_one_sentence(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"\x89PNG\xff\xfe\x00\x81")
     for name in ("none.csv", "b.csv", "."):
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match="is no table"):
             read(tmp_path / name)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import radiographs
 from PIL import Image
-from test_reader import bone, dicom
+from radiographs import bone, dicom
 
 from fracture_utils import download
 from fracture_utils.__main__ import main

@@ -3,7 +3,6 @@
 Whatever in them would take no effect stops the run with its row, or is told by the audit.
 """
 
-import io
 import re
 import unicodedata
 from collections import defaultdict
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data import folders
 from fracture_utils.errors import InputError
@@ -178,24 +178,13 @@ def _plain(path: str) -> str:
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=columns, dtype=str)
-    try:
-        data = path.read_bytes()
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        known = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False,
-                            skip_blank_lines=False)  # fmt: skip
-    except (OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
-    names = [str(name).strip() for name in known.columns]
-    known.columns = _columns(names)
+    known = files.read_spreadsheet(path)
+    known.columns = _columns(list(known.columns))
     if missing := [name for name in columns if name not in known]:
         raise InputError(
             f"{path} has no column {', '.join(missing)}. Its first line must name the columns, "
             f"separated by commas; needed are {', '.join(columns)}."
         )
-    known = known[(known != "").any(axis=1)].copy()  # Excel leaves empty rows behind
     known["path"] = known["path"].str.strip().str.replace("\\", "/").str.removeprefix("./")
     return known
 

@@ -1,6 +1,5 @@
 """The table of predictions: what its words mean, read from anybody's file, and as arrays."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, SPLITS
 from fracture_utils.errors import InputError
 
@@ -79,33 +79,14 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """The file as it is, its empty rows left out; the headers that we know in lower case."""
-    try:
-        data = path.read_bytes()
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        lines = io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None)
-        separator = max(",;\t", key=lines.readline().count)
-        lines.seek(0)
-        table = pd.read_csv(
-            lines, sep=separator, dtype=str, skipinitialspace=separator != "\t",
-            keep_default_na=False, na_values=[""], skip_blank_lines=False,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as a CSV table ({problem}).") from None
-    table.columns = [_heading(name) for name in table.columns]
+    """The file as it is, the headers that we know in lower case."""
+    table = files.read_spreadsheet(path).replace("", np.nan)
+    table.columns = [name.lower() if name.lower() in OWN else name for name in table.columns]
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise InputError(f"{path} has two columns {twice[0]}; keep one of them.")
-    if separator != ",":
-        commas = {name: table[name].str.replace(",", ".") for name in NUMBERS if name in table}
-        table = table.assign(**commas)
-    return table[table.notna().any(axis=1)]
-
-
-def _heading(name: object) -> str:
-    plain = str(name).strip()
-    return plain.lower() if plain.lower() in OWN else plain
+    commas = {name: table[name].str.replace(",", ".") for name in NUMBERS if name in table}
+    return table.assign(**commas)
 
 
 def _without_answers(table: pd.DataFrame) -> pd.DataFrame:
