@@ -103,6 +103,16 @@ def test_same_seed_same_bytes_and_more_pictures_change_none(directory, tmp_path)
     assert all(fewer[name] == all_pictures[name] for name in pictures)
 
 
+def test_the_patient_of_a_seed_is_who_it_always_was():
+    """An edit that only asks the generator in another order changes every phantom."""
+    patient = anatomy.draw_patient(2, 3)
+    bone = patient.limb.bones[patient.bone]
+    drawn = [bone.radius, bone.bow[0], bone.canal, patient.limb.field]
+    assert drawn == pytest.approx([5.459244, -1.975525, 144.73919, 241.65942], abs=1e-5)
+    assert (patient.body_part, patient.fracture.kind) == ("lower leg", "hairline")
+    assert patient.fracture.phase == pytest.approx(3.895886, abs=1e-5)
+
+
 def test_another_seed_makes_other_pictures():
     first, second = (
         radiography.render(anatomy.draw_patient(0, seed), 0, 64, seed)[0] for seed in (0, 1)
