@@ -33,6 +33,7 @@ def predictions() -> pd.DataFrame:
                 "label": np.where(labels, "fractured", "normal"),
                 "split": split,
                 "model": model,
+                "kind": "network",
                 "logit": logits,
                 "probability": special.expit(logits),
             }

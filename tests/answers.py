@@ -23,6 +23,7 @@ def predictions(networks, count, share):
                     "label": np.where(labels == 1, "fractured", "normal"),
                     "split": split,
                     "model": name,
+                    "kind": "network",
                     "logit": logits,
                     "probability": special.expit(logits),
                     "body_part": np.array(["hand", "an unusually long name of a body part"])[

@@ -28,10 +28,12 @@ def config(tmp_path):
         columns=["path", "split", "label", "group", "patient", "body_part", "width", "height",
                  "bit_depth"],
     )  # fmt: skip
-    row = {"model": "VGG16", "n": 12, "positives": 6}
+    row = {"model": "VGG16", "kind": "network", "n": 12, "positives": 6}
     row |= {f"{m}{end}": 0.8 for m in metrics.METRICS for end in ("", "_low", "_high")}
     row |= {"initialisation": "imagenet"}
-    scores = pd.DataFrame([row, row | {"model": "MobileNet"}, row | {"model": "Metadata only"}])
+    scores = pd.DataFrame(
+        [row, row | {"model": "MobileNet"}, row | {"model": "Metadata only", "kind": "reference"}]
+    )
     networks = pd.DataFrame(
         [("VGG16", "trained", "imagenet", 14.7e6), ("MobileNet", "trained", "random", 3.2e6),
          ("Xception", "failed", None, np.nan)],

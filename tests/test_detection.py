@@ -163,7 +163,7 @@ def test_the_figure_says_what_is_found_at_one_false_mark():
     images, boxes = case()
     maps = {"good": peaked(images, boxes), "half": peaked(images, boxes, 0.5)}
     table = detection.curve(maps, images, boxes, 100)
-    scores = pd.DataFrame({"model": ["half", "good"], "auc": [0.7, 0.9]})
+    scores = pd.DataFrame({"model": ["half", "good"], "kind": "network", "auc": [0.7, 0.9]})
     chart = plots.free_response(table, scores)
     assert chart.caption.startswith("good finds 100 % (95 % interval 91 to 100 %) of 40 boxes")
     assert chart.png()

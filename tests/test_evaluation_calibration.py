@@ -11,6 +11,7 @@ from statsmodels.genmod import families
 from statsmodels.genmod.generalized_linear_model import GLM
 
 from fracture_utils.evaluation import calibration, comparison, metrics, probabilities
+from fracture_utils.evaluation.predictions import KIND_OF
 
 NETWORKS = ("A", "B", "C", "D")
 COARSE = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
@@ -31,6 +32,7 @@ def predictions(seed=0, count=120, networks=NETWORKS, noise=(1.0, 1.2, 1.5, 3.0)
                         "label": np.where(labels == 1, "fractured", "normal"),
                         "split": split,
                         "model": name,
+                        "kind": KIND_OF.get(name, "network"),
                         "logit": logits,
                         "probability": special.expit(logits),
                     }

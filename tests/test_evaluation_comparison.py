@@ -12,6 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.evaluation import comparison
+from fracture_utils.evaluation.predictions import KIND_OF
 
 
 def table(scores, labels, groups=None):
@@ -27,6 +28,7 @@ def table(scores, labels, groups=None):
                     "label": np.where(np.asarray(labels) == 1, "fractured", "normal"),
                     "split": "test",
                     "model": name,
+                    "kind": KIND_OF.get(name, "network"),
                     "logit": logits,
                     "probability": special.expit(logits),
                     "decision": np.where(np.asarray(logits) >= 0, "fractured", "normal"),

@@ -15,13 +15,20 @@ from fracture_utils.evaluation import (
     use,
 )
 from fracture_utils.evaluation.comparison import Power
+from fracture_utils.evaluation.predictions import KIND_OF
 
 NAMES = ("A", "B", "C")
 
 
 def scores(aucs, n=500, positives=100, start="imagenet", **changes):
     rows = [
-        {"model": name, "initialisation": start, "n": n, "positives": positives}
+        {
+            "model": name,
+            "kind": KIND_OF.get(name, "network"),
+            "initialisation": start,
+            "n": n,
+            "positives": positives,
+        }
         | dict.fromkeys(metrics.METRICS, 0.8)
         | {f"{m}_low": 0.7 for m in metrics.METRICS}
         | {f"{m}_high": 0.9 for m in metrics.METRICS}
@@ -317,7 +324,12 @@ def whole_run(fractured, normal, twins=False, skill=1.5):
                 logits = skill * (labels == "fractured") + random.normal(size=len(labels)) - 1
             part = {"label": labels, "split": split, "model": model, "logit": logits}
             paths = [f"{split}{k}" for k in range(len(labels))]
-            part |= {"path": paths, "group": paths, "probability": special.expit(logits)}
+            part |= {
+                "kind": "network",
+                "path": paths,
+                "group": paths,
+                "probability": special.expit(logits),
+            }
             rows.append(pd.DataFrame(part).assign(body_part=np.arange(len(labels)) % 2))
     raw = pd.concat(rows)
     operating = calibration.fit(raw)

@@ -13,8 +13,8 @@ from scipy import special, stats
 from sklearn import metrics as reference
 
 from fracture_utils.errors import InputError
-from fracture_utils.evaluation import bootstrap, calibration, metrics
-from fracture_utils.evaluation.predictions import contenders, per_study
+from fracture_utils.evaluation import bootstrap, calibration, comparison, metrics
+from fracture_utils.evaluation.predictions import KIND_OF, contenders, per_study, with_kind
 
 FEW = settings(max_examples=40, deadline=None)
 COARSE = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
@@ -32,6 +32,7 @@ def table(labels, logits, groups=None, split="test", model="A"):
             "label": np.where(np.asarray(labels) == 1, "fractured", "normal"),
             "split": split,
             "model": model,
+            "kind": KIND_OF.get(model, "network"),
             "logit": logits,
             "probability": special.expit(logits),
             "decision": np.where(logits >= 0, "fractured", "normal"),
@@ -137,17 +138,41 @@ def test_no_miss_in_a_few_fractures_is_no_certainty():
 def test_columns_come_in_the_order_of_the_contract():
     predictions = pd.concat([table([0, 1, 1], [0, 1, 2]), table([0, 1, 1], [1, 0, 2], model="B")])
     found = metrics.scores(predictions, {"A": "imagenet"}, resamples=100)
-    assert list(found)[:7] == [
-        "model", "initialisation", "n", "positives", "auc", "auc_low", "auc_high",
+    assert list(found)[:8] == [
+        "model", "kind", "initialisation", "n", "positives", "auc", "auc_low", "auc_high",
     ]  # fmt: skip
     assert list(found["model"]) == ["A", "B", "Majority class"]
     assert list(found["initialisation"]) == ["imagenet", "not stated", "none"]
 
 
-def test_ensembles_and_variants_follow_their_networks():
-    known = {"A": "imagenet", "B": "random"}
-    assert metrics._initialisation("A + mirror", known) == "imagenet"
-    assert metrics._initialisation("Ensemble", known) == "imagenet + random"
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"A": "network", "B": "network"}, ["network", "network"]),
+        ({"A": "ensemble", "Ensemble": "network"}, ["ensemble", "network"]),
+        ({"A": "reference", "B": "network"}, ["reference", "network"]),
+    ],
+)
+def test_a_kind_is_what_the_column_says_whatever_the_name(given, expected):
+    labels, logits = [0, 1] * 20, np.arange(40) % 7
+    parts = [table(labels, logits, model=name).assign(kind=kind) for name, kind in given.items()]
+    found = metrics.scores(pd.concat(parts), {"B": "random", "Ensemble": "random"}, 50)
+    kinds = found.set_index("model")["kind"]
+    assert list(kinds[list(given)]) == expected
+    assert list(found["kind"])[-1] == "reference"
+    networks = {name for name, kind in given.items() if kind == "network"}
+    assert set(comparison.rank_stability(pd.concat(parts), 20)["model"]) == networks
+    starts = {"network": {"random", "not stated"}, "ensemble": {"random"}, "reference": {"none"}}
+    for row in found.itertuples():
+        assert row.initialisation in starts[row.kind]
+
+
+def test_a_file_without_kinds_knows_ours_by_name():
+    names = ["A", "Ensemble", "Selected ensemble", "Metadata only"]
+    kinds = ["network", "ensemble", "ensemble", "reference"]
+    assert list(with_kind(pd.DataFrame({"model": names}))["kind"]) == kinds
+    half = pd.DataFrame({"model": names, "kind": [" Reference", None, "network", None]})
+    assert list(with_kind(half)["kind"]) == ["reference", "ensemble", "network", "reference"]
 
 
 def test_the_majority_class_is_known_before_the_test():

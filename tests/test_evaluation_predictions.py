@@ -29,6 +29,12 @@ def test_four_columns_suffice(tmp_path):
     assert list(special.expit(found["logit"])) == pytest.approx([0.9, 0])
 
 
+def test_a_kind_that_is_none_is_refused(tmp_path):
+    rows = "path,label,model,probability,kind\na,1,A,0.9,Network\nb,0,A,0.1,variant\n"
+    with pytest.raises(InputError, match="row 3: the kind 'variant' is none of network, ensemble"):
+        read(write(tmp_path / "p.csv", rows))
+
+
 def test_a_logit_counts_only_where_it_can_be_calibrated(tmp_path):
     head = "path,label,model,probability,logit,split\n"
     alone = write(tmp_path / "p.csv", head + "a,1,NA,0.9,50,test\n")

@@ -169,8 +169,9 @@ def test_provenance_is_that_of_the_run(tmp_path):
     (tmp_path / "run.json").write_text('{"settings": {"source": "phantoms"}}')
     pd.DataFrame(
         {
-            "model": ["VGG16", "VGG16 + mirror", "Ensemble", "Majority class"],
-            "initialisation": ["random", "random", "random", "none"],
+            "model": ["VGG16", "Ensemble", "Majority class"],
+            "kind": ["network", "ensemble", "reference"],
+            "initialisation": ["random", "random", "none"],
         }
     ).to_csv(tmp_path / "scores.csv", index=False)
     assert report.provenance(tmp_path) == ("phantoms", {"VGG16": "random"})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fracture_utils.evaluation import detection, gallery, localisation, plots
 from fracture_utils.evaluation.localisation import CENTRE, CHANCE, POINTS
+from fracture_utils.evaluation.predictions import with_kind
 
 GRID = (64, 64)
 EMPTY = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
@@ -217,7 +218,7 @@ def answers(logits):
     table = pd.DataFrame(rows, columns=["path", "group", "label", "split", "model", "logit"])
     probability = 1 / (1 + np.exp(-table["logit"]))
     decision = np.where(probability >= 0.5, "fractured", "normal")
-    return table.assign(probability=probability, decision=decision, body_part="hand")
+    return with_kind(table).assign(probability=probability, decision=decision, body_part="hand")
 
 
 def test_the_gallery_shows_misses_first_and_the_surest_of_each_kind():

@@ -171,7 +171,14 @@ COMPARISONS = ["model_a", "model_b", "difference", "p_delong_holm"]
 
 def table(**columns):
     row = {
-        **{"model": ["A", "B"], "n": 100, "positives": 40, "auc": [0.9, 0.8], "auc_low": 0.7},
+        **{
+            "model": ["A", "B"],
+            "kind": "network",
+            "n": 100,
+            "positives": 40,
+            "auc": [0.9, 0.8],
+            "auc_low": 0.7,
+        },
         **{"auc_high": 0.95, "sensitivity": 0.75, "sensitivity_low": 0.6, "sensitivity_high": 0.8},
         **{"specificity": 0.9, "specificity_low": 0.8, "specificity_high": 0.95},
         **{"expected_calibration_error": 0.03, "calibration_p": 0.4, "observed_expected": 0.97},

@@ -95,7 +95,9 @@ def notebook(monkeypatch, tmp_path):
         rows = images[images["split"] != "train"][["path", "group", "label", "split", "patient"]]
         logit = random.normal(size=len(rows)) + 1.5 * (rows["label"] == "fractured")
         one = rows.assign(logit=logit, probability=1 / (1 + np.exp(-logit)))
-        return pd.concat([one.assign(model=name) for name in NETWORKS], ignore_index=True)
+        return pd.concat(
+            [one.assign(model=name, kind="network") for name in NETWORKS], ignore_index=True
+        )
 
     def heat(networks, images, config):
         tested, random = images.loc[images["split"] == "test", "path"], np.random.default_rng(2)

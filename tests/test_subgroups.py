@@ -24,7 +24,7 @@ def predictions(cells, model="A", of=1):
                 group = f"g{number // of}"
                 rows.append((f"{number}.png", group, label, decision, probability, part))
     names = ["path", "group", "label", "decision", "probability", "body_part"]
-    table = pd.DataFrame(rows, columns=names).assign(split="test", model=model)
+    table = pd.DataFrame(rows, columns=names).assign(split="test", model=model, kind="network")
     return table.assign(logit=np.log(table["probability"] / (1 - table["probability"])))
 
 
@@ -132,7 +132,7 @@ def test_the_design_effect_is_that_of_copies():
 
 def test_the_figure_is_of_the_network_that_was_chosen_though_another_comes_first():
     seen = predictions(FRACATLAS)
-    scores = pd.DataFrame({"model": ["A", "B"], "auc": [0.7, 0.9]})
+    scores = pd.DataFrame({"model": ["A", "B"], "kind": "network", "auc": [0.7, 0.9]})
     chart = plots.subgroups(subgroups.table(seen, resamples=50), seen, scores)
     assert "A by subgroup" in chart.get_suptitle()
     assert chart.png()

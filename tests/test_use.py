@@ -26,7 +26,7 @@ def predictions(count=120, seed=0, positives=0.3):
                 where = (f"{split}{k}", f"{split}{k // 2}", CLASS_NAMES[int(truth)], split)
                 rows.append((*where, model, logit, 1 / (1 + np.exp(-logit))))
     columns = ["path", "group", "label", "split", "model", "logit", "probability"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns).assign(kind="network")
     return calibration.apply(table, calibration.fit(table))
 
 

@@ -9,10 +9,8 @@ from scipy import optimize, special
 from fracture_utils.evaluation import metrics
 from fracture_utils.evaluation.predictions import (
     ENSEMBLE,
-    ENSEMBLES,
     FRACTURED,
     NORMAL,
-    REFERENCES,
     SELECTED,
     answers,
 )
@@ -117,8 +115,8 @@ def _threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str, target:
 def ensembles(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> pd.DataFrame:
     """The predictions with rows of the models "Ensemble" and "Selected ensemble" appended.
 
-    Their logit is the mean of the calibrated logits: of all `networks` (None: every model but the
-    references) and of those that `select` picks on validation. Fit and apply treat them like any
+    Their logit is the mean of the calibrated logits: of all `networks` (None: every model of
+    that kind) and of those that `select` picks on validation. Fit and apply treat them like any
     network. Two networks have no smaller ensemble, one network has none.
     """
     networks = _members(predictions, networks)
@@ -166,14 +164,11 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
 
 
 def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> str | None:
-    """The one of the `networks` (None: every model but references, ensembles and variants) with the
-    highest AUC on the validation pictures; equal ones are decided by the smaller log loss of the
-    calibrated logits, then by their order. The test has no say. None where validation has not
-    both classes.
+    """The one of the `networks` (None: every model of that kind) with the highest AUC on the
+    validation pictures; equal ones are decided by the smaller log loss of the calibrated logits,
+    then by their order. The test has no say. None where validation has not both classes.
     """
     names = _members(predictions, networks)
-    if networks is None:
-        names = [name for name in names if name not in ENSEMBLES and " + " not in name]
     validation = predictions[predictions["split"] == "validation"]
     if validation["label"].nunique() < 2 or not names:
         return None
@@ -195,8 +190,8 @@ def _fitted(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[str]:
-    known = predictions["model"].unique() if networks is None else networks
-    return [model for model in known if model not in REFERENCES]
+    own = predictions.loc[predictions["kind"] == "network", "model"].unique()
+    return [model for model in (own if networks is None else networks) if model in own]
 
 
 def _mean(predictions: pd.DataFrame, members: list[str], name: str) -> pd.DataFrame:
@@ -205,5 +200,5 @@ def _mean(predictions: pd.DataFrame, members: list[str], name: str) -> pd.DataFr
     by_row = {name: points[name].to_numpy(float) for name in points}
     logits = pd.Series(calibrated(rows["logit"].to_numpy(float), by_row), rows.index)
     mean = logits.groupby([rows["split"], rows["path"]]).transform("mean")
-    rows = rows.assign(model=name, logit=mean, probability=special.expit(mean))
+    rows = rows.assign(model=name, kind="ensemble", logit=mean, probability=special.expit(mean))
     return rows.drop_duplicates(["split", "path"])

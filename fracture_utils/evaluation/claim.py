@@ -17,7 +17,7 @@ from fracture_utils.config import SPLITS, Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import subgroups
 from fracture_utils.evaluation.metrics import METRICS
-from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, REFERENCES
+from fracture_utils.evaluation.predictions import ENSEMBLE, FRACTURED
 from fracture_utils.evaluation.wording import counted, listed
 from fracture_utils.ledger import code_fingerprint
 
@@ -206,7 +206,7 @@ def _of_models(
     digests = [f"{n} {c['weights_sha256']}" for n, c in cards.items() if "weights_sha256" in c]
     seen = ("views", "head_epochs", "fine_tune_epochs", "fine_tune_depth", "batch_size", "dropout")
     shown = listed([f"{name} {settings[name]}" for name in seen if name in settings])
-    members = sorted(cards.get(ENSEMBLES[0], {}).get("members", {}))
+    members = sorted(cards.get(ENSEMBLE, {}).get("members", {}))
     return {
         1: f"Deep learning: pretrained convolutional networks ({names}), retrained to classify.",
         6: f"Comparison of {len(trained)} networks; {run['purpose']}.",
@@ -231,7 +231,7 @@ def _of_results(known: Mapping[str, pd.DataFrame], chosen: str) -> dict[int, str
             f"{row[f'{name}_high']:.3f})"
             for name in ("auc", "average_precision", "sensitivity", "specificity", "ppv", "npv")
         ]
-        rivals = (~scores["model"].isin(REFERENCES)).sum()
+        rivals = (scores["kind"] != "reference").sum()
         told = [name.replace("_", " ") for name in METRICS if name in scores]
         said[28] = listed(told) + "; the majority class and metadata set the bar."
         said[29] = "95 % intervals that keep groups together; paired DeLong's tests after Holm."

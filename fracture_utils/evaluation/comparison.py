@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from fracture_utils.evaluation import bootstrap, metrics
 from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.metrics import delong
-from fracture_utils.evaluation.predictions import ENSEMBLES, Answers, contenders
+from fracture_utils.evaluation.predictions import Answers, contenders
 
 COLUMNS = (
     "model_a",
@@ -38,7 +38,7 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
     (`paired`, clustered too). NaN where a test is not defined.
 
     Each test is adjusted by Holm's method within a family: the pairs of networks are one, the
-    pairs with an ensemble or a variant ("ResNet50 + mirror") another. So the p values of the
+    pairs with an ensemble another. So the p values of the
     networks are the same whether or not ensembles stand beside them.
     """
     seen = contenders(predictions)
@@ -60,7 +60,8 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         names = seen.models[a], seen.models[b]
         rows.append((*names, auc[a] - auc[b], low, high, p_delong, *p_decisions))
     table = pd.DataFrame(rows, columns=list(COLUMNS[:8]))
-    derived = table[["model_a", "model_b"]].map(_derived).any(axis=1)
+    networks = {m for m, kind in zip(seen.models, seen.kinds, strict=True) if kind == "network"}
+    derived = ~table[["model_a", "model_b"]].isin(networks).all(axis=1)
     for test in TESTS:
         table[f"{test}_holm"] = np.nan
         for family in (derived, ~derived):
@@ -118,7 +119,7 @@ def power(
 
 def _networks(predictions: pd.DataFrame) -> Answers:
     """The contenders without the ensembles that are made of them, if that leaves any."""
-    single = predictions[~predictions["model"].isin(ENSEMBLES)]
+    single = predictions[predictions["kind"] == "network"]
     return contenders(single if len(single) else predictions)
 
 
@@ -160,10 +161,6 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
         chances = (np.concatenate([chances, gap, gap]) + np.concatenate([gap, gap, chances])) / 2
     sums = np.arange(len(chances)) - len(chances) // 2
     return float(min(1, chances[np.abs(sums) >= abs(balance.sum())].sum()))
-
-
-def _derived(model: str) -> bool:
-    return model in ENSEMBLES or " + " in model
 
 
 def _holm(p: pd.Series) -> np.ndarray:

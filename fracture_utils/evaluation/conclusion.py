@@ -9,7 +9,7 @@ from fracture_utils.config import CLASS_NAMES
 from fracture_utils.evaluation import findings
 from fracture_utils.evaluation.comparison import Power
 from fracture_utils.evaluation.intervals import SIGNIFICANT
-from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, PROBE, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED, PROBE, single
 from fracture_utils.evaluation.wording import counted, listed, percent, rounded, spread
 
 FEW = 50
@@ -81,11 +81,7 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
     given is not said. Where nothing was `chosen`, the first on the test is told about, and that its
     lead is flattered. Where a network ranks fractures behind normal pictures, nothing is ranked.
     """
-    models = scores[~scores["model"].isin(REFERENCES)]
-    networks = models[~models["model"].isin(ENSEMBLES)]
-    networks = (networks if len(networks) else models).sort_values(
-        "auc", ascending=False, kind="stable"
-    )
+    networks = single(scores)
     ends = [*_worth(networks, source), EDUCATION]
     if said := _swapped(networks):
         return [reword(sentence, positive) for sentence in (*said, *ends)]
@@ -100,7 +96,7 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
             _tied(model, networks, comparisons),
             _sure(stability),
             _more(power),
-            *_ensembles(models, row, comparisons),
+            *_ensembles(scores, row, comparisons),
         ]
     said += [findings.missed(row, point), *findings.worth(row, worth, net_benefit)]
     said += [*findings.uneven(model, by_group), findings.believed(row, point)]
@@ -232,9 +228,9 @@ def _more(power: Power | None) -> str:
     )
 
 
-def _ensembles(models: pd.DataFrame, best: pd.Series, comparisons: pd.DataFrame) -> list[str]:
+def _ensembles(scores: pd.DataFrame, best: pd.Series, comparisons: pd.DataFrame) -> list[str]:
     said = []
-    for row in models[models["model"].isin(ENSEMBLES)].to_dict("records"):
+    for row in scores[scores["kind"] == "ensemble"].to_dict("records"):
         if row["model"] == best["model"]:
             continue
         names = {row["model"], best["model"]}

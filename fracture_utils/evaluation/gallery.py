@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED, NORMAL
 
 OUTCOMES = {
     "missed": (FRACTURED, NORMAL),
@@ -49,8 +49,7 @@ def suspected(predictions: pd.DataFrame) -> pd.DataFrame:
     fractured), least_sure (the probability of fractured of the network that is least sure) and
     threshold (the one that it had to pass). The surest contradiction comes first.
     """
-    named = predictions["model"].isin([*ENSEMBLES, *REFERENCES])
-    rows = predictions[~named & ~predictions["model"].str.contains(" + ", regex=False)]
+    rows = predictions[predictions["kind"] == "network"]
     parts = [_doubted(part) for _, part in rows.groupby("model")] or [_doubted(rows)]
     rows = pd.concat(parts).sort_values("margin", kind="stable")
     table = rows.groupby(["path", "split", "label"], as_index=False, sort=False).agg(

@@ -9,11 +9,9 @@ from scipy import special, stats
 from fracture_utils.evaluation import intervals
 from fracture_utils.evaluation.bootstrap import resample
 from fracture_utils.evaluation.predictions import (
-    ENSEMBLES,
     FRACTURED,
     MAJORITY,
     NORMAL,
-    REFERENCES,
     Answers,
     answers,
 )
@@ -52,12 +50,12 @@ def scores(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a model, references last: model, initialisation, n, positives, then each of METRICS
-    with <metric>_low and <metric>_high (95 %), auc_delong_low and auc_delong_high, and what
+    """One row a model, references last: model, kind, initialisation, n, positives, then each of
+    METRICS with <metric>_low and <metric>_high (95 %), auc_delong_low and auc_delong_high, and what
     `probabilities.judge` finds.
 
     `predictions` come from calibration.apply; only test rows count. `initialisation` says for
-    each network what it started from; ensembles and variants ("ResNet50 + mirror") follow it.
+    each network what it started from; ensembles follow their networks.
     The interval of the AUC is Newcombe's on the effective numbers of pictures, that of a share
     Wilson's (see `intervals`); the others are percentiles of a bootstrap over groups, in which the
     share of fractures varies as it would from one test set to the next. A metric or interval that
@@ -72,9 +70,11 @@ def scores(
     table["auc_delong_high"] = np.clip(auc + margin, 0, 1)
     judged = [judge(seen.labels, said, seen.groups, seed) for said in seen.probabilities.T]
     table = pd.concat([table, pd.DataFrame(judged)], axis=1)
-    origin = [_initialisation(model, initialisation or {}) for model in seen.models]
-    table.insert(1, "initialisation", origin)
-    last = table["model"].isin(REFERENCES)
+    named = zip(seen.models, seen.kinds, strict=True)
+    origin = [_initialisation(model, kind, initialisation or {}) for model, kind in named]
+    table.insert(1, "kind", seen.kinds)
+    table.insert(2, "initialisation", origin)
+    last = table["kind"] == "reference"
     return pd.concat([table[~last], table[last]], ignore_index=True)
 
 
@@ -86,18 +86,19 @@ def _majority(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = predictions[predictions["split"] == "test"].drop_duplicates("path")
     return rows.assign(
         model=MAJORITY,
+        kind="reference",
         logit=float(special.logit(np.clip(share, 1e-6, 1 - 1e-6))),
         probability=share,
         decision=FRACTURED if share > 0.5 else NORMAL,
     )
 
 
-def _initialisation(model: str, known: Mapping[str, str]) -> str:
-    if model in REFERENCES:
+def _initialisation(model: str, kind: str, known: Mapping[str, str]) -> str:
+    if kind == "reference":
         return "none"
-    if model in ENSEMBLES and known:
+    if kind == "ensemble" and known:
         return " + ".join(sorted(set(known.values())))
-    return known.get(model) or known.get(model.split(" + ")[0]) or "not stated"
+    return known.get(model, "not stated")
 
 
 def delong(

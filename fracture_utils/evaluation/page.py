@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from fracture_utils.evaluation import metrics, verdict
-from fracture_utils.evaluation.predictions import REFERENCES, contenders
+from fracture_utils.evaluation.predictions import contenders
 
 COLUMNS = {
     "auc": "AUC",
@@ -100,7 +100,7 @@ def leaderboard(
 ) -> dict[str, object]:
     """Models as rows, best AUC first and references last; a cell holds value, interval and bar."""
     place = verdict.standing(comparisons, scores["model"], chosen)
-    last = scores["model"].isin(REFERENCES)
+    last = scores["kind"] == "reference"
     rows = scores.assign(last=last).sort_values(["last", "auc"], ascending=[True, False])
     known = networks.get("seconds_per_picture", pd.Series(dtype=float))
     times = dict(zip(networks.get("model", []), known, strict=False))
@@ -110,7 +110,7 @@ def leaderboard(
         cells = [_cell(row, metric) for metric in COLUMNS if metric in row]
         seconds = times.get(row["model"], np.nan)
         cells += [_time(seconds)] if times else []
-        reference = "reference" if row["model"] in REFERENCES else place[row["model"]]
+        reference = "reference" if row["kind"] == "reference" else place[row["model"]]
         random = row["initialisation"] == "random"
         model = row["model"]
         shown.append({"model": model, "standing": reference, "random": random, "cells": cells})

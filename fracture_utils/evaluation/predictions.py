@@ -14,7 +14,10 @@ from fracture_utils.errors import InputError
 NORMAL, FRACTURED = CLASS_NAMES
 ENSEMBLE, SELECTED = ENSEMBLES = ("Ensemble", "Selected ensemble")
 MAJORITY, PROBE = REFERENCES = ("Majority class", "Metadata only")
-"""Rows that set the bar; they take no part in comparisons, ensembles or the ranking."""
+KIND_OF = dict.fromkeys(ENSEMBLES, "ensemble") | dict.fromkeys(REFERENCES, "reference")
+"""Kinds of the models that are ours by name, for files without a column kind."""
+KINDS = ("network", "ensemble", "reference")
+"""References set the bar; they take no part in comparisons, ensembles or the ranking."""
 NUMBERS = ("probability", "logit")
 OWN = ("path", "label", "model", "group", "split", "kind", "decision", "patient", "study", *NUMBERS)
 """Columns of the table of predictions that this package gives a meaning."""
@@ -26,6 +29,7 @@ class Answers(NamedTuple):
     """What k models say about n pictures: pictures in rows, models in columns."""
 
     models: list[str]
+    kinds: list[str]
     paths: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
@@ -40,8 +44,10 @@ def read(path: Path) -> pd.DataFrame:
     Separated by commas, semicolons or tabs, in UTF-8 or UTF-16; the case of a header is no
     matter. Needed are path, label (fractured/normal or 1/0), model and probability; other columns
     stay where they tell of pictures, and are left out where they follow from an answer. Without a
-    column split all rows are test; without group each path is its own. The logit follows from the
-    probability; a column logit is heeded where there are validation rows to calibrate it on.
+    column split all rows are test; without group each path is its own; without kind every model
+    is a network, unless it has the name of an ensemble or a reference of ours. The logit follows
+    from the probability; a column logit is heeded where there are validation rows to calibrate it
+    on.
     Raises InputError with one sentence that names file, column and row.
     """
     table = _table(path)
@@ -61,6 +67,8 @@ def read(path: Path) -> pd.DataFrame:
     _refuse(path, table, "probability", ~probability.between(0, 1), "is no number from 0 to 1")
     split = table.get("split", pd.Series("test", table.index))
     _refuse(path, table, "split", ~split.isin(SPLITS), f"is none of {', '.join(SPLITS)}")
+    table = with_kind(table)
+    _refuse(path, table, "kind", ~table["kind"].isin(KINDS), f"is none of {', '.join(KINDS)}")
     # The smallest float and the largest below 1 keep the order of extreme probabilities.
     logit = special.logit(probability.clip(1e-300, np.nextafter(1, 0)))
     if "logit" in table and (split == "validation").any():
@@ -87,6 +95,15 @@ def _table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} has two columns {twice[0]}; keep one of them.")
     commas = {name: table[name].str.replace(",", ".") for name in NUMBERS if name in table}
     return table.assign(**commas)
+
+
+def with_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of models with the column kind; where it is lacking or empty, our own ensembles and
+    references are known by name, and all others are networks.
+    """
+    known = table["model"].map(KIND_OF).fillna(KINDS[0])
+    stated = table.get("kind", known).fillna(known)
+    return table.assign(kind=stated.str.strip().str.lower())
 
 
 def _without_answers(table: pd.DataFrame) -> pd.DataFrame:
@@ -149,6 +166,7 @@ def _answers(rows: pd.DataFrame) -> Answers:
     decisions = rows.get("decision", pd.Series(NORMAL, rows.index)) == FRACTURED
     return Answers(
         models=models,
+        kinds=list(rows["kind"].iloc[:: len(paths)]),
         paths=grid["path"][:, 0],
         labels=(grid["label"][:, 0] == FRACTURED).astype(int),
         groups=pd.factorize(grid["group"][:, 0])[0],
@@ -160,7 +178,16 @@ def _answers(rows: pd.DataFrame) -> Answers:
 
 def contenders(predictions: pd.DataFrame) -> Answers:
     """The test rows of every model that is no reference, as arrays."""
-    return answers(predictions[~predictions["model"].isin(REFERENCES)], "test")
+    return answers(predictions[predictions["kind"] != "reference"], "test")
+
+
+def single(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the networks in a table of scores, best AUC first (the first of equals); of the
+    ensembles where there are none.
+    """
+    rows = scores[scores["kind"] == "network"]
+    rows = rows if len(rows) else scores[scores["kind"] != "reference"]
+    return rows.sort_values("auc", ascending=False, kind="stable", ignore_index=True)
 
 
 def knows_patients(predictions: pd.DataFrame) -> bool:
@@ -176,14 +203,14 @@ def per_study(predictions: pd.DataFrame) -> pd.DataFrame:
     References, which know no studies, are left out. Take the raw predictions, then
     calibration.fit and calibration.apply as for pictures.
     """
-    predictions = predictions[~predictions["model"].isin(REFERENCES)]
+    predictions = predictions[predictions["kind"] != "reference"]
     keys = [name for name in ("patient", "study") if name in predictions] or ["group"]
     parts = predictions[keys].fillna("").astype(str).agg("/".join, axis=1)
     name = parts.where(predictions[keys].notna().all(axis=1), predictions["path"])
     fractured = predictions["label"] == FRACTURED
     studies = (
         predictions.assign(path=name, label=fractured)
-        .groupby(["model", "split", "path"], sort=False)
+        .groupby(["model", "kind", "split", "path"], sort=False)
         .agg(group=("group", "first"), label=("label", "any"), logit=("logit", "mean"))
         .reset_index()
     )

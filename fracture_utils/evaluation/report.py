@@ -13,7 +13,7 @@ from fracture_utils.evaluation import page, verdict
 from fracture_utils.evaluation.comparison import TESTS
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.metrics import METRICS
-from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.predictions import FRACTURED, with_kind
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_FINDINGS, MOST_SUSPECTS = 100, 20
@@ -61,8 +61,8 @@ def provenance(folder: Path) -> tuple[str, dict[str, str]]:
     if scores is None or "initialisation" not in scores:
         return source, {}
     stated = scores[scores["initialisation"].isin(["imagenet", "released", "random"])]
-    single = stated[~stated["model"].str.contains("nsemble| \\+ ")]
-    return source, dict(zip(single["model"], single["initialisation"], strict=True))
+    networks = stated[stated["kind"] == "network"]
+    return source, dict(zip(networks["model"], networks["initialisation"], strict=True))
 
 
 def write(
@@ -193,7 +193,9 @@ def _sections(
 
 
 def _table(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path) if path.is_file() else None
+    """A table as it is; one of models gets kinds, which an earlier version did not write."""
+    table = pd.read_csv(path) if path.is_file() else None
+    return table if table is None or "model" not in table else with_kind(table)
 
 
 def _json(path: Path) -> Any:

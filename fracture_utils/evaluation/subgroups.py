@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.predictions import FRACTURED, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED
 
 KNOWN = (
     *("body_part", "region", "bone", "view", "projection", "laterality", "side", "hardware"),
@@ -42,7 +42,7 @@ def table(
     one test a column, that all its values of that size are alike (`heterogeneity`), repeated on its
     rows; …_holm are adjusted by Holm's method over both measures of all columns of a model.
     """
-    rivals = ~predictions["model"].isin(REFERENCES)
+    rivals = predictions["kind"] != "reference"
     test = predictions[(predictions["split"] == "test") & rivals]
     sampling = {"resamples": resamples, "seed": seed}
     tables = [_measured(test, ALL, ALL, sampling)]
@@ -111,7 +111,7 @@ def _measured(rows: pd.DataFrame, column: str, value: str, sampling: dict) -> pd
         return pd.DataFrame({"model": rows["model"].unique()}).assign(**counts)
     scores = metrics.scores(rows, **sampling)
     ends = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
-    return scores[~scores["model"].isin(REFERENCES)][["model", *ends]].assign(**counts)
+    return scores[scores["kind"] != "reference"][["model", *ends]].assign(**counts)
 
 
 def _tested(

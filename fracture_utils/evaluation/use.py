@@ -10,7 +10,7 @@ from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.evaluation import bootstrap
-from fracture_utils.evaluation.predictions import REFERENCES, Answers, answers
+from fracture_utils.evaluation.predictions import contenders
 from fracture_utils.evaluation.subgroups import design_effect
 
 VALUES = ("missed_of_100", "alarms_of_100", "ppv", "npv", "lr_positive", "lr_negative", "mcc")
@@ -36,7 +36,7 @@ def table(
     sensitivity and specificity in `scores` (`ratio`). mcc: Matthews's correlation (0 where only
     one decision is made), interval by bootstrap over groups at this share of fractures.
     """
-    seen = _seen(predictions)
+    seen = contenders(predictions)
     share = float(seen.labels.mean()) if prevalence is None else prevalence
     known = scores.set_index("model")
     weights = np.concatenate(
@@ -56,10 +56,6 @@ def table(
     ends = ("", "_low", "_high")
     columns = ["model", "prevalence", *(f"{value}{end}" for value in VALUES for end in ends)]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _seen(predictions: pd.DataFrame) -> Answers:
-    return answers(predictions[~predictions["model"].isin(REFERENCES)], "test")
 
 
 def _errors(scores: Mapping[str, float]) -> dict[str, float]:
@@ -131,7 +127,7 @@ def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -
     moved there by Bayes's rule. Intervals (95 %) at that share: see `net_benefit`. Empty where the
     test has one class.
     """
-    seen = _seen(predictions)
+    seen = contenders(predictions)
     observed = float(seen.labels.mean())
     if observed in (0, 1):
         return pd.DataFrame(columns=CURVE)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fracture_utils.evaluation import calibration, localisation
 from fracture_utils.evaluation.intervals import SIGNIFICANT
-from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED, single
 
 ROUGH = (2 / 3, 3 / 2)
 """Of a test; and observed over expected fractures between which probabilities hold roughly."""
@@ -33,19 +33,11 @@ class Verdict(NamedTuple):
     lights: list[Light]
 
 
-def networks(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of single networks, best AUC first; of all models where there are none."""
-    models = scores[~scores["model"].isin(REFERENCES)]
-    single = models[~models["model"].isin(ENSEMBLES)]
-    single = single if len(single) else models
-    return single.sort_values("auc", ascending=False, kind="stable", ignore_index=True)
-
-
 def chosen(predictions: pd.DataFrame | None, scores: pd.DataFrame) -> str:
     """The network that validation chose, which page and figures put forward; the first on the test
     where the predictions have no validation of both classes.
     """
-    rows = networks(scores)
+    rows = single(scores)
     model = None if predictions is None else calibration.chosen(predictions, list(rows["model"]))
     return model or rows["model"].iloc[0]
 
@@ -74,7 +66,7 @@ def of(
     """The verdict about one model (None: the first on the test) from the tables scores, comparisons
     and localisation; the latter two may be empty.
     """
-    rows = networks(scores)
+    rows = single(scores)
     row = rows.set_index("model", drop=False).loc[model or rows["model"].iloc[0]]
     place = standing(comparisons, rows["model"], row["model"])
     places = pd.Series([place[name] for name in rows["model"] if name != row["model"]], dtype=str)

@@ -19,7 +19,7 @@ from fracture_utils.evaluation.plots.style import (
     ranged,
     short,
 )
-from fracture_utils.evaluation.predictions import FRACTURED, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.verdict import chosen
 from fracture_utils.evaluation.wording import listed, p_value
 
@@ -30,7 +30,7 @@ YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True
 def ranking(scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
     """The AUC of each model with its interval, best first, references last."""
     models = list(scores["model"])
-    reference = scores["model"].isin(REFERENCES)
+    reference = scores["kind"] == "reference"
     rows = scores.assign(last=reference).sort_values(
         ["last", "auc"], ascending=[True, False], kind="stable", ignore_index=True
     )

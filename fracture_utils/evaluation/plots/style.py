@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fracture_utils.evaluation.predictions import ENSEMBLES, FRACTURED, NORMAL, REFERENCES
+from fracture_utils.evaluation.predictions import FRACTURED, NORMAL, single
 from fracture_utils.networks import REGISTRY
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -117,10 +117,7 @@ def appearance(model: str, models: Iterable[str]) -> dict[str, Any]:
 
 def best(scores: pd.DataFrame) -> str:
     """The network with the highest AUC, which the figures put forward (the first of equals)."""
-    models = scores[~scores["model"].isin(REFERENCES)]
-    networks = models[~models["model"].isin(ENSEMBLES)]
-    networks = networks if len(networks) else models
-    return networks.sort_values("auc", ascending=False, kind="stable")["model"].iloc[0]
+    return single(scores)["model"].iloc[0]
 
 
 def chart_of(height: float, rows: int = 1, columns: int = 1, **keywords) -> tuple[Chart, Any]:
