@@ -21,7 +21,9 @@ evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe
                 findings, conclusion, claim, verdict, plots/, page, report, rescoring
                 (no Keras)
 run             the record of a run
-predict, clean  ask about one X-ray; free disk space
+inference       what the networks say about pictures
+predict, widget one X-ray in the terminal, and in the notebook
+clean           free disk space
 headless        the notebook without a person
 __main__        the one command line
 

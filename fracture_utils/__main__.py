@@ -83,11 +83,11 @@ def _predict(given: argparse.Namespace) -> int:
     if not any(path.is_file() for path in given.pictures):
         absent = ", ".join(map(str, given.pictures))
         raise InputError(f"There is no file {absent}; correct the name.")
-    from fracture_utils import predict
+    from fracture_utils import inference, predict
 
-    config = _config(given)
-    table, problems = predict.answer_all(given.pictures, config, draw=not given.numbers_only)
-    sys.stdout.writelines(f"{line}\n" for line in predict.sentences(table, config))
+    panel = inference.Panel(_config(given))
+    table, problems = predict.answer_all(given.pictures, panel, draw=not given.numbers_only)
+    sys.stdout.writelines(f"{line}\n" for line in predict.sentences(table, panel))
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     sys.stdout.flush()
     sys.stderr.flush()

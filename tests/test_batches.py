@@ -128,7 +128,7 @@ def test_training_prediction_and_heat_maps_see_the_same_pixels(pictures, aspect)
     stored = store.pixels(images, config, 64)
     batch = Batches(stored, np.zeros(len(images)), np.arange(len(images)), config)[0][0]
     for row, path in enumerate(images["path"]):
-        asked = predict._read(config.pictures_dir / path, [(64, aspect)]).squares[64, aspect]
+        asked = predict.read(config.pictures_dir / path, [(64, aspect)]).squares[64, aspect]
         assert asked.dtype == np.uint8
         assert np.array_equal(asked, stored[row])
         assert np.array_equal(asked, batch[row, :, :, 0])

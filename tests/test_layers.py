@@ -53,7 +53,7 @@ ORDER = [
     *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.worth"),
     "evaluation.plots.card",
     *("evaluation.page", "evaluation.report", "evaluation.rescoring"),
-    *("run", "predict", "clean", "headless", "__main__"),
+    *("run", "inference", "predict", "widget", "clean", "headless", "__main__"),
 ]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path

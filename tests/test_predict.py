@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import special
 from sklearn.datasets import load_sample_image
 
-from fracture_utils import files, predict
+from fracture_utils import files, inference, predict, widget
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
 from fracture_utils.data import phantoms, places, store
@@ -50,7 +50,7 @@ def answered(trained):
     """What the package answers in this process about some test pictures."""
     config, _, _, predictions = trained
     paths = [config.pictures_dir / p for p in predictions.query("split == 'test'")["path"]]
-    return paths, *predict.answer(paths[:20], config)
+    return paths, *predict.answer(paths[:20], inference.Panel(config))
 
 
 def command(config, *paths):
@@ -148,9 +148,9 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     china, flower = tmp_path / "china.jpg", tmp_path / "flower.jpg"
     for path in (china, flower):
         Image.fromarray(load_sample_image(path.name)).save(path)
-    table, _ = predict.answer([china, flower], config)
+    table, _ = predict.answer([china, flower], inference.Panel(config))
     assert list(table["warning"].str.split(", ").str[0]) == ["size", "size"]
-    assert set(table["decision"]) == {predict.WITHHELD}
+    assert set(table["decision"]) == {inference.WITHHELD}
     lines = list(predict._sentences(table))
     assert lines[1].startswith("  No decision: the picture is unlike those")
     rate = table["warning_rate"].iloc[0]
@@ -158,25 +158,25 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     assert f"About one in {1 / rate:.0f} ordinary pictures is warned of" in lines[1]
     large = tmp_path / "large.png"
     Image.open(answered[0][0]).resize((64, 640)).save(large)
-    assert "aspect ratio" in predict.answer([large], config)[0]["warning"].iloc[0]
+    assert "aspect ratio" in predict.answer([large], inference.Panel(config))[0]["warning"].iloc[0]
 
 
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, monkeypatch):
     config = trained[0]
-    known, together = cards.read(config)
-    assert together is None
-    network = predict._load(known, config)["MobileNet"]
-    point = {"slope": 1 / 3, "intercept": 0.0, "threshold": 0.9}
-    other = network._replace(card=network.card | point)
-    pair = {"MobileNet": network, "Other": other}
-    known = predict.familiarity.path("MobileNet", config)
-    monkeypatch.setattr(predict.familiarity, "path", lambda name, config: known)
-    card = network.card | {"members": dict.fromkeys(pair, "")}
-    card |= {"slope": 0.5, "intercept": 0.0, "threshold": 0.5}
-    pictures = [predict._read(path, [(64, "pad")]) for path in answered[0][:3]]
-    table, maps = predict._answer(pictures, pair, card, config)
+    panel = inference.Panel(config)
+    assert panel.together is None
+    panel.load()
+    card = panel.cards["MobileNet"]
+    panel.cards["Other"] = card | {"slope": 1 / 3, "intercept": 0.0, "threshold": 0.9}
+    panel.networks["Other"] = panel.networks["MobileNet"]
+    known = inference.familiarity.path("MobileNet", config)
+    monkeypatch.setattr(inference.familiarity, "path", lambda name, config: known)
+    panel.together = card | {"members": dict.fromkeys(panel.cards, "")}
+    panel.together |= {"slope": 0.5, "intercept": 0.0, "threshold": 0.5}
+    pictures = [predict.read(path, panel.squares) for path in answered[0][:3]]
+    table, maps = panel.answer(pictures)
     logits = {name: rows["logit"].to_numpy() for name, rows in table.groupby("model")}
-    mean = (calibration.calibrated(logits["MobileNet"], network.card) + logits["Other"] / 3) / 2
+    mean = (calibration.calibrated(logits["MobileNet"], card) + logits["Other"] / 3) / 2
     np.testing.assert_allclose(logits["Ensemble"], mean, rtol=1e-6)
     rows = table[table["model"] == "Ensemble"]
     np.testing.assert_allclose(rows["probability"], 1 / (1 + np.exp(-mean / 2)), rtol=1e-6)
@@ -232,10 +232,10 @@ def test_heat_maps_are_warned_of_in_the_words_of_the_data_and_where_nobody_check
     for given, words in (
         (card, "They miss the fracture."),
         (abnormal, "They miss the abnormality."),
-        (unsaid, predict.UNCHECKED),
+        (unsaid, inference.UNCHECKED),
     ):
-        monkeypatch.setattr(predict.cards, "read", lambda config, g=given: ({"MobileNet": g}, None))
-        assert predict._caution(trained[0]) == words
+        monkeypatch.setattr(cards, "read", lambda config, g=given: ({"MobileNet": g}, None))
+        assert inference.Panel(trained[0]).caution() == words
 
 
 def test_a_damaged_card_is_one_sentence(trained, monkeypatch, capsys):
@@ -253,6 +253,7 @@ def test_a_damaged_card_is_one_sentence(trained, monkeypatch, capsys):
 
 def test_without_networks_a_sentence_says_what_to_do(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FRACTURE_MODELS_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(cards, "RELEASED_DIR", tmp_path / "none")
     files.Path("x.png").touch()
     assert main(["predict", "x.png"]) == 2
     assert "Run the notebook first" in capsys.readouterr().err
@@ -269,11 +270,11 @@ def shown(monkeypatch):
 
 
 def test_the_upload_button_waits_for_a_browser_and_never_without_one(trained, monkeypatch):
-    for name in predict.BROWSER:
+    for name in widget.BROWSER:
         monkeypatch.delenv(name, raising=False)
-    assert "browser" in predict.upload(trained[0])
+    assert "browser" in widget.upload(trained[0])
     monkeypatch.setenv("JPY_SESSION_NAME", "fracture-detection.ipynb")
-    button = predict.upload(trained[0])
+    button = widget.upload(trained[0])
     assert type(button).__name__ == "VBox"
 
 
@@ -282,7 +283,7 @@ def test_an_uploaded_picture_is_answered_and_what_is_none_is_refused_as_plain_te
 ):
     config = trained[0]
     monkeypatch.setenv("JPY_SESSION_NAME", "fracture-detection.ipynb")
-    button = predict.upload(config).children[0]
+    button = widget.upload(config).children[0]
     good = {"name": "../mine.png", "content": answered[0][0].read_bytes(), "type": "", "size": 1}
     button.value = ({**good, "last_modified": datetime.now(UTC)},)
     table = next(thing for thing in shown if isinstance(thing, pd.DataFrame))
@@ -298,14 +299,14 @@ def test_an_uploaded_picture_is_answered_and_what_is_none_is_refused_as_plain_te
 
 def test_an_odd_picture_is_shown_with_a_warning(trained, answered, shown):
     row = answered[1].head(1)
-    predict.show(row.assign(warning=""), trained[0])
+    widget.show(row.assign(warning=""), trained[0])
     assert len(shown) == 3
     assert shown[2].data.startswith("Warning: they miss. Research and education only")
-    predict.show(row.assign(warning="size, content"), trained[0])
+    widget.show(row.assign(warning="size, content"), trained[0])
     assert "unlike those that the networks know (size, content)" in shown[3].data
 
 
 def test_odd_words_count_when_half_of_the_networks_say_them():
-    assert predict._agreed(["size, content", "size", "size", ""]) == "size"
-    assert predict._agreed(["", "content"]) == "content"
-    assert predict._agreed(["", ""]) == ""
+    assert inference._agreed(["size, content", "size", "size", ""]) == "size"
+    assert inference._agreed(["", "content"]) == "content"
+    assert inference._agreed(["", ""]) == ""

@@ -80,7 +80,7 @@ def load(name: str, config: Config) -> "tuple[keras.Model, dict]":
     """A trained network and its card, from models_dir, built by code and filled with the numbers
     of <name>.weights.h5, or of the released <name>.npz.
     """
-    from fracture_utils.models import classifier
+    from fracture_utils.models import classifier, precision
 
     path = config.models_dir / f"{name}.json"
     description = files.read_json(path) if name in REGISTRY and path.is_file() else {}
@@ -96,7 +96,7 @@ def load(name: str, config: Config) -> "tuple[keras.Model, dict]":
     as_trained |= {key: description[key] for key in ("head_width",) if key in description}
     sized = Config(**config.model_dump() | as_trained)
     model = classifier.build(
-        REGISTRY[name], Weights("random"), sized, description["precision"],
+        REGISTRY[name], Weights("random"), sized, precision.resolve(description["precision"]),
         description.get("head", "mean"),
     )  # fmt: skip
     loaded = classifier.load_released if weights.suffix == ".npz" else classifier.load
