@@ -106,7 +106,7 @@ def test_tensorflow_is_imported_in_one_module_at_most():
 
 def test_what_the_notebook_uses_stays_free_of_keras():
     allowed = {"data.batches"} | {n for n in MODULES if n.startswith("models.")}
-    allowed |= {"predict", "__main__"}  # the notebook asks it in a process of its own
+    allowed |= {"inference", "predict", "widget", "__main__"}  # in a process of its own
     allowed |= {"run"}  # hands Keras to the one cell that shows it, and only then
     light = {"models.backbones", "models.jobs", "models.progress", "models.familiarity"}
     for name, path in MODULES.items():
