@@ -279,6 +279,26 @@ def test_progress_says_what_runs_how_long_and_what_is_next(tmp_path, capsys, mon
     assert said.count("\n") < 8
 
 
+def test_the_time_is_told_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    module = sys.modules[Progress.__module__]
+    assert 1 < module._speed() < 1e5
+    monkeypatch.setattr(module, "_speed", lambda: 10.0)
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    work = {name: dict.fromkeys(jobs.STAGES, 1500.0) for name in "AB"}
+    progress = Progress(work, tmp_path / "run.log")
+    progress.announce(set())
+    progress.announce({"A"})
+    progress.announce({"A", "B"})
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "About 20 min for 2 networks on this machine, as a guess.",
+        "About 10 min for one network on this machine, as a guess.",
+    ]
+    monkeypatch.setattr(module.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    progress.announce(set())
+    assert not capsys.readouterr().out  # nobody knows yet how fast the card is
+
+
 def test_maps_over_the_limit_give_the_mean_head_and_a_reason_or_stop_the_network(data, tmp_path):
     config = small_run(data, tmp_path, maps_limit=0.0, fine_tune_epochs=1)
     row = jobs.train(data[1], config, NO_BOXES).iloc[0]
