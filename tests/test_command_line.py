@@ -259,10 +259,13 @@ def test_a_read_only_package_works_and_nothing_is_written_into_it(read_only_pack
     )
     Path("set/normal").mkdir(parents=True)
     Image.new("L", (8, 8)).save("set/normal/a.png")
+    Path("x.csv").write_text("path,label,model,probability\na,1,A,0.9\nb,0,A,0.2\n")
+    scored = ("evaluate", "x.csv", "--output", "scored", "--resamples", "100")
     for expected, arguments in (
         (2, ("predict", "nofile.png")),
         (0, ("import", "folders", "set", "there")),
         (0, ("run", "--notebook", str(path), "--source", "phantoms")),
+        (0, scored),
         (0, ("clean", "--remove")),
     ):
         done = launch("-m", "fracture_utils", *arguments)
