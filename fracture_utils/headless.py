@@ -16,6 +16,16 @@ from fracture_utils.errors import InputError, RunError
 from fracture_utils.models import jobs
 
 NAME = "fracture-detection.ipynb"
+LOADED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs")
+LOADED += ("jupyter_widgets",)
+"""Blocks of nbconvert's page that load scripts from the internet."""
+FIGURE = """{% block data_png scoped %}<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+width="{{ output | get_metadata('width', 'image/png') or 800 }}" style="max-width: 100%"
+alt="{{ (output | get_metadata('alt', 'image/png') or '') | escape_html }}"></div>{% endblock %}"""
+"""A figure with its alternative text, which the page of JupyterLab leaves out."""
+OFFLINE = "{% extends 'index.html.j2' %}" + FIGURE
+OFFLINE += "".join(f"{{% block {name} %}}{{% endblock %}}" for name in LOADED)
 
 
 def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
@@ -52,8 +62,15 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
             f"{PREFIX}BATCH_SIZE and run again: it goes on where it stopped."
         ) from None
     page = config.results_dir / f"{path.stem}.html"
-    files.write_text(page, HTMLExporter().from_notebook_node(story)[0])
+    files.write_text(page, shown(story))
     return page
+
+
+def shown(story: nbformat.NotebookNode) -> str:
+    """The notebook as HTML that opens offline: no request to a CDN. It needs none, because it holds
+    no formulas and no diagrams, and its widgets are of the kernel.
+    """
+    return HTMLExporter(raw_template=OFFLINE).from_notebook_node(story)[0]
 
 
 def _find() -> Path:
