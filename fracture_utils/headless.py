@@ -16,8 +16,8 @@ from fracture_utils.errors import InputError, RunError
 from fracture_utils.models import jobs
 
 NAME = "fracture-detection.ipynb"
-LOADED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs")
-LOADED += ("jupyter_widgets",)
+LOADED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs",
+          "jupyter_widgets")  # fmt: skip
 """Blocks of nbconvert's page that load scripts from the internet."""
 FIGURE = """{% block data_png scoped %}<div class="jp-RenderedImage jp-OutputArea-output">
 <img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"

@@ -4,11 +4,11 @@ import io
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from pages import Page
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -17,25 +17,6 @@ from fracture_utils.__main__ import main
 from fracture_utils.evaluation import comparison, metrics, plots, report
 
 HOSTILE = "<script>alert('x')</script>&\"><img src=http://evil/x>"
-
-
-class Page(HTMLParser):
-    """Tags, attributes and section titles of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.titles, self._in_title = [], [], [], False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes.append(dict(attributes))
-        self._in_title = tag == "h2"
-
-    def handle_data(self, data):
-        if self._in_title:
-            self.titles.append(data)
-        self._in_title = False
 
 
 def write_predictions(path, networks=("A", "B"), split=None, count=40):

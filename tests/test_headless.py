@@ -4,7 +4,7 @@ import re
 
 import nbformat
 from nbformat import v4
-from test_evaluation_report import Page
+from pages import Page
 
 from fracture_utils import headless
 

@@ -100,6 +100,16 @@ def test_no_test_module_needs_another():
         assert not [name for name in imported(path.read_text()) if name.startswith("test_")], path
 
 
+def test_modules_and_functions_fit_a_head():
+    """No module over 350 lines, no function over 50."""
+    for path in (ROOT / "fracture_utils").rglob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 50, f"{path}: {node.name}"
+
+
 def test_the_types_agree():
     """By the settings in pyproject.toml."""
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml"]

@@ -183,8 +183,7 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
         store.build(needed, config, sizes)  # each picture is decoded once for all networks
         for job in jobs:
             rows.append(_row(*_train_one(job, progress)))
-    networks = pd.DataFrame(rows)
-    networks = tables.write(config.results_dir, "networks", networks)
+    networks = tables.write(config.results_dir, "networks", pd.DataFrame(rows))
     if not (networks["status"] == "trained").any():
         raise InputError("No network could be trained. " + " ".join(networks["why"]))
     return networks
@@ -222,9 +221,8 @@ def heatmaps(
     Each, float32 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
     shapes of picture and network. `images` needs path, split, height and width.
     """
-    seen = images[images["split"] != "train"].reset_index(drop=True)
+    seen, maps = images[images["split"] != "train"].reset_index(drop=True), {}
     tested = seen[seen["split"] == "test"]
-    maps = {}
     for name in networks.loc[networks["status"] == "trained", "model"]:
         folder = folder_of(name, config)
         size = files.read_json(folder / "network.json")["input_size"]
@@ -243,15 +241,9 @@ def environment() -> dict[str, str]:
     names another, whatever ~/.keras/keras.json says.
     """
     root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
-    return (
-        {"KERAS_BACKEND": "tensorflow"}
-        | dict(os.environ)
-        | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, inherited])),
-            "PYTHONIOENCODING": "utf-8:replace",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        }
-    )
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, [root, inherited]))}
+    own |= {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return {"KERAS_BACKEND": "tensorflow"} | dict(os.environ) | own
 
 
 def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
