@@ -122,13 +122,17 @@ calibration_p     number  0 to 1     p value of the joint test of intercept 0 an
 comparisons: a pair of networks on the test pictures
 model_a           text    -          the one
 model_b           text    -          the other
+family            text    -          of tests that are corrected together: networks or ensembles
 difference±       number  -1 to 1    AUC of a less that of b
 p_delong          number  0 to 1     p value of DeLong's test of the difference
 p_sensitivity     number  0 to 1     p value that both find equally many of the fractured
 p_specificity     number  0 to 1     p value that both clear equally many of the normal
-p_delong_holm     number  0 to 1     the same after Holm's correction for the number of pairs
+p_mcnemar         number  0 to 1     p value that both decide equally often rightly (exact)
+p_delong_holm     number  0 to 1     the same after Holm's correction within the family
 p_sensitivity_holm       number  0 to 1  the same after Holm's correction
 p_specificity_holm       number  0 to 1  the same after Holm's correction
+p_mcnemar_holm    number  0 to 1     the same after Holm's correction
+p_chosen_holm     number  0 to 1     of DeLong's test, over the pairs of the chosen network alone
 
 use: a model, at its threshold, on the test pictures
 model             text    -          network or ensemble

@@ -9,7 +9,7 @@ import pytest
 
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
-from fracture_utils.evaluation import claim, metrics, report
+from fracture_utils.evaluation import claim, comparison, metrics, report
 
 
 @pytest.fixture
@@ -41,9 +41,7 @@ def config(tmp_path):
     )  # fmt: skip
     pairs = pd.DataFrame({"model_a": ["VGG16"], "model_b": ["MobileNet"], "difference": [0.03]})
     pairs = pairs.assign(difference_low=-0.02, difference_high=0.08)
-    tests = [
-        f"p_{of}{end}" for of in ("delong", "sensitivity", "specificity") for end in ("", "_holm")
-    ]
+    tests = [f"{test}{end}" for test in comparison.TESTS for end in ("", "_holm")]
     pairs = pairs.assign(**dict.fromkeys(tests, 0.2))
     run = {
         "source": "pictures", "attribution": "By A. N. Author.", "seed": 7,

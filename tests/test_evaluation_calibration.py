@@ -127,11 +127,22 @@ def test_applying_is_what_the_operating_point_says():
     assert (found >= 0.9).all()
     assert set(points["rule"]) == {"sensitivity 0.9"}
     assert list(points) == [
-        *("model", "slope", "intercept", "at_bound", "threshold", "rule", "n", "positives")
+        *("model", "slope", "intercept", "at_bound", "threshold", "threshold_low"),
+        *("threshold_high", "rule", "n", "positives"),
     ]
     pd.testing.assert_frame_equal(calibration.apply(applied, points), applied)
     row, point = applied.iloc[5], points.set_index("model").loc["A"]
     assert row["probability"] == special.expit(point["slope"] * row["logit"] + point["intercept"])
+
+
+@pytest.mark.parametrize("count", [30, 600])
+def test_the_interval_of_a_threshold_holds_it_and_narrows(count):
+    points = calibration.fit(predictions(count=count))
+    assert (points["threshold_low"] <= points["threshold"]).all()
+    assert (points["threshold"] <= points["threshold_high"]).all()
+    many = calibration.fit(predictions(count=4 * count))
+    widths = [p["threshold_high"] - p["threshold_low"] for p in (points, many)]
+    assert widths[1].mean() < widths[0].mean()
 
 
 @pytest.mark.parametrize("label", ["fractured", "normal", None])

@@ -14,7 +14,6 @@ from fracture_utils.evaluation import (
     subgroups,
     use,
 )
-from fracture_utils.evaluation.comparison import Power
 from fracture_utils.evaluation.predictions import KIND_OF
 
 NAMES = ("A", "B", "C")
@@ -43,7 +42,7 @@ def scores(aucs, n=500, positives=100, start="imagenet", **changes):
 
 
 def pairs(p):
-    rows = [(a, b, 0.01, 0, 0.02, *[v] * 6) for (a, b), v in p.items()]
+    rows = [(a, b, "networks", 0.01, 0, 0.02, *[v] * 9) for (a, b), v in p.items()]
     return pd.DataFrame(rows, columns=list(comparison.COLUMNS))
 
 
@@ -221,7 +220,7 @@ def test_one_network():
 @pytest.mark.parametrize(("positives", "name"), [(0, "normal"), (20, "fractured")])
 def test_one_class(positives, name):
     table = scores(AUCS, n=20, positives=positives, auc=np.nan, auc_low=np.nan, auc_high=np.nan)
-    said = text(table, TIED, points(), power=None)
+    said = text(table, TIED, points(), stability=None)
     assert f"All 20 test pictures are {name}" in said
     assert ("misses" in said) == (name == "fractured")
     assert ("false alarm" in said) == (name == "normal")
@@ -253,24 +252,28 @@ def test_whether_probabilities_may_be_believed():
 def test_how_firm_the_order_is():
     stability = pd.DataFrame({"model": ["A", "B", "C"], "wins": [0.62, 0.38, 0.0]})
     said = text(scores(AUCS), TIED, stability=stability)
-    assert "62 % of the test sets put A first and 38 % B: that is how firm this order is" in said
+    assert (
+        "62 % of the test sets put A first and 38 % B: that is how firm this order is, not" in said
+    )
     sure = pd.DataFrame({"model": ["A", "B"], "wins": [0.997, 0.003]})
     assert "more than 99 % of the test sets put A first: that is" in text(
         scores(AUCS), WON, stability=sure
     )
 
 
-@pytest.mark.parametrize(
-    ("needed", "sentence"),
-    [
-        (2345.0, "about 2,300 test pictures to show it with 80 % power; there are 500."),
-        (68.0, "about 68 test pictures suffice"),
-        (np.inf, "no number of pictures would separate them"),
-    ],
-)
-def test_power(needed, sentence):
-    assert sentence in text(scores(AUCS), TIED, power=Power("A", "B", 0.05, 500, needed))
-    assert "power" not in text(scores(AUCS), TIED, power=Power("A", "B", 0.05, 500, np.nan))
+def test_the_smallest_difference_that_the_test_shows_is_said():
+    table = TIED.assign(difference_low=-0.05, difference_high=0.05)
+    said = text(scores(AUCS), table)
+    assert "in four cases of five is 0.071 (2.8 standard errors" in said
+    assert "smallest difference" not in text(scores(AUCS), TIED.assign(difference_low=np.nan))
+
+
+@pytest.mark.parametrize("positives", [0, 12, 49, 50, 200])
+def test_a_threshold_chosen_on_few_fractures_is_warned_of(positives):
+    point = points().assign(positives=positives, threshold_low=0.1, threshold_high=0.62)
+    said = text(scores(AUCS), TIED, point)
+    assert "(chosen on validation, 95 % interval 0.1 to 0.62)" in said
+    assert ("fewer than 50" in said) == (positives < 50)
 
 
 def test_ensembles_are_told_about_after_the_networks():
@@ -337,7 +340,7 @@ def whole_run(fractured, normal, twins=False, skill=1.5):
     table = metrics.scores(seen, {}, 200)
     return text(
         table, comparison.pairs(seen, 200), operating, comparison.rank_stability(seen, 200),
-        comparison.power(seen), chosen=chosen, net_benefit=use.decision_curve(seen),
+        chosen=chosen, net_benefit=use.decision_curve(seen),
         worth=use.table(seen, table, None, 200),
         by_group=subgroups.table(seen[seen["model"] == chosen], (), 200),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation import bootstrap, metrics
 from fracture_utils.evaluation.predictions import (
     ENSEMBLE,
     FRACTURED,
@@ -20,17 +20,22 @@ SLOPES = (0.05, 20.0)
 
 
 def fit(
-    predictions: pd.DataFrame, rule: str = "youden", target_sensitivity: float = 0.95
+    predictions: pd.DataFrame,
+    rule: str = "youden",
+    target_sensitivity: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """The operating points: model, slope, intercept, at_bound, threshold, rule, n, positives; a row
-    a model.
+    """The operating points: model, slope, intercept, at_bound, threshold, threshold_low,
+    threshold_high, rule, n, positives; a row a model.
 
     Only validation rows are looked at. Slope and intercept calibrate the logits (see `platt`);
     at_bound says that validation could not tell the slope, which lies at one of SLOPES. The
     threshold is a calibrated probability of validation, and decides for fractured from there on:
     with rule "youden" the one with the largest sensitivity + specificity, with rule "sensitivity"
-    the largest one that finds `target_sensitivity` of the fractures. Without validation rows of
-    both classes the slope is 1, the intercept 0 and the threshold 0.5, and the column rule says so.
+    the largest one that finds `target_sensitivity` of the fractures. threshold_low and _high (95 %)
+    are percentiles over validation sets drawn anew by group, NaN for a default. Without validation
+    rows of both classes the slope is 1, the intercept 0 and the threshold 0.5, and rule says so.
     """
     validation = predictions[predictions["split"] == "validation"]
     rows = []
@@ -38,12 +43,21 @@ def fit(
         seen = validation[validation["model"] == model]
         labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
         row = {"model": model, "slope": 1.0, "intercept": 0.0, "at_bound": False, "threshold": 0.5}
+        row |= {"threshold_low": np.nan, "threshold_high": np.nan}
         if 0 < labels.sum() < len(labels):
             logits = seen["logit"].to_numpy(dtype=float)
             row["slope"], row["intercept"] = platt(labels, logits)
             row["at_bound"] = bool(np.isclose(row["slope"], SLOPES, rtol=1e-3).any())
             probability = special.expit(calibrated(logits, row))
-            row["threshold"] = _threshold(labels, probability, rule, target_sensitivity)
+            ones, asked = np.ones((len(labels), 1)), (rule, target_sensitivity)
+            row["threshold"] = float(_thresholds(labels, probability, ones, *asked)[0])
+            groups = pd.factorize(seen["group"])[0]
+            draws = [
+                _thresholds(labels, probability, weights, *asked)
+                for weights in bootstrap.resample(labels, groups, resamples, seed)
+            ]
+            ends = np.nanpercentile(np.concatenate(draws), [2.5, 97.5])
+            row["threshold_low"], row["threshold_high"] = map(float, ends)
             row["rule"] = rule if rule == "youden" else f"sensitivity {target_sensitivity:g}"
         else:
             row["rule"] = "default: no validation pictures of both classes"
@@ -101,15 +115,20 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     return slope, float(found.x[1] - slope * np.mean(logits))
 
 
-def _threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str, target: float) -> float:
-    """The highest of the best thresholds; each is one of the probabilities, never infinite."""
+def _thresholds(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rule: str, target: float
+) -> np.ndarray:
+    """The highest of the best thresholds under each of the weights (n, b), (b,); each is one of the
+    probabilities, never infinite, and NaN where a class has no weight.
+    """
     thresholds = np.unique(probabilities)[::-1]
-    weights = np.ones((len(labels), 1))
-    found, alarms = (part[:, 0] for part in metrics.curve(labels, probabilities, weights))
-    sensitivity, false_alarms = found / found[-1], alarms / alarms[-1]
-    if rule == "youden":
-        return float(thresholds[np.argmax(np.round(sensitivity - false_alarms, 12))])
-    return float(thresholds[np.argmax(sensitivity >= target - 1e-12)])
+    found, alarms = metrics.curve(labels, probabilities, weights)
+    with np.errstate(invalid="ignore"):
+        sensitivity, false_alarms = found / found[-1], alarms / alarms[-1]
+    best = sensitivity - false_alarms if rule == "youden" else sensitivity >= target - 1e-12
+    places = np.argmax(np.round(best, 12), axis=0)
+    both = (found[-1] > 0) & (alarms[-1] > 0)
+    return np.where(both, thresholds[places], np.nan)
 
 
 def ensembles(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 from fracture_utils import files
 from fracture_utils.config import SPLITS, Config
 from fracture_utils.errors import InputError
-from fracture_utils.evaluation import subgroups
+from fracture_utils.evaluation import comparison, subgroups
 from fracture_utils.evaluation.metrics import METRICS
 from fracture_utils.evaluation.predictions import ENSEMBLE, FRACTURED
 from fracture_utils.evaluation.wording import counted, listed
@@ -241,10 +241,10 @@ def _of_results(known: Mapping[str, pd.DataFrame], chosen: str) -> dict[int, str
         said[38] = f"{chosen}, with 95 % intervals: {'; '.join(cells)}."
         said[39] = "Surest errors in gallery.csv, doubted labels in suspected_labels.csv."
     if not pairs.empty:
-        error = (pairs["difference_high"] - pairs["difference_low"]) / (2 * 1.96)
+        easiest, hardest = comparison.detectable(pairs, chosen)
         said[21] = (
             "Smallest difference in AUC that this test set can show (2.8 standard errors, 80 % "
-            f"power): {2.8 * error.min():.3f} to {2.8 * error.max():.3f}, by the pair of networks."
+            f"power): {easiest:.3f} to {hardest:.3f}, by the network that {chosen} is held against."
         )
     located, by_group = known["localisation"], known["subgroups"]
     if not located.empty and chosen in set(located["model"]):

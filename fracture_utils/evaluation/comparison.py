@@ -1,32 +1,43 @@
 """Which model is better, tested in pairs on the same pictures; how often each one wins."""
 
 import itertools
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from fracture_utils.evaluation import bootstrap, metrics
-from fracture_utils.evaluation.intervals import SIGNIFICANT
+from fracture_utils.evaluation import bootstrap, calibration, metrics
 from fracture_utils.evaluation.metrics import delong
 from fracture_utils.evaluation.predictions import Answers, contenders
 
 COLUMNS = (
     "model_a",
     "model_b",
+    "family",
     "difference",
     "difference_low",
     "difference_high",
     "p_delong",
     "p_sensitivity",
     "p_specificity",
+    "p_mcnemar",
     "p_delong_holm",
     "p_sensitivity_holm",
     "p_specificity_holm",
+    "p_mcnemar_holm",
+    "p_chosen_holm",
 )
-TESTS = ("p_delong", "p_sensitivity", "p_specificity")
+TESTS = ("p_delong", "p_sensitivity", "p_specificity", "p_mcnemar")
+RULE = (
+    "Holm's method corrects each test within a family: the pairs of networks are one, the pairs "
+    "with an ensemble another, and a third, of the AUC alone, are the pairs of the network chosen "
+    "on validation with every other network and ensemble"
+)
+"""What the p values are corrected for; the same in the notebook and on the command line."""
+POWER = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+"""Standard errors of a difference that a test at 5 % shows in 80 % of test sets: 2.8."""
 
 
 def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -35,11 +46,12 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
     model_a is the one with the higher AUC; difference is AUC a - AUC b, its interval a paired
     bootstrap's over groups. p_delong is DeLong's test (clustered by group, see metrics.delong),
     p_sensitivity and p_specificity compare the decisions about the pictures of one class
-    (`paired`, clustered too). NaN where a test is not defined.
+    (`paired`, clustered too), p_mcnemar all decisions (exact; it heeds no groups). NaN where a test
+    is not defined.
 
-    Each test is adjusted by Holm's method within a family: the pairs of networks are one, the
-    pairs with an ensemble another. So the p values of the
-    networks are the same whether or not ensembles stand beside them.
+    The column family is networks or ensembles, and …_holm is adjusted within it, p_chosen_holm
+    within a third: see RULE. So the p values of the networks are the same whether or not ensembles
+    stand beside them. p_chosen_holm is NaN in pairs without the chosen network.
     """
     seen = contenders(predictions)
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
@@ -57,16 +69,58 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         for of_class in (seen.labels == 1, seen.labels == 0):
             first, second = right[of_class].T
             p_decisions.append(paired(first, second, seen.groups[of_class]))
-        names = seen.models[a], seen.models[b]
-        rows.append((*names, auc[a] - auc[b], low, high, p_delong, *p_decisions))
-    table = pd.DataFrame(rows, columns=list(COLUMNS[:8]))
-    networks = {m for m, kind in zip(seen.models, seen.kinds, strict=True) if kind == "network"}
-    derived = ~table[["model_a", "model_b"]].isin(networks).all(axis=1)
+        names = seen.models[a], seen.models[b], _family(seen.kinds[a], seen.kinds[b])
+        rows.append(
+            (*names, auc[a] - auc[b], low, high, p_delong, *p_decisions, _mcnemar(*right.T))
+        )
+    table = pd.DataFrame(rows, columns=list(COLUMNS[:10]))
     for test in TESTS:
         table[f"{test}_holm"] = np.nan
-        for family in (derived, ~derived):
-            table.loc[family, f"{test}_holm"] = _holm(table.loc[family, test])
+        for family in table["family"].unique():
+            of = table["family"] == family
+            table.loc[of, f"{test}_holm"] = _holm(table.loc[of, test])
+    chosen = calibration.chosen(predictions)
+    asked = (table["model_a"] == chosen) | (table["model_b"] == chosen)
+    table["p_chosen_holm"] = np.nan
+    table.loc[asked, "p_chosen_holm"] = _holm(table.loc[asked, "p_delong"])
     return table
+
+
+def _family(*kinds: str) -> str:
+    return "ensembles" if "ensemble" in kinds else "networks"
+
+
+def _mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    cells = pd.crosstab(first, second).reindex(index=[False, True], columns=[False, True])
+    return float(mcnemar(cells.fillna(0).to_numpy(), exact=True).pvalue)
+
+
+def against(comparisons: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The pairs of one model, by the name of the other: lead (AUC of the model less the other's),
+    error (its standard error), and p after Holm's correction: p_chosen_holm where it is there,
+    else p_delong_holm.
+    """
+    mine = (comparisons["model_a"] == model) | (comparisons["model_b"] == model)
+    rows = comparisons[mine]
+    first = rows["model_a"] == model
+    ends = rows.get("difference_high", np.nan) - rows.get("difference_low", np.nan)
+    p = rows["p_delong_holm"]
+    known = {
+        "lead": np.where(first, 1, -1) * rows["difference"],
+        "error": ends / (2 * stats.norm.ppf(0.975)),
+        "p": rows["p_chosen_holm"].fillna(p) if "p_chosen_holm" in rows else p,
+    }
+    return pd.DataFrame(known).set_axis(rows["model_b"].where(first, rows["model_a"]), axis=0)
+
+
+def detectable(comparisons: pd.DataFrame, model: str) -> tuple[float, float]:
+    """The smallest differences in AUC between one network and another that the test set can show:
+    POWER standard errors of the paired difference, of the easiest and the hardest of its pairs
+    with networks. NaN where no pair has a standard error.
+    """
+    table = comparisons[comparisons["family"] == "networks"] if "family" in comparisons else None
+    error = against(comparisons if table is None else table, model)["error"]
+    return POWER * error.min(), POWER * error.max()
 
 
 def rank_stability(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -80,41 +134,6 @@ def rank_stability(predictions: pd.DataFrame, resamples: int = 2000, seed: int =
     wins = wins if np.isfinite(draws).all() else np.full(len(wins), np.nan)
     table = pd.DataFrame({"model": seen.models, "wins": wins})
     return table.sort_values("wins", ascending=False, kind="stable", ignore_index=True)
-
-
-class Power(NamedTuple):
-    """How many test pictures it takes to separate the first two networks."""
-
-    model_a: str
-    model_b: str
-    difference: float
-    pictures: int
-    needed: float
-    """Infinite where the two do not differ, NaN where their variance is not defined."""
-
-
-def power(
-    predictions: pd.DataFrame, power: float = 0.8, level: float = SIGNIFICANT
-) -> Power | None:
-    """Test pictures needed to find the difference between the two highest AUCs significant.
-
-    Takes the observed difference for the true one, and the observed variance of the paired
-    difference (which holds the correlation of the two) as shrinking with the number of pictures,
-    at the same share of fractures. None where there are no two models to compare.
-    """
-    seen = _networks(predictions)
-    auc, covariance = delong(seen.labels, seen.logits, seen.groups)
-    if len(auc) < 2 or np.isnan(auc).any():
-        return None
-    a, b = np.argsort(-auc, kind="stable")[:2]
-    variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
-    quantiles = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
-    difference = float(auc[a] - auc[b])
-    pictures = len(seen.labels)
-    needed = np.inf
-    if difference > 1e-12:
-        needed = np.ceil(pictures * variance * (quantiles / difference) ** 2)
-    return Power(seen.models[a], seen.models[b], difference, pictures, float(needed))
 
 
 def _networks(predictions: pd.DataFrame) -> Answers:

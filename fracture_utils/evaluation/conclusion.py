@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.config import CLASS_NAMES
-from fracture_utils.evaluation import findings
-from fracture_utils.evaluation.comparison import Power
+from fracture_utils.evaluation import comparison, findings
 from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import FRACTURED, PROBE, single
-from fracture_utils.evaluation.wording import counted, listed, percent, rounded, spread
+from fracture_utils.evaluation.wording import counted, listed, percent, spread
 
 FEW = 50
 """Pictures of a class below which an interval is too wide to rank networks by."""
@@ -62,7 +61,6 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
     comparisons: pd.DataFrame,
     operating_points: pd.DataFrame | None = None,
     stability: pd.DataFrame | None = None,
-    power: Power | None = None,
     source: str = "",
     positive: str = FRACTURED,
     chosen: str | None = None,
@@ -77,7 +75,7 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
 
     Takes the tables of metrics.scores, comparison.pairs, calibration.fit,
     comparison.rank_stability, localisation.table (`located`), subgroups.table (`by_group`),
-    use.table (`worth`) and use.decision_curve, and the result of comparison.power; what is not
+    use.table (`worth`) and use.decision_curve; what is not
     given is not said. Where nothing was `chosen`, the first on the test is told about, and that its
     lead is flattered. Where a network ranks fractures behind normal pictures, nothing is ranked.
     """
@@ -95,10 +93,14 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
             _ranking(networks),
             _tied(model, networks, comparisons),
             _sure(stability),
-            _more(power),
+            _more(model, comparisons),
             *_ensembles(scores, row, comparisons),
         ]
-    said += [findings.missed(row, point), *findings.worth(row, worth, net_benefit)]
+    said += [
+        findings.missed(row, point),
+        findings.unsteady(point),
+        *findings.worth(row, worth, net_benefit),
+    ]
     said += [*findings.uneven(model, by_group), findings.believed(row, point)]
     said += [*findings.pointing(model, located), _few(row), _metadata(scores), *ends]
     return [reword(sentence, positive) for sentence in said if sentence]
@@ -169,16 +171,12 @@ def _ranking(networks: pd.DataFrame) -> str:
 
 def _tied(model: str, networks: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Which networks the paired test tells from one, and on which side they are."""
-    pairs = comparisons[(comparisons["model_a"] == model) | (comparisons["model_b"] == model)]
-    p = {
-        row.model_b if row.model_a == model else row.model_a: row.p_delong_holm
-        for row in pairs.itertuples()
-    }
+    p = comparison.against(comparisons, model)["p"].to_dict() if len(comparisons) else {}
     auc = networks.set_index("model")["auc"]
     known = [other for other in networks["model"] if other in p]
     apart = [other for other in known if p[other] < SIGNIFICANT]
     tied = [other for other in known if other not in apart]
-    test = "paired test (DeLong's, corrected by Holm's method for all pairs)"
+    test = "paired test (DeLong's, corrected by Holm's method)"
     if not known:
         return ""
     if not apart:
@@ -206,38 +204,36 @@ def _sure(stability: pd.DataFrame | None) -> str:
     )
     if second["wins"] >= 0.01:
         sentence += f" and {percent(second['wins'])} {second['model']}"
-    return f"{sentence}: that is how firm this order is, not how likely a network is the best."
-
-
-def _more(power: Power | None) -> str:
-    if power is None or np.isnan(power.needed):
-        return ""
-    pair = f"{power.model_a} and {power.model_b}"
-    if np.isinf(power.needed):
-        return f"The AUCs of {pair} do not differ, so no number of pictures would separate them."
-    if power.needed <= power.pictures:
-        return (
-            f"To separate {pair} with 80 % power, about {rounded(power.needed)} test pictures "
-            f"suffice where the observed difference of {power.difference:.3f} is the true one; "
-            f"there are {power.pictures:,}."
-        )
     return (
-        f"Were the observed difference of {power.difference:.3f} between {pair} the true one, "
-        f"it would take about {rounded(power.needed)} test pictures to show it with 80 % power; "
-        f"there are {power.pictures:,}."
+        f"{sentence}: that is how firm this order is, not how likely a network is the best (of "
+        "three equal networks one passes 80 % in about one test of five)."
+    )
+
+
+def _more(model: str, comparisons: pd.DataFrame) -> str:
+    if comparisons.empty:
+        return ""
+    easiest, hardest = comparison.detectable(comparisons, model)
+    if np.isnan(easiest):
+        return ""
+    size = f"{easiest:.3f}"
+    if f"{hardest:.3f}" != size:
+        size += f" to {hardest:.3f}, by network"
+    return (
+        f"The smallest difference in AUC between {model} and another network that so large a test "
+        f"set shows in four cases of five is {size} (2.8 standard errors of the paired difference)."
     )
 
 
 def _ensembles(scores: pd.DataFrame, best: pd.Series, comparisons: pd.DataFrame) -> list[str]:
     said = []
+    p = comparison.against(comparisons, best["model"])["p"] if len(comparisons) else {}
     for row in scores[scores["kind"] == "ensemble"].to_dict("records"):
         if row["model"] == best["model"]:
             continue
-        names = {row["model"], best["model"]}
-        pair = comparisons[comparisons["model_a"].isin(names) & comparisons["model_b"].isin(names)]
         sentence = f"The {row['model'].lower()} reaches {row['auc']:.3f}{spread(row, 'auc')}"
-        if len(pair):
-            apart = pair["p_delong_holm"].iloc[0] < SIGNIFICANT
+        if row["model"] in p:
+            apart = p[row["model"]] < SIGNIFICANT
             side = "above" if row["auc"] > best["auc"] else "below"
             told = f"significantly {side}" if apart else "not to be told from"
             sentence += f", {told} {best['model']}"

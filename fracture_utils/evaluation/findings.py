@@ -10,6 +10,8 @@ from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.subgroups import ALL, FEWEST, TESTED
 from fracture_utils.evaluation.wording import between, counted, p_value, percent
 
+FEW_POSITIVES = 50
+"""Fractures in validation below which a threshold is warned of."""
 OF_CLASS = {"sensitivity": "fractures", "specificity": "normal pictures"}
 
 
@@ -19,7 +21,9 @@ def missed(row: Mapping, point: Mapping | None) -> str:
     at = "At its threshold"
     if point is not None:
         chosen = "the default" if point["rule"].startswith("default") else "chosen on validation"
-        at = f"At its threshold of {point['threshold']:.2g} ({chosen})"
+        ends = [point.get(f"threshold_{end}", np.nan) for end in ("low", "high")]
+        near = "" if np.isnan(ends).any() else ", 95 % interval {:.2g} to {:.2g}".format(*ends)
+        at = f"At its threshold of {point['threshold']:.2g} ({chosen}{near})"
     parts = []
     if positives:
         parts.append("misses " + _share(positives, "fractures", row, "sensitivity"))
@@ -27,6 +31,17 @@ def missed(row: Mapping, point: Mapping | None) -> str:
         counted_alarms = _share(negatives, "normal pictures", row, "specificity")
         parts.append(f"sounds a false alarm on {counted_alarms}")
     return f"{at}, {row['model']} {' and '.join(parts)}."
+
+
+def unsteady(point: Mapping | None) -> str:
+    """A warning where a threshold was chosen on fewer than FEW_POSITIVES fractures."""
+    if point is None or point["rule"].startswith("default") or point["positives"] >= FEW_POSITIVES:
+        return ""
+    seen = counted(int(point["positives"]), "fractured validation pictures")
+    return (
+        f"That threshold was chosen on {seen}, fewer than {FEW_POSITIVES}: on other pictures it "
+        "could lie anywhere in its interval, and the errors change with it."
+    )
 
 
 def _share(out_of: int, what: str, row: Mapping, metric: str) -> str:

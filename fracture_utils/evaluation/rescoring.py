@@ -51,7 +51,6 @@ def evaluate(path: Path, config: Config) -> list[str]:
         comparisons,
         points,
         comparison.rank_stability(predictions, **sampling),
-        comparison.power(predictions),
         source,
         chosen=chosen,
         by_group=by_group,

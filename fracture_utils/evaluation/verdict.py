@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fracture_utils.evaluation import calibration, localisation
+from fracture_utils.evaluation import calibration, comparison, localisation
 from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import FRACTURED, single
 
@@ -47,12 +47,10 @@ def standing(comparisons: pd.DataFrame, models: Iterable[str], model: str) -> di
     or "not tested".
     """
     said = dict.fromkeys(models, "not tested") | {model: "chosen"}
-    for row in comparisons.itertuples():
-        if model in (row.model_a, row.model_b):
-            other = row.model_b if row.model_a == model else row.model_a
-            lead = row.difference if row.model_a == model else -row.difference
-            apart = row.p_delong_holm < SIGNIFICANT
-            said[other] = ("behind" if lead > 0 else "ahead") if apart else "tie"
+    if len(comparisons):
+        for row in comparison.against(comparisons, model).itertuples():
+            apart = row.p < SIGNIFICANT
+            said[row.Index] = ("behind" if row.lead > 0 else "ahead") if apart else "tie"
     return said
 
 

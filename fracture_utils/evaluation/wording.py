@@ -40,12 +40,6 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}" if count != 1 else f"1 {what.removesuffix('s')}"
 
 
-def rounded(number: float) -> str:
-    """Two significant digits: an estimate of an estimate deserves no more."""
-    digits = max(0, len(str(int(number))) - 2)
-    return f"{round(number, -digits):,.0f}"
-
-
 def listed(names: Sequence[str], last: str = "and") -> str:
     """Names in a row: "A", "A and B", "A, B and C"."""
     names = [str(name) for name in names]

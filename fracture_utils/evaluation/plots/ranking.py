@@ -77,6 +77,8 @@ def _first(scores: pd.DataFrame) -> str:
 @figure
 def pairwise(comparisons: pd.DataFrame) -> Chart:
     """Which models can be told apart: difference in AUC and adjusted p of each pair."""
+    own = comparisons["family"] == "networks"
+    comparisons = comparisons[own] if own.any() else comparisons
     models = list(dict.fromkeys([*comparisons["model_a"], *comparisons["model_b"]]))
     k = len(models)
     chart, ax = chart_of(min(8.0, 0.62 * k + 1.5))
