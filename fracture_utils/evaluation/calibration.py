@@ -125,8 +125,9 @@ def _thresholds(
     found, alarms = metrics.curve(labels, probabilities, weights)
     with np.errstate(invalid="ignore"):
         sensitivity, false_alarms = found / found[-1], alarms / alarms[-1]
-    best = sensitivity - false_alarms if rule == "youden" else sensitivity >= target - 1e-12
-    places = np.argmax(np.round(best, 12), axis=0)
+    enough = sensitivity >= target - 1e-12
+    best = np.round(sensitivity - false_alarms, 12) if rule == "youden" else enough
+    places = np.argmax(best, axis=0)
     both = (found[-1] > 0) & (alarms[-1] > 0)
     return np.where(both, thresholds[places], np.nan)
 

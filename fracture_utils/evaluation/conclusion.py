@@ -220,8 +220,8 @@ def _more(model: str, comparisons: pd.DataFrame) -> str:
     if f"{hardest:.3f}" != size:
         size += f" to {hardest:.3f}, by network"
     return (
-        f"The smallest difference in AUC between {model} and another network that so large a test "
-        f"set shows in four cases of five is {size} (2.8 standard errors of the paired difference)."
+        f"The smallest difference in AUC between {model} and another network that a test set like "
+        f"this one shows in four cases of five is {size} (2.8 standard errors of the difference)."
     )
 
 
