@@ -89,6 +89,10 @@ model             text    -          network
 seed              whole   -          0 is the one whose head was kept
 logit             number  log odds   of a fracture, where both classes are equally frequent
 
+ensembles: a member of an ensemble
+model             text    -          Ensemble (all networks) or Selected ensemble (clearly better)
+member            text    -          network
+
 scores: a model on the test pictures
 model             text    -          network, ensemble or reference
 kind              text    -          network, ensemble or reference

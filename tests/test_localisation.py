@@ -203,7 +203,7 @@ def test_the_ensemble_map_is_the_mean_of_standardised_maps():
     predictions = answers({"A": [2, 1, -1, -2], "B": [2, 1, -1, -2], "C": [-1, 1, -1, 1]})
     maps = {name: {"1": one, "2": other} for name in "ABC"}
     found = localisation.with_ensembles(maps, predictions)
-    assert list(found) == ["A", "B", "C", "Ensemble", "Selected ensemble"]
+    assert list(found) == ["A", "B", "C", "Ensemble"]
     assert list(localisation.with_ensembles({"A": maps["A"]}, predictions)) == ["A"]
 
 

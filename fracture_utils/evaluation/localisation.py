@@ -14,7 +14,7 @@ from scipy import stats
 from fracture_utils.evaluation import bootstrap, calibration
 from fracture_utils.evaluation.detection import MARGIN, TOLD, Maps, boxes_of, inside_boxes
 from fracture_utils.evaluation.intervals import SIGNIFICANT
-from fracture_utils.evaluation.predictions import ENSEMBLE, FRACTURED, SELECTED
+from fracture_utils.evaluation.predictions import FRACTURED
 
 FOUND = {f"found_at_{marks:g}": marks for marks in TOLD}
 COLUMNS = (
@@ -38,14 +38,10 @@ def with_ensembles(maps: Maps, predictions: pd.DataFrame) -> Maps:
     """The maps with those of the ensembles of `calibration.ensembles` added: the mean of the
     members' maps, each brought to mean 0 and spread 1 on its picture.
     """
-    members = {}
-    if len(maps) > 1:
-        members[ENSEMBLE] = list(maps)
-    if len(maps) > 2:
-        members[SELECTED] = calibration.select(predictions, list(maps))
+    made = calibration.members(predictions, list(maps)).groupby("model", sort=False)["member"]
     return dict(maps) | {
-        name: {path: combine([maps[model][path] for model in models]) for path in maps[models[0]]}
-        for name, models in members.items()
+        name: {path: combine([maps[model][path] for model in of]) for path in maps[of.iloc[0]]}
+        for name, of in made
     }
 
 
