@@ -17,9 +17,9 @@ data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
                 heatmaps, familiarity, prediction, progress, jobs, cards, worker
 evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
-                calibration, comparison, wording, subgroups, use, detection, localisation, gallery,
-                findings, conclusion, claim, verdict, plots/, page, report, rescoring
-                (no Keras)
+                calibration, comparison, wording, seeds, subgroups, use, detection,
+                localisation, gallery, findings, conclusion, claim, verdict, plots/,
+                page, report, rescoring (no Keras)
 run             the record of a run
 inference       what the networks say about pictures
 predict, widget one X-ray in the terminal, and in the notebook

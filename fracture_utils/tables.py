@@ -93,6 +93,16 @@ ensembles: a member of an ensemble
 model             text    -          Ensemble (all networks) or Selected ensemble (clearly better)
 member            text    -          network
 
+seed_spread: a network, whose frozen head was trained with several seeds
+model             text    -          network, the best mean first
+seeds             whole   count      trainings
+auc               number  0 to 1     mean on the test pictures
+auc_sd            number  0 to 1     standard deviation over the seeds
+difference        number  0 to 1     by which the first network's mean is higher
+var_test          number  -          variance of the difference by the drawing of test pictures
+var_seeds         number  -          variance of the difference by chance of training
+p                 number  0 to 1     of no difference but for both, after Holm's correction
+
 scores: a model on the test pictures
 model             text    -          network, ensemble or reference
 kind              text    -          network, ensemble or reference

@@ -108,8 +108,11 @@ def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
     assert "images.csv, audit.csv" in text
     (tmp_path / "run.json").write_text('{"failed": {"VGG16": "out of memory"}}')
     (tmp_path / "audit.csv").write_text("severity,check,path,other,what,advice\n")
+    (tmp_path / "ensembles.csv").write_text("model,member\nEnsemble,A\nEnsemble,B\n")
     text = report.write(tmp_path).read_text(encoding="utf-8")
     assert "VGG16: out of memory" in text
+    assert "Members of the ensembles" in text
+    assert "A, B" in text
     assert "The audit of the data found nothing." in text
     assert Page(text).titles[4] == "Can I trust the data?"
 

@@ -40,6 +40,7 @@ ORDER = [
     *("evaluation.calibration", "evaluation.comparison"),
     *(
         "evaluation.wording",
+        "evaluation.seeds",
         "evaluation.subgroups",
         "evaluation.use",
         "evaluation.detection",

@@ -109,6 +109,7 @@ def notebook(monkeypatch, tmp_path):
     for name, fake in (("train", train), ("history", history), ("predictions", answers)):
         monkeypatch.setattr(jobs, name, fake)
     monkeypatch.setattr(jobs, "heatmaps", heat)
+    monkeypatch.setattr(jobs, "seeds", lambda *_: pd.DataFrame())
     monkeypatch.setattr(cards, "save", lambda *_: None)
 
     def run(folder):

@@ -20,7 +20,7 @@ MOST_FINDINGS, MOST_SUSPECTS = 100, 20
 """Rows of the audit, and of labels to look at, that are shown; the rest is in the tables."""
 TABLES = (
     *("scores", "comparisons", "images", "audit", "predictions", "networks", "subgroups"),
-    *("suspected_labels", "localisation"),
+    *("suspected_labels", "localisation", "ensembles"),
 )
 NEEDED = ("scores", "comparisons", "images", "audit")
 SHORT = {"auc": "AUC", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
@@ -170,6 +170,9 @@ def _sections(
     limits = [reword(limit, positive) for limit in LIMITS]
     full = [_scores(tables["scores"], positive), _comparisons(tables["comparisons"])]
     full += [_rows("Fitted on validation pictures only", pd.DataFrame(points))] if points else []
+    if (combined := tables["ensembles"]) is not None and len(combined):
+        of = combined.groupby("model", sort=False)["member"].agg(", ".join).reset_index()
+        full += [_rows("Members of the ensembles, chosen on validation pictures only", of)]
     full += [_settings(run)] if run else []
     words = [reword(word, positive) for word in GLOSSARY]
     doubted, doubts = _suspected(tables["suspected_labels"])
