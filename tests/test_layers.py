@@ -53,7 +53,7 @@ ORDER = [
     *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
     *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.worth"),
     "evaluation.plots.card",
-    *("evaluation.page", "evaluation.report", "evaluation.rescoring"),
+    *("evaluation.cases", "evaluation.page", "evaluation.report", "evaluation.rescoring"),
     *("run", "inference", "predict", "widget", "clean", "headless", "__main__"),
 ]
 MODULES = {

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import tempfile
 
@@ -10,7 +11,16 @@ import pandas as pd
 import pytest
 
 from fracture_utils.config import Config
-from fracture_utils.evaluation import page, rescoring, verdict
+from fracture_utils.evaluation import (
+    calibration,
+    cases,
+    gallery,
+    page,
+    predictions,
+    report,
+    rescoring,
+    verdict,
+)
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SWITCHES = (
@@ -36,6 +46,10 @@ def results(tmp_path_factory):
     table.to_csv(folder / "mine.csv", index=False)
     config = Config(source="pictures", results_dir=folder / "out", resamples=100)
     rescoring.evaluate(folder / "mine.csv", config)
+    seen = calibration.apply(raw := predictions.read(folder / "mine.csv"), calibration.fit(raw))
+    seen["body_part"] = np.where(seen["path"].str.contains("[02468].png"), "hand", "leg <b>")
+    gallery.surest(seen, ["A", "B"]).to_csv(folder / "out" / "gallery.csv", index=False)
+    report.write(folder / "out", predictions=seen)
     return folder / "out"
 
 
@@ -133,6 +147,79 @@ def test_headings_sort(browser):
         assert head.get_attribute("aria-sort") == direction
 
 
+def test_the_cards_of_errors_are_filtered_and_all_there_without_javascript(browser, results):
+    from selenium.webdriver.support.select import Select
+
+    surest = pd.read_csv(results / "gallery.csv").drop_duplicates("path")
+    html = (results / "report.html").read_text(encoding="utf-8")
+    assert html.count("<li data-outcome=") == len(surest)
+    outcome = Select(browser.find_element("id", "filter-outcome"))
+    part = Select(browser.find_element("id", "filter-part"))
+    for chosen, body in (("missed", ""), ("false alarm", "hand"), ("", "leg <b>"), ("", "")):
+        outcome.select_by_value(chosen)
+        part.select_by_visible_text(body or "every body part")
+        cards = browser.find_elements("css selector", ".cases li")
+        shown = [card for card in cards if card.is_displayed()]
+        wanted = surest[
+            surest["outcome"].str.fullmatch(chosen or ".*")
+            & (surest["body_part"].eq(body) if body else True)
+        ]
+        assert len(shown) == len(wanted)
+        said = browser.find_element("id", "filter-count").text
+        assert said == f"{len(wanted)} of {len(surest)}"
+
+
+def test_a_card_says_what_every_model_asked_says_of_the_picture(results):
+    surest = pd.read_csv(results / "gallery.csv")
+    seen = predictions.read(results.parent / "mine.csv")
+    points = calibration.fit(seen)
+    seen = calibration.apply(seen, points)
+    made = cases.cards(surest, seen, points)
+    assert next(card["path"] for card in made if card["wrong"]) == surest["path"][0]
+    outcomes = [card["outcome"] for card in made]
+    assert outcomes == sorted(outcomes, key=list(gallery.OUTCOMES).index)
+    table = seen.set_index(["path", "model"])
+    for card in made:
+        assert [answer["model"] for answer in card["answers"]] == ["A", "B"]
+        for answer in card["answers"]:
+            row = table.loc[(card["path"], answer["model"])]
+            assert answer["probability"] == row["probability"]
+            assert gallery.OUTCOMES[answer["outcome"]] == (row["label"], row["decision"])
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"settings": {"source": "phantoms"}}, "synthetic phantoms"),
+        (
+            {
+                "settings": {"source": "pictures", "data_dir": "x/fracatlas"},
+                "attribution": "A. Author, FracAtlas: a set",
+                "data": {"pictures": 3658},
+            },
+            "FracAtlas, 3,658 radiographs",
+        ),
+        ({"settings": {"source": "pictures", "data_dir": "my hospital"}}, "my hospital"),
+        ({}, "predictions"),
+    ],
+)
+def test_the_ribbon_names_the_data_set(tmp_path, run, words):
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert f'">{words}</p>' in text
+
+
+def test_every_table_is_linked_with_what_its_columns_mean(results):
+    html = (results / "report.html").read_text(encoding="utf-8")
+    links = set(re.findall(r'href="#([^"]+)"', html))
+    assert {"columns-scores", "columns-comparisons"} <= links
+    assert links <= set(re.findall(r'id="([^"]+)"', html))
+    readme = (results / "README.md").read_text(encoding="utf-8")
+    for name in ("scores", "gallery", "decision_curve"):
+        assert f"[its columns](#{name}csv)" in readme
+        assert f"### {name}.csv\n" in readme
+
+
 def test_nothing_is_loaded_nothing_fails_and_no_width_scrolls_sideways(browser):
     for width in (360, 768, 1440):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
@@ -215,7 +302,11 @@ def test_a_chosen_network_that_the_test_puts_behind_another_is_called_so():
 
 
 def test_the_leaderboard_knows_ties_references_and_random_starts():
-    scores = table(model=["A", "Majority class"], initialisation=["random", "none"])
+    scores = table(
+        model=["A", "Majority class"],
+        initialisation=["random", "none"],
+        kind=["network", "reference"],
+    )
     board = page.leaderboard(scores, pd.DataFrame(columns=COMPARISONS), pd.DataFrame(), "A")
     assert [(row["standing"], row["random"]) for row in board["rows"]] == [
         ("chosen", True),

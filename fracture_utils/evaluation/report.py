@@ -1,5 +1,6 @@
 """One HTML page from the files of a results folder: it opens offline, on a phone, and prints."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils import files
-from fracture_utils.evaluation import page, verdict
+from fracture_utils.evaluation import cases, page, verdict
 from fracture_utils.evaluation.comparison import RULE, TESTS
 from fracture_utils.evaluation.conclusion import EDUCATION, note, reword
 from fracture_utils.evaluation.metrics import METRICS
 from fracture_utils.evaluation.predictions import FRACTURED, with_kind
+from fracture_utils.tables import COLUMNS, ROWS
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_FINDINGS, MOST_SUSPECTS = 100, 20
 """Rows of the audit, and of labels to look at, that are shown; the rest is in the tables."""
 TABLES = (
     *("scores", "comparisons", "images", "audit", "predictions", "networks", "subgroups"),
-    *("suspected_labels", "localisation", "ensembles"),
+    *("suspected_labels", "localisation", "gallery", "ensembles"),
 )
 NEEDED = ("scores", "comparisons", "images", "audit")
 SHORT = {"auc": "AUC", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
@@ -98,7 +100,7 @@ def write(
         "title": reword(TITLE, positive),
         "positive": positive,
         "synthetic": source == "phantoms",
-        "ribbon": {"phantoms": "synthetic", "pictures": "radiographs"}.get(source, "predictions"),
+        "ribbon": _ribbon(source, run),
         "stamp": note(source, starts, positive),
         "finished": str(run.get("finished", ""))[:10],
         "attribution": " ".join(str(run.get("attribution", "")).split()),
@@ -108,13 +110,32 @@ def write(
         "education": EDUCATION,
     }
     values |= _answers(tables, points, positive)
+    fitted = pd.DataFrame(points or [])
+    values["cases"] = cases.cards(tables["gallery"], tables["predictions"], fitted)
+    names = sorted(path.stem for path in folder.glob("*.csv"))
+    values["tables"], values["columns"], values["rows"] = names, COLUMNS, ROWS
     values["sections"] = _sections(folder, tables, points, run, figures, positive)
     files.write_text(folder / "report.html", _render("report.html.j2", values))
-    values["figures"], values["tables"] = figures, sorted(p.name for p in folder.glob("*.csv"))
+    values["figures"] = figures
     readme = folder / "README.md"
     if not readme.is_file() or readme.read_text("utf-8", "replace").startswith(GENERATED):
         files.write_text(readme, f"{GENERATED}\n{_render('results.md.j2', values)}")
     return folder / "report.html"
+
+
+def _ribbon(source: str, run: dict) -> str:
+    """The data set in a few words: as its attribution spells the folder's name, where it does."""
+    if source == "phantoms":
+        return "synthetic phantoms"
+    settings = run.get("settings")
+    folder = Path(str(settings.get("data_dir", ""))).name if isinstance(settings, dict) else ""
+    if not folder:
+        return "predictions"
+    spelt = re.search(re.escape(folder), str(run.get("attribution", "")), re.IGNORECASE)
+    data = run.get("data")
+    count = data.get("pictures") if isinstance(data, dict) else None
+    many = f", {count:,} radiographs" if isinstance(count, int) else ""
+    return f"{spelt[0] if spelt else folder}{many}"
 
 
 def _render(name: str, values: dict[str, object]) -> str:
@@ -220,7 +241,13 @@ def _scores(scores: pd.DataFrame | None, positive: str) -> dict | None:
         rows.append([SHORT.get(metric, metric.replace("_", " ")), *cells])
     n, positives = scores["n"].iloc[0], scores["positives"].iloc[0]
     caption = f"Every metric with its 95 % interval ({n:,} test pictures, {positives:,} {positive})"
-    return {"caption": caption, "head": ["", *scores["model"]], "rows": rows, "folded": True}
+    return {
+        "of": "scores",
+        "caption": caption,
+        "head": ["", *scores["model"]],
+        "rows": rows,
+        "folded": True,
+    }
 
 
 def _comparisons(comparisons: pd.DataFrame | None) -> dict | None:
@@ -241,7 +268,7 @@ def _comparisons(comparisons: pd.DataFrame | None) -> dict | None:
     for title in known.values():
         head += [f"{title} p", "after Holm"]
     caption = f"Paired tests: differences in AUC, and p before and after correction. {RULE}"
-    return {"caption": caption, "head": head, "rows": rows, "folded": True}
+    return {"of": "comparisons", "caption": caption, "head": head, "rows": rows, "folded": True}
 
 
 def _data(
@@ -264,7 +291,9 @@ def _data(
         texts.append(f"Findings of the audit: {total}.")
         if len(audit) > MOST_FINDINGS:
             texts.append(f"The first {MOST_FINDINGS} are shown, all are in audit.csv.")
-        tables.append(_rows("Findings of the audit, the gravest first", shown.head(MOST_FINDINGS)))
+        tables.append(
+            _rows("Findings of the audit, the gravest first", shown.head(MOST_FINDINGS), of="audit")
+        )
     return texts, [], [], tables
 
 
@@ -277,7 +306,9 @@ def _suspected(suspects: pd.DataFrame | None) -> tuple[dict | None, list[str]]:
         "sure passes the threshold, the mean of what it gives to pictures that are labelled as it "
         "says (confident learning). All are in suspected_labels.csv."
     )
-    return _rows("Labels to look at, the surest first", suspects.head(MOST_SUSPECTS)), [text]
+    return _rows(
+        "Labels to look at, the surest first", suspects.head(MOST_SUSPECTS), of="suspected_labels"
+    ), [text]
 
 
 def _checklist(path: Path) -> dict | None:
@@ -300,12 +331,14 @@ def _settings(run: dict) -> dict | None:
     return _rows("Settings, versions and hardware", pd.DataFrame(facts, columns=["what", "value"]))
 
 
-def _rows(caption: str, table: pd.DataFrame | None, folded: bool = True) -> dict | None:
+def _rows(
+    caption: str, table: pd.DataFrame | None, folded: bool = True, of: str = ""
+) -> dict | None:
     if table is None or table.empty:
         return None
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     head = [str(name).replace("_", " ") for name in table]
-    return {"caption": caption, "head": head, "rows": rows, "folded": folded}
+    return {"of": of, "caption": caption, "head": head, "rows": rows, "folded": folded}
 
 
 def _cell(value: object) -> str:

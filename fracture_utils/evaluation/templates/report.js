@@ -26,6 +26,22 @@
     });
   }
 
+  const filters = document.querySelector(".filters");
+  if (filters) {
+    const cards = [...document.querySelectorAll(".cases li")];
+    const filter = () => {
+      const [outcome, part] = [$("filter-outcome").value, $("filter-part").value];
+      for (const card of cards) {
+        const other = (wanted, own) => wanted !== "" && wanted !== own;
+        card.hidden = other(outcome, card.dataset.outcome) || other(part, card.dataset.part);
+      }
+      $("filter-count").textContent = `${cards.filter((card) => !card.hidden).length} of ${cards.length}`;
+    };
+    filters.addEventListener("change", filter);
+    filters.hidden = false;
+    filter();
+  }
+
   if (!data.models) return;
   const labels = data.labels;
   const positives = labels.filter((label) => label === 1).length;
@@ -93,6 +109,6 @@
   $("prevalence").addEventListener("input", show);
   $("preset-chosen").addEventListener("click", () => move(model.threshold));
   $("preset-sensitive").addEventListener("click", () => move(sensitive()));
-  document.querySelector(".controls").hidden = false;
+  document.querySelector("#explorer .controls").hidden = false;
   choose();
 })();
