@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.data import reader
-from fracture_utils.evaluation import calibration, localisation
-from fracture_utils.evaluation.predictions import ENSEMBLE, SELECTED, read
+from fracture_utils.evaluation import calibration
+from fracture_utils.evaluation.predictions import ENSEMBLE, read
 from fracture_utils.models import cards, familiarity, heatmaps, released
 from fracture_utils.models.backbones import RELEASED_DIR
 
@@ -109,33 +109,18 @@ def eight_bits(model, card: dict, data: Path, predictions: pd.DataFrame) -> dict
     }
 
 
-def together(members: dict[str, str], config: Config) -> dict:
-    """The card of the ensemble that is asked: the one that validation selected."""
-    points = files.read_json(config.results_dir / "operating_points.json")
-    point = next(point for point in points if point["model"] == SELECTED)
-    located = tables.read(config.results_dir, "localisation")
-    decides = {name: point[name] for name in ("slope", "intercept", "threshold", "rule")}
-    caution = localisation.warning(located, SELECTED)
-    return {
-        "members": members,
-        "class_names": ["normal", "fractured"],
-        "heat_maps": caution,
-    } | decides
-
-
 def main(data: str, results: str, models: str) -> None:
     """Release every network of the run, and say what came of it."""
     config = Config(source="pictures", data_dir=data, results_dir=results, models_dir=models)
     described = {name: release(name, Path(data), config) for name in cards.read(config)[0]}
-    predictions = read(config.results_dir / "predictions.csv")
-    raw = predictions[predictions["kind"] == "network"]
-    chosen = calibration.select(raw)
-    members = {name: described[name]["weights_sha256"] for name in chosen}
-    files.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", together(members, config))
+    chosen = calibration.chosen(read(config.results_dir / "predictions.csv"))
+    members = {chosen: described[chosen]["weights_sha256"]}
+    classes = {"class_names": ["normal", "fractured"]}
+    files.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", {"members": members} | classes)
     for name, card in described.items():
         size = (RELEASED_DIR / f"{name}.npz").stat().st_size / 1e6
         sys.stdout.write(f"{name}: {size:.1f} MB, {card['released']['eight_bits']}\n")
-    sys.stdout.write(f"asked together: {', '.join(chosen)}\n")
+    sys.stdout.write(f"asked by predict: {chosen}, which validation chose\n")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def test_a_run_leaves_networks_history_predictions_and_weights(data, finished):
     columns = ["model", "stage", "epoch", "loss", "auc", "val_loss", "val_auc"]
     assert list(history) == [*columns, "learning_rate", "seconds"]
     assert list(history["stage"].unique()) == ["head", "fine_tune"]
-    predictions = jobs.predictions(networks, data[1], config)
+    digested = data[1].assign(original_sha256="ab")
+    predictions = jobs.predictions(networks, digested, config)
+    assert not [name for name in predictions if "sha256" in name]
     expected = data[1].query("split != 'train'")
     assert set(predictions["path"]) == set(expected["path"])
     merged = predictions.merge(expected, on="path", suffixes=("", "_true"))

@@ -204,12 +204,12 @@ def seeds(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 
 def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The predictions table of all trained networks, with what images.csv knows of each picture.
+    """The predictions table of all trained networks, with what images.csv knows but digests.
 
     Rows are the validation and the test pictures; the probability is not calibrated yet.
     """
     table = _collect(networks, config, "predictions")
-    known = [c for c in images.columns if c not in table.columns and c not in _FILE_COLUMNS]
+    known = [c for c in images if c not in {*table, *_FILE_COLUMNS} and not c.endswith("sha256")]
     return table.merge(images[["path", *known]], on="path", validate="many_to_one")
 
 
