@@ -233,3 +233,15 @@ def test_predictions_without_test_rows_say_so(tmp_path, quick, capsys):
     path = write_predictions(tmp_path / "p.csv", split=["validation"])
     assert main(["evaluate", str(path), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "The predictions have no rows of the split test; add some.\n"
+
+
+def test_the_page_names_networks_whose_first_weights_are_not_keras_s_own(tmp_path, quick):
+    main(["evaluate", str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    network = scores["kind"] == "network"
+    scores.loc[network, "initialisation"] = "imagenet"
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    name = scores.loc[network, "model"].iloc[0]
+    files.write_json(tmp_path / "run.json", {"weights_notes": {name: "pruned", "Other": "x"}})
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert f"weights not from Keras's own file: {name} " in text.replace("&#39;", "'")

@@ -96,12 +96,13 @@ def write(
     lacking += [] if figures else ["figures"]
     positive = run.get("positive", FRACTURED)
     source, starts = provenance(folder)
+    odd = [n for n in run.get("weights_notes") or {} if starts.get(n) == "imagenet"]
     values = {
         "title": reword(TITLE, positive),
         "positive": positive,
         "synthetic": source == "phantoms",
         "ribbon": _ribbon(source, run),
-        "stamp": note(source, starts, positive),
+        "stamp": note(source, starts, positive, odd),
         "finished": str(run.get("finished", ""))[:10],
         "attribution": " ".join(str(run.get("attribution", "")).split()),
         "sentences": sentences,
