@@ -1,5 +1,7 @@
 """Temperature, threshold and ensembles come from validation rows, and from nowhere else."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -356,3 +358,14 @@ def test_few_or_equal_probabilities_are_not_judged():
     assert flat["observed_expected"] == pytest.approx(1)
     apart = probabilities.judge(labels, np.where(labels, 0.9, 0.1), np.arange(60))
     assert np.isnan(apart["calibration_p"])
+
+
+def test_classes_that_do_not_overlap_are_no_warning_to_the_reader():
+    labels = np.array([0] * 12 + [1] * 12)
+    said = np.where(labels == 1, 0.8, 0.2) + np.linspace(0, 0.1, 24)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = probabilities.judge(labels, said, np.arange(24))
+    assert not heard
+    assert np.isnan(found["calibration_slope"])
+    assert np.isfinite(found["brier_skill"])

@@ -10,7 +10,17 @@ import fracture_utils
 
 ROOT = Path(fracture_utils.__file__).parent
 ORDER = [
-    *("errors", "files", "tables", "data.folders", "networks", "config", "download", "ledger"),
+    *(
+        "errors",
+        "files",
+        "schemas",
+        "tables",
+        "data.folders",
+        "networks",
+        "config",
+        "download",
+        "ledger",
+    ),
     *("data.greys", "data.dicom", "data.reader"),
     *("data.anatomy", "data.radiography", "data.phantoms", "data.duplicates"),
     *("data.groups", "data.inventory", "data.sidecars"),

@@ -6,6 +6,7 @@ probabilities are right on the whole and spread as they should be (Van Calster e
 Medicine 17:230).
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def _fit(
     alone = len(np.unique(groups)) == len(groups)
     kind = {"cov_type": "HC0"} if alone else {"cov_type": "cluster", "cov_kwds": {"groups": groups}}
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", PerfectSeparationWarning)
             fitted = GLM(labels, design, families.Binomial(), offset=offset).fit(**kind)
     except (PerfectSeparationWarning, np.linalg.LinAlgError, ValueError):
         return None

@@ -69,9 +69,7 @@ def provenance(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def write(
-    folder: Path,
-    shown: Iterable[str] | None = None,
-    predictions: pd.DataFrame | None = None,
+    folder: Path, shown: Iterable[str] | None = None, predictions: pd.DataFrame | None = None
 ) -> Path:
     """Write `report.html` and `README.md` from whatever results lie in `folder`, and return the
     path of the first.
@@ -92,24 +90,10 @@ def write(
     text = folder / "conclusion.txt"
     sentences = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
     lacking = [f"{name}.csv" for name in NEEDED if tables[name] is None]
-    lacking += [] if sentences else ["conclusion.txt"]
-    lacking += [] if figures else ["figures"]
+    there = {"conclusion.txt": sentences, "figures": figures}
+    lacking += [name for name, found in there.items() if not found]
     positive = run.get("positive", FRACTURED)
-    source, starts = provenance(folder)
-    odd = [n for n in run.get("weights_notes") or {} if starts.get(n) == "imagenet"]
-    values = {
-        "title": reword(TITLE, positive),
-        "positive": positive,
-        "synthetic": source == "phantoms",
-        "ribbon": _ribbon(source, run),
-        "stamp": note(source, starts, positive, odd),
-        "finished": str(run.get("finished", ""))[:10],
-        "attribution": " ".join(str(run.get("attribution", "")).split()),
-        "sentences": sentences,
-        "failed": run.get("failed") if isinstance(run.get("failed"), dict) else {},
-        "lacking": lacking,
-        "education": EDUCATION,
-    }
+    values = _heading(folder, run, positive) | {"sentences": sentences, "lacking": lacking}
     values |= _answers(tables, points, positive)
     fitted = pd.DataFrame(points or [])
     values["cases"] = cases.cards(tables["gallery"], tables["predictions"], fitted)
@@ -122,6 +106,22 @@ def write(
     if not readme.is_file() or readme.read_text("utf-8", "replace").startswith(GENERATED):
         files.write_text(readme, f"{GENERATED}\n{_render('results.md.j2', values)}")
     return folder / "report.html"
+
+
+def _heading(folder: Path, run: dict, positive: str) -> dict[str, Any]:
+    source, starts = provenance(folder)
+    odd = [n for n in run.get("weights_notes") or {} if starts.get(n) == "imagenet"]
+    return {
+        "title": reword(TITLE, positive),
+        "positive": positive,
+        "synthetic": source == "phantoms",
+        "ribbon": _ribbon(source, run),
+        "stamp": note(source, starts, positive, odd),
+        "finished": str(run.get("finished", ""))[:10],
+        "attribution": " ".join(str(run.get("attribution", "")).split()),
+        "failed": run.get("failed") if isinstance(run.get("failed"), dict) else {},
+        "education": EDUCATION,
+    }
 
 
 def _ribbon(source: str, run: dict) -> str:
