@@ -121,8 +121,8 @@ BROKEN = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
 def execute(folder: Path) -> None:
-    """Run the notebook headless in quick mode by papermill: no internet, two networks from random
-    weights, and one whose weights file is broken.
+    """Run the notebook headless in quick mode by papermill: no internet, two networks from the
+    released weights, and one whose weights file is broken.
     """
     import papermill
 
@@ -184,7 +184,7 @@ def test_the_notebook_runs_headless_and_leaves_every_result(quick_run):
         assert set(columns.split()) <= set(pd.read_csv(results / f"{name}.csv", nrows=2)), name
     run = json.loads((results / "run.json").read_text())
     assert run["source"] == "phantoms"
-    assert run["initialisation"] == {"MobileNet": "random", "VGG16": "random"}
+    assert run["initialisation"] == {"MobileNet": "released", "VGG16": "released"}
     assert run["seconds"]["VGG16"]["features"] > 0
     assert f"{BROKEN} does not hold weights for" in run["failed"]["Xception"]
     report = (results / "report.html").read_text()
@@ -193,7 +193,7 @@ def test_the_notebook_runs_headless_and_leaves_every_result(quick_run):
         rf"These networks are missing.*<li>Xception: [^<]*{BROKEN} does not hold", report
     )
     assert not re.search(r'(src|href)="(http|/)', report)
-    assert "random" in (results / "scores.csv").read_text()
+    assert "released" in (results / "scores.csv").read_text()
     figures = {path.stem for path in (results / "figures").glob("*.png")}
     assert {"history", "roc", "confusion_matrices", "ranking", "pairwise"} <= figures
     assert not (results / "UNFINISHED.txt").exists()

@@ -26,9 +26,8 @@ RELEASED = Config(source="pictures", models_dir=RELEASED_DIR)
 
 def test_the_files_are_whole_small_and_say_where_they_come_from():
     known, together = cards.read(RELEASED)
-    assert together is not None
+    assert (list(known), together) == (["DenseNet121"], None)  # the chosen one answers alone
     described = {name: files.read_json(RELEASED_DIR / f"{name}.json") for name in REGISTRY}
-    assert set(known) <= set(described)
     sizes = [path.stat().st_size for path in RELEASED_DIR.iterdir()]
     assert sum(sizes) < 100e6
     assert max(sizes) < 45e6
@@ -48,7 +47,7 @@ def test_a_body_for_training_is_the_body_that_answers(name):
     config = RELEASED.model_copy(update={"image_size": card["input_size"]})
     first = Weights("released", RELEASED_DIR / f"{name}.npz")
     body = classifier.body(REGISTRY[name], first, config, "float32")
-    for layer in body.layers:
+    for layer in (layer for layer in body.layers if layer.weights):
         for one, other in zip(
             layer.get_weights(), model.get_layer(layer.name).get_weights(), strict=True
         ):
