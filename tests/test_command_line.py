@@ -126,9 +126,11 @@ CODE_PAGES = ("cp932", "cp874", "cp1252", "ascii")
 def test_any_name_can_be_said_in_any_code_page(encoding):
     name = "Łódź ü 模型.png"
     Image.new("L", (8, 8)).save(name)
+    Path("Łódź").mkdir()
+    Path("Łódź/MobileNet.json").write_text("{")
     done = start("predict", name, PYTHONIOENCODING=encoding, FRACTURE_MODELS_DIR="Łódź")
     assert done.returncode == 2
-    assert "There is no trained network" in done.stderr
+    assert "MobileNet.json is damaged" in done.stderr
     assert "Traceback" not in done.stderr
     done = start("predict", f"no {name}", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
