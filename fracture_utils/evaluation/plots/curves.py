@@ -98,7 +98,7 @@ def _trade_off(
     of fractured and of normal pictures.
     """
     seen = answers(predictions, "test")
-    chart, ax = chart_of(max(4.9, 0.4 * len(seen.models) + 1.6))
+    chart, ax = chart_of(max(4.9, 0.4 * len(seen.models) + 2.0))
     rows, first = scores.set_index("model"), chosen(predictions, scores)
     order = sorted(seen.models, key=lambda name: (name != first, -rows[metric].fillna(0)[name]))
     lines = {model: _line(seen, model, rates) for model in order}
