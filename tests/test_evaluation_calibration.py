@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from answers import of_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
@@ -13,7 +14,6 @@ from statsmodels.genmod import families
 from statsmodels.genmod.generalized_linear_model import GLM
 
 from fracture_utils.evaluation import calibration, comparison, metrics, probabilities
-from fracture_utils.evaluation.predictions import KIND_OF
 
 NETWORKS = ("A", "B", "C", "D")
 COARSE = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
@@ -26,20 +26,7 @@ def predictions(seed=0, count=120, networks=NETWORKS, noise=(1.0, 1.2, 1.5, 3.0)
         labels = (np.arange(count) % 3 == 0).astype(int)
         for name, spread in zip(networks, noise, strict=False):
             logits = 2.0 * labels - 1 + spread * generator.normal(size=count)
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "path": [f"{split}/{i:03d}.png" for i in range(count)],
-                        "group": [f"{split}{i // 2}" for i in range(count)],
-                        "label": np.where(labels == 1, "fractured", "normal"),
-                        "split": split,
-                        "model": name,
-                        "kind": KIND_OF.get(name, "network"),
-                        "logit": logits,
-                        "probability": special.expit(logits),
-                    }
-                )
-            )
+            tables.append(of_model(split, name, labels, logits))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -247,7 +234,7 @@ def test_few_networks_and_references_make_no_ensemble():
     assert set(calibration.ensembles(predictions(networks=("A",)))["model"]) == {"A"}
     two = calibration.ensembles(predictions(networks=("A", "Metadata only", "B")))
     assert set(two["model"]) == {"A", "B", "Metadata only", "Ensemble"}
-    some = calibration.ensembles(predictions(), networks=["A", "B"])
+    some = calibration.ensembles(predictions(), calibration.members(predictions(), ["A", "B"]))
     assert set(some["model"]) == {*NETWORKS, "Ensemble"}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fracture_utils.evaluation import detection, gallery, localisation, plots
+from fracture_utils.evaluation import calibration, detection, gallery, localisation, plots
 from fracture_utils.evaluation.localisation import CENTRE, CHANCE, POINTS
 from fracture_utils.evaluation.predictions import with_kind
 
@@ -202,9 +202,11 @@ def test_the_ensemble_map_is_the_mean_of_standardised_maps():
                                (one - one.mean()) / one.std(), atol=1e-4)  # fmt: skip
     predictions = answers({"A": [2, 1, -1, -2], "B": [2, 1, -1, -2], "C": [-1, 1, -1, 1]})
     maps = {name: {"1": one, "2": other} for name in "ABC"}
-    found = localisation.with_ensembles(maps, predictions)
+    found = localisation.with_ensembles(maps, calibration.members(predictions))
     assert list(found) == ["A", "B", "C", "Ensemble"]
-    assert list(localisation.with_ensembles({"A": maps["A"]}, predictions)) == ["A"]
+    assert list(
+        localisation.with_ensembles({"A": maps["A"]}, calibration.members(predictions, ["A"]))
+    ) == ["A"]
 
 
 def answers(logits):

@@ -12,7 +12,6 @@ from fracture_utils.evaluation.predictions import (
     FRACTURED,
     NORMAL,
     SELECTED,
-    Answers,
     answers,
 )
 
@@ -45,11 +44,10 @@ def fit(
     for model in predictions["model"].unique():
         seen = validation[validation["model"] == model]
         labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
-        row = {"model": model, "slope": 1.0, "intercept": 0.0, "at_bound": False, "threshold": 0.5}
+        logits = seen["logit"].to_numpy(dtype=float)
+        row = {"model": model} | _line(labels, logits) | {"at_bound": False, "threshold": 0.5}
         row |= {"threshold_low": np.nan, "threshold_high": np.nan}
         if 0 < labels.sum() < len(labels):
-            logits = seen["logit"].to_numpy(dtype=float)
-            row["slope"], row["intercept"] = platt(labels, logits)
             row["at_bound"] = bool(np.isclose(row["slope"], SLOPES, rtol=1e-3).any())
             probability = special.expit(calibrated(logits, row))
             ones, asked = np.ones((len(labels), 1)), (rule, target_sensitivity)
@@ -135,14 +133,15 @@ def _thresholds(
     return np.where(both, thresholds[places], np.nan)
 
 
-def ensembles(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> pd.DataFrame:
+def ensembles(predictions: pd.DataFrame, made: pd.DataFrame | None = None) -> pd.DataFrame:
     """The predictions with rows of the models "Ensemble" and "Selected ensemble" appended.
 
-    Their logit is the mean of the calibrated logits of their `members`. Fit and apply treat them
-    like any network.
+    Their logit is the mean of the calibrated logits of their members, as `members` made them (None:
+    of all networks). Fit and apply treat them like any network.
     """
-    made = members(predictions, networks).groupby("model", sort=False)["member"]
-    means = [_mean(predictions, list(of), name) for name, of in made]
+    made = members(predictions) if made is None else made
+    groups = made.groupby("model", sort=False)["member"]
+    means = [_mean(predictions, list(of), name) for name, of in groups]
     return pd.concat([predictions, *means], ignore_index=True)
 
 
@@ -195,18 +194,10 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
         if len(picked) >= 2 and merit(best)[0] <= merit(picked)[0]:
             break
         picked = best
-    means = np.array([np.mean([logits[m] for m in of], axis=0) for of in (picked, networks)])
-    return sorted(picked, key=networks.index) if _gains(seen, means) else networks
-
-
-def _gains(seen: Answers, means: np.ndarray) -> bool:
-    """Whether the first of two means of logits (2, n) clearly has the higher AUC."""
-    gains = [
-        metrics.area(*metrics.curve(seen.labels, means[0], weights))
-        - metrics.area(*metrics.curve(seen.labels, means[1], weights))
-        for weights in bootstrap.resample(seen.labels, seen.groups, RESAMPLES, 0)
-    ]
-    return bool(np.percentile(np.concatenate(gains), 2.5) > 0)
+    means = np.column_stack([np.mean([logits[m] for m in of], axis=0) for of in (picked, networks)])
+    draws = metrics.resampled_auc(seen.labels, means, seen.groups, RESAMPLES, 0)
+    clearly = np.percentile(draws[:, 0] - draws[:, 1], 2.5) > 0
+    return sorted(picked, key=networks.index) if clearly else networks
 
 
 def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> str | None:
@@ -231,8 +222,14 @@ def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
 
 
 def _fitted(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    slope, intercept = platt(labels, logits)
-    return calibrated(logits, {"slope": slope, "intercept": intercept})
+    return calibrated(logits, _line(labels, logits))
+
+
+def _line(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Slope and intercept of `platt`; 1 and 0 where a class is missing."""
+    both = 0 < labels.sum() < len(labels)
+    slope, intercept = platt(labels, logits) if both else (1.0, 0.0)
+    return {"slope": slope, "intercept": intercept}
 
 
 def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[str]:
@@ -242,9 +239,12 @@ def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[
 
 def _mean(predictions: pd.DataFrame, members: list[str], name: str) -> pd.DataFrame:
     rows = predictions[predictions["model"].isin(members)]
-    points = fit(rows).set_index("model").loc[rows["model"], ["slope", "intercept"]]
-    by_row = {name: points[name].to_numpy(float) for name in points}
-    logits = pd.Series(calibrated(rows["logit"].to_numpy(float), by_row), rows.index)
+    logits = pd.Series(np.nan, rows.index)
+    for _, own in rows.groupby("model"):
+        seen = own[own["split"] == "validation"]
+        labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
+        line = _line(labels, seen["logit"].to_numpy(dtype=float))
+        logits[own.index] = calibrated(own["logit"].to_numpy(dtype=float), line)
     mean = logits.groupby([rows["split"], rows["path"]]).transform("mean")
     rows = rows.assign(model=name, kind="ensemble", logit=mean, probability=special.expit(mean))
     return rows.drop_duplicates(["split", "path"])

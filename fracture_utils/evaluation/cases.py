@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from fracture_utils.evaluation.gallery import OUTCOMES
-from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.predictions import FRACTURED, NORMAL
 
-WRONG = ("missed", "false alarm")
+OUTCOME_OF = {truth_and_decision: outcome for outcome, truth_and_decision in OUTCOMES.items()}
 UNKNOWN = "not stated"
 
 
@@ -48,12 +48,12 @@ def _card(
                 "model": model,
                 "probability": float(probability[model]),
                 "threshold": float(threshold[model]),
-                "outcome": _outcome(row["label"] == FRACTURED, called),
+                "outcome": OUTCOME_OF[row["label"], FRACTURED if called else NORMAL],
             }
         )
     return {
         "outcome": row["outcome"],
-        "wrong": row["outcome"] in WRONG,
+        "wrong": len(set(OUTCOMES[row["outcome"]])) > 1,
         "label": row["label"],
         "path": row["path"],
         "name": PurePosixPath(row["path"]).name,
@@ -61,11 +61,6 @@ def _card(
         "view": _text(row.get("view")),
         "answers": answers,
     }
-
-
-def _outcome(fractured: bool, called: bool) -> str:
-    words = {(True, False): "missed", (False, True): "false alarm", (True, True): "found"}
-    return words.get((bool(fractured), bool(called)), "cleared")
 
 
 def _text(value: object) -> str:

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
-from fracture_utils.evaluation import bootstrap, calibration, metrics
-from fracture_utils.evaluation.metrics import delong
+from fracture_utils.evaluation import calibration
+from fracture_utils.evaluation.intervals import holm
+from fracture_utils.evaluation.metrics import delong, resampled_auc
 from fracture_utils.evaluation.predictions import Answers, contenders
 
 COLUMNS = (
@@ -56,7 +56,7 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
     seen = contenders(predictions)
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
     ranking = np.argsort(-auc, kind="stable")
-    draws = _bootstrap(seen, resamples, seed)
+    draws = resampled_auc(seen.labels, seen.logits, seen.groups, resamples, seed)
     rows = []
     for a, b in itertools.combinations(ranking, 2):
         low, high = np.nan, np.nan
@@ -78,11 +78,11 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         table[f"{test}_holm"] = np.nan
         for family in table["family"].unique():
             of = table["family"] == family
-            table.loc[of, f"{test}_holm"] = _holm(table.loc[of, test])
+            table.loc[of, f"{test}_holm"] = holm(table.loc[of, test])
     chosen = calibration.chosen(predictions)
     asked = (table["model_a"] == chosen) | (table["model_b"] == chosen)
     table["p_chosen_holm"] = np.nan
-    table.loc[asked, "p_chosen_holm"] = _holm(table.loc[asked, "p_delong"])
+    table.loc[asked, "p_chosen_holm"] = holm(table.loc[asked, "p_delong"])
     return table
 
 
@@ -128,7 +128,7 @@ def rank_stability(predictions: pd.DataFrame, resamples: int = 2000, seed: int =
     highest test AUC (a shared first place is divided), highest share first.
     """
     seen = _networks(predictions)
-    draws = _bootstrap(seen, resamples, seed)
+    draws = resampled_auc(seen.labels, seen.logits, seen.groups, resamples, seed)
     first = draws >= draws.max(axis=1, keepdims=True) - 1e-12
     wins = (first / np.maximum(first.sum(axis=1, keepdims=True), 1)).mean(axis=0)
     wins = wins if np.isfinite(draws).all() else np.full(len(wins), np.nan)
@@ -140,16 +140,6 @@ def _networks(predictions: pd.DataFrame) -> Answers:
     """The contenders without the ensembles that are made of them, if that leaves any."""
     single = predictions[predictions["kind"] == "network"]
     return contenders(single if len(single) else predictions)
-
-
-def _bootstrap(seen: Answers, resamples: int, seed: int) -> np.ndarray:
-    """AUC of each model in each resample, (resamples, models); the resamples of metrics.scores."""
-    return np.concatenate([
-        np.stack([
-            metrics.area(*metrics.curve(seen.labels, logits, weights)) for logits in seen.logits.T
-        ], axis=1)
-        for weights in bootstrap.resample(seen.labels, seen.groups, resamples, seed)
-    ])  # fmt: skip
 
 
 def _p_delong(difference: float, variance: float) -> float:
@@ -180,11 +170,3 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
         chances = (np.concatenate([chances, gap, gap]) + np.concatenate([gap, gap, chances])) / 2
     sums = np.arange(len(chances)) - len(chances) // 2
     return float(min(1, chances[np.abs(sums) >= abs(balance.sum())].sum()))
-
-
-def _holm(p: pd.Series) -> np.ndarray:
-    adjusted = np.full(len(p), np.nan)
-    tested = p.notna().to_numpy()
-    if tested.any():
-        adjusted[tested] = multipletests(p[tested], method="holm")[1]
-    return adjusted

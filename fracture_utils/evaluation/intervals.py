@@ -1,13 +1,25 @@
 """Intervals that keep their promise where pictures are few, come in groups, or are all right."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import optimize, stats
+from statsmodels.stats.multitest import multipletests
 
 LEVEL = 0.95
 """Of all intervals of the project."""
 SIGNIFICANT = 0.05
 """p value below which a difference is said; of all tests of the project."""
 EDGE = 1e-9
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """The p values of a family of tests after Holm's correction; NaN, no test, stays NaN."""
+    raw = np.asarray(p, float)
+    adjusted, tested = np.full(len(raw), np.nan), ~np.isnan(raw)
+    if tested.any():
+        adjusted[tested] = multipletests(raw[tested], method="holm")[1]
+    return adjusted
 
 
 def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, float]:

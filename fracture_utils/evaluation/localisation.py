@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 from scipy import stats
 
-from fracture_utils.evaluation import bootstrap, calibration
+from fracture_utils.evaluation import bootstrap
 from fracture_utils.evaluation.detection import MARGIN, TOLD, Maps, boxes_of, inside_boxes
 from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import FRACTURED
@@ -34,14 +34,14 @@ COLOURS = "inferno"
 OPACITY = 0.7
 
 
-def with_ensembles(maps: Maps, predictions: pd.DataFrame) -> Maps:
-    """The maps with those of the ensembles of `calibration.ensembles` added: the mean of the
+def with_ensembles(maps: Maps, made: pd.DataFrame) -> Maps:
+    """The maps with those of the ensembles added that `calibration.members` made: the mean of the
     members' maps, each brought to mean 0 and spread 1 on its picture.
     """
-    made = calibration.members(predictions, list(maps)).groupby("model", sort=False)["member"]
+    members = made.groupby("model", sort=False)["member"]
     return dict(maps) | {
         name: {path: combine([maps[model][path] for model in of]) for path in maps[of.iloc[0]]}
-        for name, of in made
+        for name, of in members
     }
 
 

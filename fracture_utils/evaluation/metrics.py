@@ -241,6 +241,16 @@ def area(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
         return twice / 2 / (true_positives[-1] * false_positives[-1])
 
 
+def resampled_auc(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, resamples: int, seed: int
+) -> np.ndarray:
+    """The AUC of k models with logits (n, k) in each resample of the pictures: (resamples, k)."""
+    return np.concatenate([
+        np.stack([area(*curve(labels, own, weights)) for own in logits.T], axis=1)
+        for weights in resample(labels, groups, resamples, seed)
+    ])  # fmt: skip
+
+
 def _ranked(true_positives: np.ndarray, false_positives: np.ndarray) -> dict[str, np.ndarray]:
     positives, negatives = true_positives[-1], false_positives[-1]
     both = np.where(positives * negatives > 0, 1, np.nan)

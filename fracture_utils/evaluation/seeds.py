@@ -7,9 +7,8 @@ order and with other channels left out; the logits of all of them are in the see
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from fracture_utils.evaluation.intervals import SIGNIFICANT
+from fracture_utils.evaluation.intervals import SIGNIFICANT, holm
 from fracture_utils.evaluation.metrics import delong
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.wording import listed
@@ -52,10 +51,7 @@ def spread(seeds: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     error = np.sqrt(table["var_test"] + table["var_seeds"])[1:]
     p = 2 * stats.t.sf(table["difference"][1:] / error, 2 * (count - 1))
-    table["p"] = np.nan
-    if len(p):
-        table.loc[1:, "p"] = multipletests(p, method="holm")[1]
-    return table
+    return table.assign(p=holm([np.nan, *p]))
 
 
 def sentences(table: pd.DataFrame) -> list[str]:

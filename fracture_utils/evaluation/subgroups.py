@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.intervals import holm
 from fracture_utils.evaluation.predictions import FRACTURED
 
 KNOWN = (
@@ -128,10 +128,8 @@ def _tested(
             asked = of_class & np.isin(values, known["value"].to_list())
             groups = rows["group"].to_numpy(str)[asked]
             raw[column, measure] = heterogeneity(right[asked], values[asked], groups)
-    defined = {key: p for key, p in raw.items() if not np.isnan(p)}
-    adjusted = multipletests(list(defined.values()), method="holm")[1] if defined else []
-    holm = dict(zip(defined, adjusted, strict=True))
-    return {key: (p, holm.get(key, np.nan)) for key, p in raw.items()}
+    adjusted = holm(list(raw.values()))
+    return {key: (p, after) for (key, p), after in zip(raw.items(), adjusted, strict=True)}
 
 
 def heterogeneity(right: np.ndarray, values: np.ndarray, groups: np.ndarray) -> float:
