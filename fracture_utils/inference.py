@@ -35,8 +35,8 @@ class Picture(NamedTuple):
 
 
 class Panel:
-    """The networks of the last run, or the released ones where there was none yet; their cards are
-    read once, and Keras starts with `load`. InputError where there is no card.
+    """The networks of the last run, or the released ones where there was none yet; Keras starts
+    with `load`. InputError where there is no card.
     """
 
     def __init__(self, config: Config) -> None:

@@ -57,3 +57,15 @@ def test_every_group_in_two_splits_is_red_and_no_other(rows):
         assert row["path"].split("/")[0] != row["other"].split("/")[0]
         for split in said:
             assert f" in {split}" in row["what"]
+
+
+def test_runs_of_neighbours_are_no_patients():
+    """Most pictures of train in runs of numbers, those of test alone: nobody knows the patients."""
+    made = table(train=(6, 6), test=(2, 2))
+    trained = made["split"] == "train"
+    runs = "block" + (made.index // 4).astype(str)
+    guessed = made.assign(group=made["path"].mask(trained, runs))
+    (row,) = agreement.findings(guessed)
+    assert (row["severity"], row["check"]) == ("amber", "no patients")
+    assert "runs of neighbouring numbers" in row["what"]
+    assert not agreement.findings(made)

@@ -110,8 +110,10 @@ def _shared_groups(table: pd.DataFrame) -> list[dict]:
         ends = first["first"].iloc[0], first["first"].iloc[-1]
         what = f"{group} has pictures in two splits: {counts}"
         found.append(finding("red", "group in two splits", ends[0], what, advice, ends[1]))
-    if len(table) > 1 and table["group"].isin(table["path"]).mean() > 0.5:
+    guessed = table["group"].isin(table["path"])
+    if len(table) > 1 and (guessed | groups.runs(table)).mean() > 0.5:
         what = "most pictures bear no patient: groups are clusters of near duplicates"
+        what += ", or runs of neighbouring numbers" if groups.runs(table).any() else ""
         advice = "add a column patient to images.csv; other views may lie in train and test"
         found.append(finding("amber", "no patients", "", what, advice))
     return found

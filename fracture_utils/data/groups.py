@@ -20,6 +20,8 @@ COPY = re.compile(
 """What augmentation tools append to the name of the original."""
 NUMBER = re.compile(r"(\d+)\D*$")
 """The last number of a file's name without its ending."""
+RUN = "block"
+"""What the name of a run of neighbouring numbers begins with; the number of the run follows."""
 IDENTITIES = ("group", "patient", "study")
 """Columns that name the group of a picture, the first known one counts."""
 
@@ -38,7 +40,7 @@ def of(
     groups = named(pictures)
     if neighbours:
         numbers = pictures["path"].map(lambda path: NUMBER.search(Path(path).stem))
-        runs = numbers.map(lambda n: f"block{int(n[1]) // neighbours}" if n else "")
+        runs = numbers.map(lambda n: f"{RUN}{int(n[1]) // neighbours}" if n else "")
         groups = groups.mask((groups == "") & (pictures["split"] == "train"), runs)
     if (alone := groups == "").any():
         linked = duplicates.clusters(duplicates.find(thumbnails, cache_dir), len(thumbnails))
@@ -59,6 +61,11 @@ def named(pictures: pd.DataFrame) -> pd.Series:
     originals = pictures["label"] + "/" + stems.map(lambda stem: COPY.sub("", stem))
     copies = originals.isin(originals[stems != stems.map(lambda stem: COPY.sub("", stem))])
     return groups.mask((groups == "") & copies, originals)
+
+
+def runs(table: pd.DataFrame) -> pd.Series:
+    """Whether the group of each picture is but a run of neighbouring numbers."""
+    return table["group"].str.fullmatch(RUN + r"\d+")
 
 
 def telling(pictures: pd.DataFrame, column: str) -> pd.Series:

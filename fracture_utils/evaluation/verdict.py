@@ -11,7 +11,7 @@ from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import FRACTURED, single
 
 ROUGH = (2 / 3, 3 / 2)
-"""Of a test; and observed over expected fractures between which probabilities hold roughly."""
+"""Observed over expected fractures between which probabilities hold roughly."""
 
 
 class Light(NamedTuple):
