@@ -9,7 +9,7 @@ from answers import predictions
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from fracture_utils.evaluation import calibration, metrics, plots, use
+from fracture_utils.evaluation import calibration, comparison, metrics, plots, use
 
 NAMES = ("DenseNet121", "VGG16", "MobileNet")
 
@@ -105,6 +105,31 @@ def test_history_shows_every_epoch_and_the_kept_one():
         assert any(np.array_equal(c[:, 1], table[column]) for c in curves(chart)), column
     kept = [table["val_auc"].idxmax() + 1, table["val_auc"].max()]
     assert is_drawn(chart, [kept])
+
+
+def test_history_speaks_of_fine_tuning_only_where_there_was_some():
+    values = np.random.default_rng(0).random((6, 4))
+    table = pd.DataFrame(values, columns=["loss", "auc", "val_loss", "val_auc"])
+    table = table.assign(model="VGG16", stage="head")
+    frozen = plots.history(table)
+    assert frozen.caption.startswith("The networks stayed frozen")
+    tuned = plots.history(table.assign(stage=["head"] * 5 + ["fine_tune"]))
+    assert tuned.caption.startswith("Fine-tuning bettered")
+    for chart, third in ((frozen, []), (tuned, ["fine-tuning begins"])):
+        words = [text.get_text() for text in chart.legends[0].get_texts()]
+        assert words == ["training", "validation", *third, "kept epoch"]
+
+
+def test_pairs_that_only_the_chosen_network_s_family_tells_apart_are_named(tables):
+    pairs = comparison.pairs(tables[0], resamples=50)
+    pairs = pairs.assign(p_delong_holm=0.06, p_chosen_holm=np.nan)
+    assert "chosen" not in plots.pairwise(pairs).caption
+    own = pairs.index[pairs["family"] == "networks"][0]
+    pairs.loc[own, "p_chosen_holm"] = 0.02
+    first, second = pairs.loc[own, ["model_a", "model_b"]]
+    said = plots.pairwise(pairs).caption
+    alone = f"the pairs of the chosen network alone, {first} and {second} (p 0.020) differ."
+    assert said.endswith(f"Corrected for {alone}")
 
 
 def test_bars_are_as_long_as_there_are_pictures_and_findings():

@@ -71,4 +71,7 @@ def test_without_seeds_nothing_is_said():
 def test_a_lead_that_is_chance_of_training_is_told_as_that():
     random = np.random.default_rng(2)
     table = drawn(random, (1.0, 1.1), 0.6)
-    assert "outlasts not both" in seeds.sentences(seeds.spread(table, groups(table)))[1]
+    assert (
+        "does not outlast both training and test set"
+        in seeds.sentences(seeds.spread(table, groups(table)))[1]
+    )

@@ -171,6 +171,18 @@ def test_one_class_has_no_curve(seen):
     assert use.decision_curve(seen[seen["label"] == "normal"]).empty
 
 
+def test_the_figure_puts_the_chosen_network_forward_not_the_best_on_the_test(seen):
+    scores = metrics.scores(seen, resamples=50)
+    best = plots.best(scores)
+    other = next(name for name in "AB" if name != best)
+    tested, curve = seen[seen["split"] == "test"], use.decision_curve(seen)
+    right = (tested["label"] == "fractured") & (tested["model"] == other)
+    known = tested.assign(split="validation", logit=right.astype(float))
+    assert plots.decision_curve(curve, scores).caption.startswith(f"Acting on {best} is")
+    chart = plots.decision_curve(curve, scores, pd.concat([tested, known]))
+    assert chart.caption.startswith(f"Acting on {other} is")
+
+
 def test_the_figure_says_where_acting_pays(seen):
     scores = metrics.scores(seen, resamples=50)
     curve = use.decision_curve(seen)
@@ -178,7 +190,7 @@ def test_the_figure_says_where_acting_pays(seen):
     chart = plots.decision_curve(curve, scores)
     assert f"on none from a probability of {low:.2f} to {high:.2f}" in chart.caption
     assert chart.png()
-    nothing = plots.decision_curve(curve.assign(net_benefit_low=-1.0), scores, "abnormal")
+    nothing = plots.decision_curve(curve.assign(net_benefit_low=-1.0), scores, positive="abnormal")
     assert "nowhere" in nothing.alternative
     assert "fractur" not in nothing.caption + nothing.axes[0].get_xlabel()
     one_class = use.decision_curve(seen[seen["label"] == "normal"])

@@ -68,5 +68,5 @@ def sentences(table: pd.DataFrame) -> list[str]:
     if behind:
         lasting = f"{first}'s lead over {listed(behind)} outlasts training and test set alike."
     else:
-        lasting = f"{first} comes first, but its lead outlasts not both, training and test set."
+        lasting = f"{first} comes first, but its lead does not outlast both training and test set."
     return [said, lasting] if len(table) > 1 else [said]

@@ -109,9 +109,24 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
     ]
     return chart.say(
         f"{tied} of {len(comparisons)} pairs of networks cannot be told apart by AUC on these "
-        "test pictures, whatever the third decimal says.",
+        f"test pictures, whatever the third decimal says.{_asked_alone(comparisons)}",
         f"Grid of differences in AUC with p after Holm: {'; '.join(numbers) or 'no pairs'}.",
     )
+
+
+def _asked_alone(comparisons: pd.DataFrame) -> str:
+    """The pairs that are tied among all pairs, but not among those of the chosen network."""
+    if "p_chosen_holm" not in comparisons:
+        return ""
+    told = comparisons["p_chosen_holm"] < SIGNIFICANT
+    told &= ~(comparisons["p_delong_holm"] < SIGNIFICANT)
+    pairs = [
+        f"{row.model_a} and {row.model_b} ({p_value(row.p_chosen_holm)})"
+        for row in comparisons[told].itertuples()
+    ]
+    if not pairs:
+        return ""
+    return f" Corrected for the pairs of the chosen network alone, {listed(pairs)} differ."
 
 
 @figure

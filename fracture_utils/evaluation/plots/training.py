@@ -42,6 +42,8 @@ def history(history: pd.DataFrame) -> Chart:
     lines = [Line2D([], [], color=INK, **look) for look in looks]
     lines.append(Line2D([], [], color=INK, marker="o", linestyle="", markersize=6))
     words = ["training", "validation", "fine-tuning begins", "kept epoch"]
+    if not (history["stage"] == "fine_tune").any():
+        del lines[2], words[2]
     chart.legend(lines, words, loc="outside upper center", ncols=4, frameon=False)
     return chart.say(_gained(history, models, kept), _ends(history, models, kept))
 
@@ -62,12 +64,15 @@ def _gained(history: pd.DataFrame, models: list[str], kept: dict[str, int]) -> s
     for model in models:
         stages = history.loc[history["model"] == model, "stage"].reset_index(drop=True)
         better += [model] if stages[kept[model]] != stages[0] else []
+    apart = (
+        "the weights of the epoch with the dot are kept. Networks share each axis, so that they "
+        "can be compared."
+    )
+    if not (history["stage"] == "fine_tune").any():
+        return f"The networks stayed frozen, and only their heads were trained; {apart}"
     verb = "bettered the validation AUC of"
     who = listed(better) if len(better) < len(models) or len(models) < 3 else "every network"
-    return (
-        f"Fine-tuning {verb} {who if better else 'no network'}; the weights of the epoch with the "
-        "dot are kept. Networks share each axis, so that they can be compared."
-    )
+    return f"Fine-tuning {verb} {who if better else 'no network'}; {apart}"
 
 
 def _ends(history: pd.DataFrame, models: list[str], kept: dict[str, int]) -> str:

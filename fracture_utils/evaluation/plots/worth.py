@@ -12,12 +12,12 @@ from fracture_utils.evaluation.plots.style import (
     MUTED,
     Chart,
     appearance,
-    best,
     chart_of,
     figure,
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.verdict import chosen
 
 LEAST = -0.05
 """Net benefit below which nothing is shown: acting on all falls without end."""
@@ -25,13 +25,16 @@ LEAST = -0.05
 
 @figure
 def decision_curve(
-    decision_curve: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
+    decision_curve: pd.DataFrame,
+    scores: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    positive: str = FRACTURED,
 ) -> Chart:
     """Net benefit against the probability from which on a person would act, beside acting on every
-    picture and on none; the best network with its interval.
+    picture and on none; the chosen network (without `predictions` the best) with its interval.
     """
     chart, ax = chart_of(4.6)
-    first = best(scores)
+    first = chosen(predictions, scores)
     _lines(ax, decision_curve, "threshold", "net_benefit", first)
     every = decision_curve.drop_duplicates("threshold")
     ax.plot(every["threshold"], every["treat_all"], color=INK, linestyle="--", label="act on all")
@@ -44,7 +47,7 @@ def decision_curve(
         ylabel="net benefit, true positives a picture",
         title="What acting on a network is worth",
     )
-    ax.legend(frameon=False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
     pays = use.worthwhile(decision_curve, first)
     where = f"from a probability of {pays[0]:.2f} to {pays[1]:.2f}" if pays else "nowhere"
     return chart.say(
@@ -55,12 +58,14 @@ def decision_curve(
 
 
 @figure
-def free_response(froc: pd.DataFrame, scores: pd.DataFrame) -> Chart:
-    """Sensitivity per lesion against false marks per picture, the best network with its interval;
-    a sentence where no boxes are known.
+def free_response(
+    froc: pd.DataFrame, scores: pd.DataFrame, predictions: pd.DataFrame | None = None
+) -> Chart:
+    """Sensitivity per lesion against false marks per picture, the chosen network (without
+    `predictions` the best) with its interval; a sentence where no boxes are known.
     """
     chart, ax = chart_of(4.6)
-    first = best(scores)
+    first = chosen(predictions, scores)
     if froc.empty:
         ax.text(0.5, 0.5, "no boxes are known", ha="center", transform=ax.transAxes)
         ax.set_axis_off()
@@ -75,7 +80,7 @@ def free_response(froc: pd.DataFrame, scores: pd.DataFrame) -> Chart:
         ylabel="sensitivity per box",
         title="How many boxes the peaks of the heat maps find",
     )
-    ax.legend(frameon=False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
     rows = froc[(froc["model"] == first) & (froc["false_marks"] == 1)]
     told = "".join(
         f"{first} finds {100 * row.sensitivity:.0f} % (95 % interval "
