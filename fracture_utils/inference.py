@@ -40,7 +40,7 @@ class Panel:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = cards.home(config)
+        self.config, self.asked = cards.home(config), config.models_dir
         self.cards, self.together = cards.read(self.config)
         self.networks: dict[str, Any] = {}  # Keras models
 
@@ -99,6 +99,8 @@ class Panel:
         made_up = any(card["source"] == "phantoms" for card in self.cards.values())
         said = note("phantoms" if made_up else "", starts)
         released = [card["released"]["says"] for card in self.cards.values() if "released" in card]
+        if self.asked != self.config.models_dir:
+            released.insert(0, f"{self.asked} holds no trained network.")
         return " ".join([*dict.fromkeys(released), said])
 
 

@@ -259,6 +259,14 @@ def test_without_networks_a_sentence_says_what_to_do(tmp_path, capsys, monkeypat
     assert "Run the notebook first" in capsys.readouterr().err
 
 
+def test_released_networks_answer_where_no_run_has_been_and_say_why(trained, monkeypatch, tmp_path):
+    config = trained[0].model_copy(update={"models_dir": tmp_path / "empty"})
+    monkeypatch.setattr(cards, "RELEASED_DIR", trained[0].models_dir)
+    panel = inference.Panel(config)
+    assert panel.origin().startswith(f"{tmp_path / 'empty'} holds no trained network.")
+    assert "holds no" not in inference.Panel(trained[0]).origin()
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """What is displayed, in order."""
