@@ -113,7 +113,7 @@ class Desk:
 
     def fit_head(self, progress: Callable) -> None:
         """Each head that is possible, and of them the one with the highest validation AUC."""
-        possible = [*(["mean"] if self.config.head != "evidence" else [])]
+        possible = ["mean"] if self.config.head != "evidence" else []
         possible += ["evidence"] if self._may_look_at_places() else []
         fitted = {head: self._fitted(head, self.config, progress) for head in possible}
         best = {head: max(row["val_auc"] for row in rows) for head, (rows, _) in fitted.items()}
