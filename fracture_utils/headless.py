@@ -44,6 +44,7 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
         kernel_name="python3",
         resources={"metadata": {"path": str(Path.cwd())}},
         on_cell_start=_say,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of its own way to talk to us
     )
     try:
         client.execute(env=jobs.environment() | variables)
