@@ -93,6 +93,7 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
             row["model"]: {stage.removeprefix("seconds_"): row[stage] for stage in stages}
             for row in trained.to_dict("records")
         },
+        "waiting": trained.set_index("model")["waiting"].round(4).to_dict(),
         "failed": networks.loc[networks["status"] != "trained"].set_index("model")["why"].to_dict(),
     }
     tables.write(config.results_dir, "columns", tables.dictionary())

@@ -37,6 +37,7 @@ seconds_features? number  s          of the pass through the frozen network
 seconds_head?     number  s          of training the head
 seconds_fine_tune?       number  s   of fine-tuning
 seconds_predict?  number  s          of predicting and drawing heat maps
+waiting?          number  0 to 1     share of the epochs' time spent waiting for pictures or maps
 
 history: an epoch
 model             text    -          network
@@ -48,6 +49,7 @@ val_loss          number  nats       on validation pictures
 val_auc           number  0 to 1     on validation pictures
 learning_rate     number  -          at the end of the epoch
 seconds           number  s          of the epoch
+seconds_waiting?  number  s          of them, in which the training waited for its pictures or maps
 
 predictions: a picture seen by a model
 path              text    file       of the picture, below the data folder

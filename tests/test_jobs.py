@@ -39,7 +39,7 @@ def test_a_run_leaves_networks_history_predictions_and_weights(data, finished):
     assert row["seconds"] >= row["seconds_features"] > 0
     history = jobs.history(networks, config)
     columns = ["model", "stage", "epoch", "loss", "auc", "val_loss", "val_auc"]
-    assert list(history) == [*columns, "learning_rate", "seconds"]
+    assert list(history) == [*columns, "learning_rate", "seconds", "seconds_waiting"]
     assert list(history["stage"].unique()) == ["head", "fine_tune"]
     digested = data[1].assign(original_sha256="ab")
     predictions = jobs.predictions(networks, digested, config)

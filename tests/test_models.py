@@ -1,5 +1,7 @@
 """Backbones, classifier, features, training, prediction: small pictures, random weights."""
 
+import time
+
 import keras
 import numpy as np
 import pandas as pd
@@ -266,6 +268,31 @@ def test_fine_tuning_leaves_batch_normalisation_and_the_trunk_alone(tmp_path):
     names = [layer.name for layer in after.layers]
     first = names.index(REGISTRY["MobileNet"].early)
     assert min(names.index(layer.name) for layer in moved) > first
+
+
+class Slow(Batches):
+    """Batches that each take a while to come."""
+
+    def batch(self, index):
+        time.sleep(0.5)
+        return super().batch(index)
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [(Batches, 0.0, 0.5), (Slow, 0.8, 5.0)])
+def test_the_time_spent_waiting_for_batches_is_told(kind, least, most):
+    config = Config(**SMALL)
+    inputs = keras.Input((*PIXELS.shape[1:], 1))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Flatten()(inputs)))
+    model.compile("sgd", "mse")
+    rows = np.arange(config.batch_size).repeat(4)
+    batches = kind(PIXELS, LABELS, rows, config)
+    assert len(batches) == 4
+    batches.workers = 1
+    heard = []
+    clock = training.Clock(batches, heard.append)
+    model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
+    assert heard == [1, 2, 3, 4]
+    assert least <= clock.waited <= most
 
 
 def test_an_interrupted_fine_tuning_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):

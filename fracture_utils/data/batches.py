@@ -1,5 +1,7 @@
 """Batch generators over the pixel store, and over maps that a frozen network made of it."""
 
+import os
+import time
 from collections.abc import Sequence
 
 import keras
@@ -21,7 +23,30 @@ def randomness(config: Config, epoch: int, row: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, epoch, row])
 
 
-class Batches(keras.utils.PyDataset):
+class _Timed(keras.utils.PyDataset):
+    """Batches that know when each of them was ready (`ready`, by `time.monotonic`), made by
+    `workers` threads ahead of the training.
+    """
+
+    def __init__(self, count: int, workers: int) -> None:
+        super().__init__(workers=workers)
+        self.count = count
+        self.ready: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple:
+        batch = self.batch(index)
+        self.ready[index] = time.monotonic()
+        return batch
+
+    def batch(self, index: int) -> tuple:
+        """The inputs and targets of a batch."""
+        raise NotImplementedError
+
+
+class Batches(_Timed):
     """Pictures as float32 (batch, size, size, 1) in 0..255, with labels float32 (batch, 1).
 
     `rows` are the rows of `pixels` (uint8, (pictures, size, size)) and of `labels` to serve, in
@@ -36,14 +61,11 @@ class Batches(keras.utils.PyDataset):
         config: Config,
         epoch: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(-(-len(rows) // config.batch_size), os.cpu_count() or 1)
         self.pixels, self.labels, self.config, self.epoch = pixels, labels, config, epoch
         self.rows = np.asarray(rows)
 
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.config.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         start = index * self.config.batch_size
         rows = self.rows[start : start + self.config.batch_size]
         pictures = np.stack([self._picture(row) for row in rows])
@@ -56,7 +78,7 @@ class Batches(keras.utils.PyDataset):
         return augment(picture, self.config, randomness(self.config, self.epoch, row))
 
 
-class MapBatches(keras.utils.PyDataset):
+class MapBatches(_Timed):
     """Maps as they were kept, each (batch, rows, columns, channels), with what is known of them.
 
     Inputs are `maps` and `inside`, targets `labels` (batch, 1) and `truth`, as far as they are
@@ -72,15 +94,12 @@ class MapBatches(keras.utils.PyDataset):
         inside: np.ndarray | None = None,
         truth: np.ndarray | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(-(-len(rows) // batch_size), 1)
         self.inputs = [*maps, *([] if inside is None else [inside])]
         self.targets = [labels[:, None], *([] if truth is None else [truth])]
         self.rows, self.batch_size = np.asarray(rows), batch_size
 
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[tuple, tuple]:
+    def batch(self, index: int) -> tuple[tuple, tuple]:
         start = index * self.batch_size
         rows = self.rows[start : start + self.batch_size]
         targets = tuple(array[rows].astype(np.float32) for array in self.targets)

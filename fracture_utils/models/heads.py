@@ -11,6 +11,7 @@ from fracture_utils.data.batches import MapBatches, shuffled
 from fracture_utils.models import classifier, precision
 from fracture_utils.models.features import Views, drawn
 from fracture_utils.models.training import (
+    Clock,
     class_weights,
     compile_for,
     cosine,
@@ -56,6 +57,7 @@ def fit_mean(
         logits = scaled[: len(labels)] @ kernel + bias
         row = history_row("head", epoch, logits, labels, train, validation, weights)
         row |= {"learning_rate": config.head_learning_rate, "seconds": time.monotonic() - started}
+        row["seconds_waiting"] = 0.0  # the features lie in memory
         history.append(row)
         waited += 1
         if row["val_auc"] > best[0]:
@@ -118,12 +120,14 @@ def fit_evidence(
         started = time.monotonic()
         rows = drawn(seen, shuffled(train, config, epoch), config, epoch)
         batches = MapBatches(maps, by_row, rows, config.batch_size, inside, known)
-        head.fit(batches, shuffle=False, verbose=0)
+        clock = Clock(batches)
+        head.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
         logits = np.full(len(labels), np.nan)
         logits[watched] = first_logits(head, watch)
         row = history_row("head", epoch, logits, labels, sample, validation, weights)
         now = float(keras.ops.convert_to_numpy(head.optimizer.learning_rate))
-        history.append(row | {"learning_rate": now, "seconds": time.monotonic() - started})
+        row |= {"learning_rate": now, "seconds": time.monotonic() - started}
+        history.append(row | {"seconds_waiting": clock.waited})
         if row["val_auc"] > best:
             best, kept = row["val_auc"], values_of(head.trainable_variables)
         progress(epoch, config.place_epochs)

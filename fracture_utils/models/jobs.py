@@ -315,8 +315,8 @@ def _row(job: Job, status: str, why: str) -> dict:
         return row
     description = files.read_json(job.folder / "network.json")
     seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
-    kept = ("head", "note", "precision", "hardware", "parameters", "seconds_per_picture",
-            "randomised_correlation")  # fmt: skip
+    kept = ("head", "note", "precision", "hardware", "parameters", "waiting",
+            "seconds_per_picture", "randomised_correlation")  # fmt: skip
     row |= {name: description[name] for name in kept}
     row["multiply_adds"] = REGISTRY[job.name].multiply_adds
     return row | {"seconds": round(sum(seconds.values()), 1)} | seconds

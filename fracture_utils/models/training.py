@@ -70,8 +70,11 @@ def fine_tune(
     state = _State(model, checkpoint, head_auc)
     while state.epoch < config.fine_tune_epochs and state.waited < config.patience:
         started, epoch = time.monotonic(), state.epoch + 1
-        ticker = _Ticker(lambda step, epoch=epoch: progress((epoch - 1) * steps + step, total))
-        fitted = model.fit(served(epoch), shuffle=False, callbacks=[ticker], verbose=0)
+        batches = served(epoch)
+        clock = Clock(
+            batches, lambda step, epoch=epoch: progress((epoch - 1) * steps + step, total)
+        )
+        fitted = model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
         if not np.isfinite(fitted.history["loss"][-1]):
             raise DivergedError(f"The loss of {model.name} is no number in epoch {epoch}.")
         logits = np.full(len(labels), np.nan)
@@ -79,6 +82,7 @@ def fine_tune(
         row = history_row("fine_tune", epoch, logits, labels, sample, validation, weights)
         rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
         row |= {"learning_rate": rate, "seconds": time.monotonic() - started}
+        row["seconds_waiting"] = clock.waited
         state.advance(row)
     state.restore_best()
     return state.history
@@ -147,12 +151,23 @@ def history_row(stage, epoch, logits, labels, train, validation, weights) -> dic
     return row
 
 
-class _Ticker(keras.callbacks.Callback):
-    def __init__(self, tick: Callable[[int], None]) -> None:
+class Clock(keras.callbacks.Callback):
+    """Hears each step of an epoch over timed `batches`, and adds up the seconds in which the
+    training had ended a step and the next batch was not ready: `waited`.
+    """
+
+    def __init__(
+        self, batches: keras.utils.PyDataset, tick: Callable[[int], None] = lambda step: None
+    ) -> None:
         super().__init__()
-        self.tick = tick
+        self.batches, self.tick, self.waited = batches, tick, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._free = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.waited += max(self.batches.ready[batch] - self._free, 0.0)
+        self._free = time.monotonic()
         self.tick(batch + 1)
 
 
@@ -208,5 +223,5 @@ def values_of(variables: list[keras.Variable]) -> list[np.ndarray]:
 def history_table(rows: list[dict], model: str) -> pd.DataFrame:
     """The history table of one network, in the column order of history.csv."""
     columns = ["model", "stage", "epoch", "loss", "auc", "val_loss", "val_auc"]
-    columns += ["learning_rate", "seconds"]
+    columns += ["learning_rate", "seconds", "seconds_waiting"]
     return pd.DataFrame([{"model": model} | row for row in rows], columns=columns)

@@ -192,6 +192,7 @@ class Desk:
         files.write_json(folder / "network.json", self._description(model, explained, stored))
 
     def _description(self, model: keras.Model, explained: keras.Model, stored: dict) -> dict:
+        history = tables.read(self.job.folder, "history")
         tested = np.flatnonzero(self.splits == "test")
         return {
             "model": self.job.name,
@@ -206,6 +207,7 @@ class Desk:
             "hardware": precision.hardware(),
             "keras": f"{keras.__version__} on {keras.backend.backend()}",
             "parameters": model.count_params(),
+            "waiting": history["seconds_waiting"].sum() / max(history["seconds"].sum(), 1e-9),
             "seconds_per_picture": prediction.seconds_per_picture(model, self.pixels, self.config),
             "randomised_correlation": heatmaps.randomised_correlation(
                 explained, self.backbone, self.pixels, tested, self.config
