@@ -79,6 +79,11 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def rounded(value: float) -> float:
+    """A number as `write_table` writes it."""
+    return float(f"{value:.{DIGITS}g}")
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write `table` as CSV without its index, whole or not at all, numbers with DIGITS digits."""
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))

@@ -103,7 +103,8 @@ def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
     main(["evaluate", str(write_predictions(tmp_path / "p.csv")), "--output", str(tmp_path)])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).titles == [
-        *("Verdict", "Move the threshold", "Leaderboard", "Conclusion", "Where it fails"),
+        *("Verdict", "Move the threshold", "Leaderboard", "Conclusion", "The surest answers"),
+        "Where it fails",
         *("Limits and intended use", "Figures", "All numbers, and how they were made", "Words"),
         "Tables and their columns",
     ]  # fmt: skip
@@ -151,8 +152,10 @@ def test_the_audit_shows_red_first_and_not_without_end(tmp_path):
 
 
 def test_provenance_is_that_of_the_run(tmp_path):
-    assert report.provenance(tmp_path) == ("", {})
-    (tmp_path / "run.json").write_text('{"settings": {"source": "phantoms"}}')
+    assert report.provenance(tmp_path) == ("", {}, "fractured")
+    (tmp_path / "run.json").write_text(
+        '{"settings": {"source": "phantoms"}, "positive": "abnormal"}'
+    )
     pd.DataFrame(
         {
             "model": ["VGG16", "Ensemble", "Majority class"],
@@ -160,7 +163,7 @@ def test_provenance_is_that_of_the_run(tmp_path):
             "initialisation": ["random", "random", "none"],
         }
     ).to_csv(tmp_path / "scores.csv", index=False)
-    assert report.provenance(tmp_path) == ("phantoms", {"VGG16": "random"})
+    assert report.provenance(tmp_path) == ("phantoms", {"VGG16": "random"}, "abnormal")
 
 
 def test_a_rerun_on_phantoms_keeps_saying_so(tmp_path, quick):

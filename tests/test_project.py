@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+from fracture_utils.__main__ import EVALUATION
+from fracture_utils.config import Config
+from fracture_utils.evaluation import rescoring
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = nbformat.read(ROOT / "fracture-detection.ipynb", as_version=4)
@@ -175,8 +180,6 @@ COLUMNS = {
 
 @pytest.mark.filterwarnings("ignore")  # of papermill and its kernel client, not of the project
 def test_the_notebook_runs_headless_and_leaves_every_result(quick_run):
-    import json
-
     import pandas as pd
 
     results = quick_run / "results"
@@ -215,6 +218,21 @@ def test_the_executed_notebook_is_quiet(quick_run):
 
 def tables(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "results").glob("*.csv"))}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("run", ["quick"])
+def test_evaluate_gives_the_tables_that_the_notebook_gave(run, quick_run, tmp_path):
+    results = quick_run / "results" if run == "quick" else ROOT / run
+    settings = json.loads((results / "run.json").read_text(encoding="utf-8"))["settings"]
+    asked = {name: settings[name] for name in EVALUATION}
+    config = Config(source="pictures", results_dir=tmp_path / "again", **asked)
+    rescoring.evaluate(results / "predictions.csv", config)
+    names = {path.name for path in config.results_dir.glob("*.csv")}
+    assert {"scores.csv", "comparisons.csv", "use.csv", "subgroups.csv", "gallery.csv"} <= names
+    for name in sorted({*names, "operating_points.json", "conclusion.txt"}):
+        again = (config.results_dir / name).read_text(encoding="utf-8")
+        assert again == (results / name).read_text(encoding="utf-8"), name
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
+from fracture_utils import files
 from fracture_utils.evaluation import bootstrap, metrics
 from fracture_utils.evaluation.predictions import (
     ENSEMBLE,
@@ -68,16 +69,16 @@ def fit(
 
 def apply(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
     """The predictions with the calibrated probability, sigmoid(slope * logit + intercept), and the
-    column decision: "fractured" where it reaches the threshold of its model. The logit stays.
+    column decision: "fractured" where it reaches the threshold of its model. The logit stays; the
+    probability is then rounded as in the file of predictions.
     """
     points = operating_points.set_index("model").loc[predictions["model"]]
     logits = predictions["logit"].to_numpy(dtype=float)
     columns = {name: points[name].to_numpy(float) for name in ("slope", "intercept")}
     probability = special.expit(calibrated(logits, columns))
     reached = probability >= points["threshold"].to_numpy()
-    return predictions.assign(
-        probability=probability, decision=np.where(reached, FRACTURED, NORMAL)
-    )
+    rounded = pd.Series(probability, predictions.index).map(files.rounded)
+    return predictions.assign(probability=rounded, decision=np.where(reached, FRACTURED, NORMAL))
 
 
 def calibrated(logits: np.ndarray, point: Mapping) -> np.ndarray:
@@ -137,12 +138,14 @@ def ensembles(predictions: pd.DataFrame, made: pd.DataFrame | None = None) -> pd
     """The predictions with rows of the models "Ensemble" and "Selected ensemble" appended.
 
     Their logit is the mean of the calibrated logits of their members, as `members` made them (None:
-    of all networks). Fit and apply treat them like any network.
+    of all networks). Fit and apply treat them like any network. All logits are rounded as in the
+    file of predictions, so that whoever scores that finds the same.
     """
     made = members(predictions) if made is None else made
     groups = made.groupby("model", sort=False)["member"]
     means = [_mean(predictions, list(of), name) for name, of in groups]
-    return pd.concat([predictions, *means], ignore_index=True)
+    every = pd.concat([predictions, *means], ignore_index=True)
+    return every.assign(logit=every["logit"].map(files.rounded))
 
 
 def members(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> pd.DataFrame:

@@ -108,10 +108,11 @@ def with_kind(table: pd.DataFrame) -> pd.DataFrame:
 
 def _without_answers(table: pd.DataFrame) -> pd.DataFrame:
     """The table without the columns that follow from a model's answer: those with such a name, and
-    those that differ between models for the same picture. They tell nothing of pictures.
+    those that differ between models for the same picture (to be empty for one is no difference).
+    They tell nothing of pictures.
     """
     others = [name for name in table if name not in OWN]
-    differing = table.groupby("path")[others].nunique(dropna=False).gt(1).any()
+    differing = table.groupby("path")[others].nunique().gt(1).any()
     answered = [name for name in others if differing[name] or name.lower() in ANSWERED]
     return table.drop(columns=answered)
 

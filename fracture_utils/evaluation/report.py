@@ -53,19 +53,21 @@ LIMITS = (
 )
 
 
-def provenance(folder: Path) -> tuple[str, dict[str, str]]:
-    """Source of the pictures, from run.json, and initialisation of each network, from scores.csv;
-    empty where the folder holds no such run.
+def provenance(folder: Path) -> tuple[str, dict[str, str], str]:
+    """Source of the pictures, from run.json, initialisation of each network, from scores.csv, and
+    the name of the positive class; empty, and fractured, where the folder holds no such run.
     """
     run = _json(folder / "run.json") or {}
     settings = run.get("settings")
     source = settings.get("source", "") if isinstance(settings, dict) else ""
+    positive = str(run.get("positive", FRACTURED))
     scores = _table(folder / "scores.csv")
     if scores is None or "initialisation" not in scores:
-        return source, {}
+        return source, {}, positive
     stated = scores[scores["initialisation"].isin(["imagenet", "released", "random"])]
     networks = stated[stated["kind"] == "network"]
-    return source, dict(zip(networks["model"], networks["initialisation"], strict=True))
+    started = dict(zip(networks["model"], networks["initialisation"], strict=True))
+    return source, started, positive
 
 
 def write(
@@ -109,7 +111,7 @@ def write(
 
 
 def _heading(folder: Path, run: dict, positive: str) -> dict[str, Any]:
-    source, starts = provenance(folder)
+    source, starts, _ = provenance(folder)
     odd = [n for n in run.get("weights_notes") or {} if starts.get(n) == "imagenet"]
     return {
         "title": reword(TITLE, positive),

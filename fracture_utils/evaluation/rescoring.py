@@ -1,5 +1,6 @@
 """Scores, comparisons, figures and conclusion of anybody's predictions.csv, without a network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,18 +12,22 @@ from fracture_utils.evaluation import (
     calibration,
     comparison,
     conclusion,
+    gallery,
     metrics,
     plots,
     report,
+    seeds,
     subgroups,
     use,
 )
-from fracture_utils.evaluation.predictions import read
+from fracture_utils.evaluation.predictions import ENSEMBLE, knows_patients, per_study, read
 
 
 def evaluate(path: Path, config: Config) -> list[str]:
     """Write all that follows from the predictions in `path`; returns the conclusion.
 
+    The tables are those that the notebook makes of the same predictions; run.json, scores.csv,
+    localisation.csv and seed_spread.csv beside `path` are heeded.
     InputError where the results folder holds a run whose predictions are others.
     """
     folder = config.results_dir
@@ -33,50 +38,54 @@ def evaluate(path: Path, config: Config) -> list[str]:
             "folder with --output, so that the two are not mixed."
         )
     sampling = {"resamples": config.resamples, "seed": config.seed}
-    source, initialisation = report.provenance(path.parent)
+    rule = config.threshold_rule, config.target_sensitivity
+    source, initialisation, positive = report.provenance(path.parent)
+    located = _beside(path, "localisation", ["model"])
     raw = read(path)
-    points = calibration.fit(raw, config.threshold_rule, config.target_sensitivity)
+    points = calibration.fit(raw, *rule)
     predictions = calibration.apply(raw, points)
     scores = metrics.scores(predictions, initialisation, **sampling)
-    comparisons = comparison.pairs(predictions, **sampling)
+    made = {"scores": tables.write(folder, "scores", scores)}
     chosen = calibration.chosen(raw)
-    told = predictions[predictions["model"] == (chosen or plots.best(scores))]
-    by_group = subgroups.table(told, config.subgroups, **sampling)
-    worth = use.table(predictions, scores, config.prevalence, **sampling)
-    worth = tables.write(folder, "use", worth)
-    net_benefit = use.decision_curve(predictions, config.prevalence)
-    net_benefit = tables.write(folder, "decision_curve", net_benefit)
+    best = chosen or plots.best(made["scores"])
+    told = predictions[predictions["model"] == best]
+    made["comparisons"] = comparison.pairs(predictions, **sampling)
+    made["subgroups"] = subgroups.table(told, config.subgroups, **sampling)
+    made["use"] = use.table(predictions, made["scores"], config.prevalence, **sampling)
+    made["decision_curve"] = use.decision_curve(predictions, config.prevalence)
+    shown = [model for model in (best, ENSEMBLE) if model in set(raw["model"])]
+    made["gallery"] = gallery.surest(predictions, shown).fillna("")
+    made["suspected_labels"] = gallery.suspected(predictions)
+    if knows_patients(predictions):
+        patients = per_study(predictions)
+        patients = calibration.apply(patients, calibration.fit(patients, *rule))
+        made["scores_by_patient"] = metrics.scores(patients, initialisation, **sampling)
+    made = {name: tables.write(folder, name, table) for name, table in made.items()}
     sentences = conclusion.sentences(
-        scores,
-        comparisons,
+        made["scores"],
+        made["comparisons"],
         points,
         comparison.rank_stability(predictions, **sampling),
         source,
-        chosen=chosen,
-        by_group=by_group,
-        worth=worth,
-        net_benefit=net_benefit,
+        positive,
+        chosen,
+        located if len(located) else None,
+        made["subgroups"],
+        made["use"],
+        made["decision_curve"],
     )
-    scores = tables.write(folder, "scores", scores)
-    comparisons = tables.write(folder, "comparisons", comparisons)
+    sentences += seeds.sentences(_beside(path, "seed_spread", seeds.COLUMNS))
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
-    shown = {"predictions": predictions, "scores": scores, "operating_points": points}
-    shown |= {"comparisons": comparisons, "decision_curve": net_benefit}
-    shown |= {"subgroups": tables.write(folder, "subgroups", by_group)}
-    _show(config, shown, conclusion.note(source, initialisation), at_home)
+    made |= {"predictions": predictions, "operating_points": points}
+    album = plots.Album(config.figures_dir, conclusion.note(source, initialisation, positive))
+    album.add_all(plots.FIGURES, made)
+    album.add(plots.verdict, predictions, made["scores"], made["comparisons"], located)
+    report.write(folder, None if at_home else album.captions, predictions)
     return sentences
 
 
-def _show(config: Config, shown: dict[str, pd.DataFrame], note: str, at_home: bool) -> None:
-    """Draw the figures of the tables and write the page. A run's localisation.csv is heeded where
-    the predictions are its own (`at_home`), and then its other figures belong to the page.
-    """
-    folder, album = config.results_dir, plots.Album(config.figures_dir, note)
-    beside = folder / "localisation.csv"
-    known = at_home and beside.is_file()
-    located = pd.read_csv(beside) if known else pd.DataFrame(columns=["model"])
-    album.add_all(plots.FIGURES, shown)
-    needed = ("predictions", "scores", "comparisons")
-    album.add(plots.verdict, *(shown[name] for name in needed), located)
-    report.write(folder, None if at_home else album.captions, shown["predictions"])
+def _beside(path: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of the run that the predictions in `path` are of; empty where there is none."""
+    there = (path.parent / f"{name}.csv").is_file()
+    return tables.read(path.parent, name) if there else pd.DataFrame(columns=list(columns))
