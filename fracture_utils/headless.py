@@ -13,7 +13,7 @@ import fracture_utils
 from fracture_utils import files, ledger
 from fracture_utils.config import PREFIX, Config
 from fracture_utils.errors import InputError, RunError
-from fracture_utils.models import jobs
+from fracture_utils.models import process
 
 NAME = "fracture-detection.ipynb"
 LOADED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs",
@@ -47,7 +47,7 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of its own way to talk to us
     )
     try:
-        client.execute(env=jobs.environment() | variables)
+        client.execute(env=process.environment() | variables)
     except CellExecutionError as error:
         if error.ename == "InputError":
             raise InputError(str(error.evalue)) from None

@@ -22,7 +22,7 @@ from fracture_utils.data import reader
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import localisation
 from fracture_utils.inference import Panel, Picture
-from fracture_utils.models import jobs
+from fracture_utils.models import process
 from fracture_utils.run import quiet
 
 CHUNK = 128
@@ -93,7 +93,7 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
     """The rows of `answer` for one picture, from a process of its own, which keeps Keras and its
     chatter out of the notebook. InputError where the picture cannot be read.
     """
-    environment = jobs.environment() | {
+    environment = process.environment() | {
         f"{PREFIX}MODELS_DIR": str(config.models_dir),
         f"{PREFIX}RESULTS_DIR": str(config.results_dir),
     }

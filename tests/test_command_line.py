@@ -17,7 +17,7 @@ from fracture_utils import headless
 from fracture_utils.__main__ import COMMANDS, main
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError, RunError
-from fracture_utils.models import jobs
+from fracture_utils.models import process
 
 ROOT = Path(fracture_utils.__file__).parents[1]
 
@@ -164,11 +164,11 @@ def test_children_write_utf_8_and_use_a_keras_that_is_there(monkeypatch, tmp_pat
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    given = jobs.environment()
+    given = process.environment()
     assert given["KERAS_BACKEND"] == "tensorflow"
     assert given["PYTHONIOENCODING"] == "utf-8:replace"
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert jobs.environment()["KERAS_BACKEND"] == "jax"
+    assert process.environment()["KERAS_BACKEND"] == "jax"
 
 
 def test_keras_in_the_notebook_is_quiet_and_ours_whatever_keras_json_says(tmp_path):

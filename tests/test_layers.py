@@ -44,7 +44,7 @@ ORDER = [
         "models.familiarity",
         "models.prediction",
     ),
-    *("models.progress", "models.jobs", "models.cards", "models.worker"),
+    *("models.progress", "models.process", "models.jobs", "models.cards", "models.worker"),
     *("evaluation.predictions", "evaluation.bootstrap", "evaluation.intervals"),
     *("evaluation.probabilities", "evaluation.metrics", "evaluation.probe"),
     *("evaluation.calibration", "evaluation.comparison"),
@@ -120,6 +120,7 @@ def test_what_the_notebook_uses_stays_free_of_keras():
     allowed |= {"inference", "predict", "widget", "__main__"}  # in a process of its own
     allowed |= {"run"}  # hands Keras to the one cell that shows it, and only then
     light = {"models.backbones", "models.jobs", "models.progress", "models.familiarity"}
+    light |= {"models.process"}
     for name, path in MODULES.items():
         if name not in allowed or name in light:
             assert not {n for n in imports(path) if n.split(".")[0] == "keras"}, name

@@ -3,24 +3,19 @@
 This side never imports Keras, so that the notebook stays light and quiet.
 """
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import fracture_utils
 from fracture_utils import files, tables
-from fracture_utils.config import CLASS_NAMES, PREFIX, SPLITS, Config
+from fracture_utils.config import CLASS_NAMES, SPLITS, Config
 from fracture_utils.data import places, reader, store
 from fracture_utils.data.sidecars import BOX_COLUMNS
 from fracture_utils.errors import InputError
 from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
-from fracture_utils.models import backbones
+from fracture_utils.models import backbones, process
 from fracture_utils.models.backbones import REGISTRY, Weights
 from fracture_utils.models.progress import Progress
 
@@ -84,6 +79,7 @@ class Job:
     def keys(self) -> dict[str, dict[str, str]]:
         """For each stage the fingerprints of all that its result depends on."""
         columns = ["path", "group", "label", "split", "sha256"]
+        backend = process.environment()["KERAS_BACKEND"]
         key = {
             "data": files.fingerprint(
                 [self.images[columns].to_numpy().tolist(), self.boxes.to_numpy().tolist()]
@@ -92,7 +88,7 @@ class Job:
             "precision": self.config.precision,
             "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
             "code": code_fingerprint(*CODE),
-            "a library": f"{environment()['KERAS_BACKEND']} {versions()[LIBRARIES].to_dict()}",
+            "a library": f"{backend} {versions()[LIBRARIES].to_dict()}",
         }
         keys: dict[str, dict[str, str]] = {}
         settings: dict[str, object] = {}
@@ -234,18 +230,6 @@ def heatmaps(
     return maps
 
 
-def environment() -> dict[str, str]:
-    """The environment of a process that uses this package, wherever it is started.
-
-    It writes UTF-8 whatever the code page, and its Keras runs on TensorFlow unless KERAS_BACKEND
-    names another, whatever ~/.keras/keras.json says.
-    """
-    root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
-    own = {"PYTHONPATH": os.pathsep.join(filter(None, [root, inherited]))}
-    own |= {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return {"KERAS_BACKEND": "tensorflow"} | dict(os.environ) | own
-
-
 def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
     """The boxes of the pictures, as far as the table knows how large those are."""
     sized = images["path"] if {"width", "height"} <= set(images) else []
@@ -275,37 +259,7 @@ def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
 def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
     """Run the job's process to its end; its exit code and, where it is not 0, what went wrong."""
     job.save()
-    log = job.folder / "log.txt"
-    command = [sys.executable, "-m", "fracture_utils.models.worker", str(job.folder.resolve())]
-    error = ""
-    with (
-        log.open("a", encoding="utf-8") as messages,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # its end tells the worker that nobody waits any more
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            encoding="utf-8",
-            errors="replace",
-            env=environment(),
-        ) as process,
-    ):
-        try:
-            for line in process.stdout or ():
-                event = json.loads(line)
-                error = event.get("error", error)
-                progress.hear(job.name, event)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode and not error:
-        error = (
-            "The process was killed, most often for lack of memory; lower "
-            f"{PREFIX}BATCH_SIZE and run again."
-            if process.returncode in (-9, 137)
-            else f"The process ended with code {process.returncode}; the reason is in {log}."
-        )
-    return process.returncode, error
+    return process.train(job.folder, lambda event: progress.hear(job.name, event))
 
 
 def _row(job: Job, status: str, why: str) -> dict:

@@ -1,0 +1,67 @@
+"""Processes of this package: their environment, and the one that trains a network."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fracture_utils
+from fracture_utils.config import PREFIX
+
+WORKER = "fracture_utils.models.worker"
+CARDS = "CUDA_VISIBLE_DEVICES"
+KILLED = (
+    "The process was killed, most often for lack of memory; lower "
+    f"{PREFIX}BATCH_SIZE and run again."
+)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that uses this package, wherever it is started.
+
+    It writes UTF-8 whatever the code page, and its Keras runs on TensorFlow unless KERAS_BACKEND
+    names another, whatever ~/.keras/keras.json says.
+    """
+    root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, [root, inherited]))}
+    own |= {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return {"KERAS_BACKEND": "tensorflow"} | dict(os.environ) | own
+
+
+def train(folder: Path, hear: Callable[[dict], None], card: str = "") -> tuple[int, str]:
+    """Work through the job that was saved in `folder`, in a process of its own, to its end.
+
+    Its settings are those that were saved, whatever this machine's FRACTURE_* say. It sees the
+    graphics `card` alone; empty: what this process sees. `hear` hears each of its events; where
+    that raises, the process ends. Returns the exit code and, where it is not 0, what went wrong.
+    """
+    own = {k: v for k, v in environment().items() if not k.startswith(PREFIX)}
+    own |= {CARDS: card} if card else {}
+    log, error = folder / "log.txt", ""
+    with (
+        log.open("a", encoding="utf-8") as messages,
+        subprocess.Popen(
+            [sys.executable, "-m", WORKER, str(folder.resolve())],
+            stdin=subprocess.PIPE,  # its end tells the worker that nobody waits any more
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            encoding="utf-8",
+            errors="replace",
+            env=own,
+        ) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                event = json.loads(line)
+                error = event.get("error", error)
+                hear(event)
+        except BaseException:
+            process.kill()
+            process.wait()  # leaving after an interruption, Popen waits a quarter of a second only
+            raise
+    if process.returncode and not error:
+        error = f"The process ended with code {process.returncode}; the reason is in {log}."
+        error = KILLED if process.returncode in (-9, 137) else error
+    return process.returncode, error
