@@ -1,0 +1,46 @@
+"""Seconds to the report of a first run, and of later ones with everything cached.
+
+    python benchmarks/rerun.py [OPTION ...]
+
+The options are those of `python -m fracture_utils run`; without any: a quick run on phantoms. The
+folders are temporary unless the options name them: of a finished run of yours all runs are later
+ones, so say --first 0.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+
+import measured
+
+QUICK = ["--quick", "--source", "phantoms"]
+
+
+def seconds(command: list[str]) -> float:
+    """Of one run, to its end."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Run once and then --rounds times; the seconds go to results/rerun.json."""
+    parser = measured.arguments(__doc__)
+    parser.add_argument("--first", type=int, default=1, help="0: everything is there already")
+    asked, options = parser.parse_known_args()
+    load, figures, options = measured.busy(), {}, options or QUICK
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "fracture_utils", "run", *options]
+        for name in ("data", "results", "models"):
+            if f"--{name}-dir" not in options:
+                command += [f"--{name}-dir", f"{folder}/{name}"]
+        if asked.first:
+            figures["first run (s)"] = round(seconds(command), 1)
+        later = [seconds(command) for _ in range(asked.rounds)]
+    figures["second run (s)"] = measured.spread(later, 1)
+    measured.keep("rerun", asked, load, figures)
+
+
+if __name__ == "__main__":
+    main()
