@@ -1,4 +1,4 @@
-"""The one command line: `python -m fracture_utils {run,predict,evaluate,import,clean}`.
+"""The one command line: `python -m fracture_utils {run,predict,export,evaluate,import,clean}`.
 
 Exit code 0; 2 with one sentence on standard error where a file, folder or setting is wrong; 1 where
 the program is. Imports nothing heavy before it has looked whether the files are there.
@@ -92,6 +92,32 @@ def _predict(given: argparse.Namespace) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return 2 if problems else 0
+
+
+def _fill_export(parser: argparse.ArgumentParser) -> None:
+    from fracture_utils.export import FORMATS
+
+    parser.add_argument(
+        "networks", nargs="*", metavar="NETWORK", help="default: those that predict asks"
+    )
+    parser.add_argument("--models-dir", type=Path, help="folder of the trained networks")
+    parser.add_argument(
+        "--to", type=Path, default=Path("exported"), help="folder to write into (default: exported)"
+    )
+    parser.add_argument(
+        "--format", nargs="+", choices=FORMATS, default=list(FORMATS), help="default: all"
+    )
+
+
+def _export(given: argparse.Namespace) -> int:
+    from fracture_utils import export
+    from fracture_utils.config import Config
+
+    config = Config(source="phantoms", models_dir=given.models_dir)
+    for line in export.export(given.networks, given.format, given.to, config):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    return 0
 
 
 def _fill_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +222,12 @@ def _settings(given: argparse.Namespace, names: Iterable[str]) -> dict[str, obje
 COMMANDS: dict[str, tuple[str, str, Callable, Callable]] = {
     "run": ("run the whole notebook", "--quick --data-dir data", _fill_run, _run),
     "predict": ("ask trained networks about X-rays", "X.png", _fill_predict, _predict),
+    "export": (
+        "write trained networks as ONNX, TFLite and SavedModel",
+        "DenseNet121 --to exported",
+        _fill_export,
+        _export,
+    ),
     "evaluate": (
         "score anybody's predictions",
         "predictions.csv --output scored",

@@ -32,6 +32,7 @@ def start(*arguments, **variables):
 
 BAD = {
     "predict": ["nofile.png"],
+    "export": ["nonsense", "--format", "savedmodel"],
     "evaluate": ["nofile.csv"],
     "import": ["mura", "nofile.zip", "there"],
     "run": ["--batch-size", "many"],

@@ -76,9 +76,10 @@ def read(config: Config) -> tuple[dict[str, dict], dict | None]:
     return cards, together if decides and together["members"] == digests else None
 
 
-def load(name: str, config: Config) -> "tuple[keras.Model, dict]":
+def load(name: str, config: Config, arithmetic: str | None = None) -> "tuple[keras.Model, dict]":
     """A trained network and its card, from models_dir, built by code and filled with the numbers
-    of <name>.weights.h5, or of the released <name>.npz.
+    of <name>.weights.h5, or of the released <name>.npz. It calculates as its card says (None), or
+    in the named precision.
     """
     from fracture_utils.models import classifier, precision
 
@@ -96,8 +97,8 @@ def load(name: str, config: Config) -> "tuple[keras.Model, dict]":
     as_trained |= {key: description[key] for key in ("head_width",) if key in description}
     sized = Config(**config.model_dump() | as_trained)
     model = classifier.build(
-        REGISTRY[name], Weights("random"), sized, precision.resolve(description["precision"]),
-        description.get("head", "mean"),
+        REGISTRY[name], Weights("random"), sized,
+        precision.resolve(arithmetic or description["precision"]), description.get("head", "mean"),
     )  # fmt: skip
     loaded = classifier.load_released if weights.suffix == ".npz" else classifier.load
     loaded(model, weights)
