@@ -9,7 +9,7 @@ import pytest
 
 import fracture_utils
 from fracture_utils.data import phantoms
-from fracture_utils.models import jobs
+from fracture_utils.models import process
 
 FOLDER = Path(fracture_utils.__file__).parents[1] / "benchmarks"
 
@@ -19,7 +19,7 @@ def measured(output: Path, name: str, *words: object) -> dict:
     command = [sys.executable, str(FOLDER / f"{name}.py"), *map(str, words), "--output", output]
     command += ["--rounds", "1"]
     done = subprocess.run(
-        command, env=jobs.environment(), capture_output=True, text=True, check=False
+        command, env=process.environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     (path,) = output.glob("*.json")
