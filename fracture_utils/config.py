@@ -21,10 +21,11 @@ CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
 
-PHANTOMS = {"fine_tune_epochs": 1}
+PHANTOMS = {"fine_tune_epochs": 1, "seeds": 3}
 """Defaults where the run uses phantoms: a demonstration of minutes on two cores."""
 QUICK = {
     "phantom_pictures": 96,
+    "seeds": 2,
     "phantom_size": 128,
     "image_size": 96,
     "batch_size": 16,

@@ -59,14 +59,19 @@ def sentences(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     said = (
-        f"Trained with {table['seeds'].iloc[0]} seeds, a network's AUC on the same test pictures "
-        f"varies by {table['auc_sd'].median():.3f} (median standard deviation; at most "
+        f"Trained with {table['seeds'].iloc[0]} seeds, the head on a frozen network has an AUC on "
+        f"the same test pictures that varies by {table['auc_sd'].median():.3f} (median standard deviation; at most "
         f"{table['auc_sd'].max():.3f})."
     )
     first = table["model"].iloc[0]
     behind = list(table.loc[table["p"] < SIGNIFICANT, "model"])
     if behind:
-        lasting = f"{first}'s lead over {listed(behind)} outlasts training and test set alike."
+        lasting = (
+            f"Frozen, {first}'s lead over {listed(behind)} outlasts training and test set alike."
+        )
     else:
-        lasting = f"{first} comes first, but its lead does not outlast both training and test set."
+        lasting = (
+            f"Frozen, {first} comes first, but its lead does not outlast both training and test "
+            "set, so this is no ranking of architectures."
+        )
     return [said, lasting] if len(table) > 1 else [said]

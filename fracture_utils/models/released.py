@@ -1,4 +1,4 @@
-"""Weights small enough to be shipped: 8 bits a number, with a scale for each channel.
+"""Weights small enough to be shipped: 8 bits a number, with a scale for each channel, or 16.
 
 A file is a compressed .npz of plain arrays; nothing in it is ever unpickled or run.
 """
@@ -17,13 +17,14 @@ SCALE = "/scale"
 """What the name of an array of scales ends with; the rest is the name of its kernel."""
 
 
-def write(target: Path, weights: Mapping[str, np.ndarray], bits: int = 8) -> None:
-    """Write named weights: kernels (two axes or more) in 8 or 16 bits, all others in float32.
+def write(target: Path, weights: Mapping[str, np.ndarray], halved: int = 0) -> None:
+    """Write named weights: kernels (two axes or more) of fewer than `halved` numbers in float16,
+    other kernels in 8 bits, all else in float32.
 
     With 8 bits each output channel has a float32 scale of its own, so that its largest weight
     becomes LARGEST (symmetric per-channel quantisation, Krishnamoorthi 2018, arXiv:1806.08342);
-    no weight moves by more than half a scale. With 16 bits kernels are stored in float16. Raises
-    InputError where a weight is no number.
+    no weight moves by more than half a scale. Small kernels are cheap, and where an error in them
+    goes through a whole network they cost the most. Raises InputError where a weight is no number.
     """
     stored = {}
     for name, values in weights.items():
@@ -31,13 +32,13 @@ def write(target: Path, weights: Mapping[str, np.ndarray], bits: int = 8) -> Non
             raise InputError(f"{target} was not written: {name} holds values that are no numbers.")
         if values.ndim < 2:
             stored[name] = values.astype(np.float32)
-        elif bits == 16:
+        elif values.size < halved:
             stored[name] = values.astype(np.float16)
         else:
             scale = _scale(values)
             stored[name] = np.rint(values / scale).astype(np.int8)
             stored[name + SCALE] = scale
-    files.write_arrays(target, {"bits": bits}, stored, compress=True)
+    files.write_arrays(target, {"halved": halved}, stored, compress=True)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
