@@ -60,8 +60,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
         return []
     said = (
         f"Trained with {table['seeds'].iloc[0]} seeds, the head on a frozen network has an AUC on "
-        f"the same test pictures that varies by {table['auc_sd'].median():.3f} (median standard deviation; at most "
-        f"{table['auc_sd'].max():.3f})."
+        f"the same test pictures that varies by {table['auc_sd'].median():.3f} (median standard "
+        f"deviation; at most {table['auc_sd'].max():.3f})."
     )
     first = table["model"].iloc[0]
     behind = list(table.loc[table["p"] < SIGNIFICANT, "model"])
