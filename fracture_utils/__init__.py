@@ -19,7 +19,7 @@ models/         precision, released, backbones, evidence, classifier, features, 
 evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
                 calibration, comparison, wording, seeds, subgroups, use, detection,
                 localisation, gallery, findings, conclusion, claim, verdict, plots/,
-                cases, page, report, rescoring (no Keras)
+                cases, drawings, grids, page, report, rescoring (no Keras)
 run             the record of a run
 inference       what the networks say about pictures
 predict, widget one X-ray in the terminal, and in the notebook

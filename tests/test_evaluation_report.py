@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from fracture_utils import files
 from fracture_utils.__main__ import main
-from fracture_utils.evaluation import comparison, metrics, plots, report
+from fracture_utils.config import Config
+from fracture_utils.evaluation import comparison, grids, metrics, plots, report
 
 HOSTILE = "<script>alert('x')</script>&\"><img src=http://evil/x>"
 
@@ -41,9 +43,10 @@ def quick(monkeypatch):
 
     monkeypatch.setenv("FRACTURE_RESAMPLES", "100")
     monkeypatch.setattr(plots.Chart, "png", dot)
+    monkeypatch.setattr(plots.Chart, "svg", lambda chart: "")
 
 
-def test_every_value_is_escaped(tmp_path, quick):
+def test_every_value_is_escaped(tmp_path, quick, monkeypatch):
     table = pd.read_csv(write_predictions(tmp_path / "p.csv")).replace({"A": HOSTILE})
     table["path"] = HOSTILE + table["path"]
     table.to_csv(tmp_path / "p.csv", index=False)
@@ -54,6 +57,7 @@ def test_every_value_is_escaped(tmp_path, quick):
     pd.DataFrame([image]).to_csv(tmp_path / "images.csv", index=False)
     run = {"settings": {HOSTILE: HOSTILE}, HOSTILE: HOSTILE, "failed": {HOSTILE: HOSTILE}}
     (tmp_path / "run.json").write_text(json.dumps(run))
+    monkeypatch.undo()  # one figure as it is, drawing and all
     album = plots.Album(tmp_path / "figures", HOSTILE)
     album.add(plots.audit, pd.DataFrame([finding]))
     text = report.write(tmp_path).read_text(encoding="utf-8")
@@ -69,7 +73,7 @@ def test_every_value_is_escaped(tmp_path, quick):
             assert attributes["alt"]
         else:
             assert "src" not in attributes
-            assert attributes.get("href", "#columns-").startswith("#columns-")
+            assert re.fullmatch(r"#[\w-]+|\w+\.(csv|json)", attributes.get("href", "#top"))
     written = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "<script" not in written
     assert "<img" not in written
@@ -113,7 +117,8 @@ def test_sections_come_in_order_and_say_what_is_missing(tmp_path, quick):
     (tmp_path / "audit.csv").write_text("severity,check,path,other,what,advice\n")
     (tmp_path / "ensembles.csv").write_text("model,member\nEnsemble,A\nEnsemble,B\n")
     text = report.write(tmp_path).read_text(encoding="utf-8")
-    assert "VGG16: out of memory" in text
+    data = text[text.index('id="data-audit"') : text.index('id="limits"')]
+    assert "VGG16: out of memory" in data
     assert "Members of the ensembles" in text
     assert "A, B" in text
     assert "The audit of the data found nothing." in text
@@ -248,3 +253,34 @@ def test_the_page_names_networks_whose_first_weights_are_not_keras_s_own(tmp_pat
     files.write_json(tmp_path / "run.json", {"weights_notes": {name: "pruned", "Other": "x"}})
     text = report.write(tmp_path).read_text(encoding="utf-8")
     assert f"weights not from Keras's own file: {name} " in text.replace("&#39;", "'")
+
+
+def test_what_the_data_are_worth_is_said_in_sentences(tmp_path):
+    rows = [("amber", "near duplicate", f"{k}.png", "x", "keep one") for k in range(3)]
+    rows += [("info", "shortcut", "", "alone 0.52", "")]
+    table = pd.DataFrame(rows, columns=["severity", "check", "path", "what", "advice"])
+    table.to_csv(tmp_path / "audit.csv", index=False)
+    images = {"path": list("abcde"), "split": ["train"] * 4 + ["test"], "group": list("ppqrs")}
+    images["label"] = ["fractured", "normal", "normal", "normal", "fractured"]
+    pd.DataFrame(images).to_csv(tmp_path / "images.csv", index=False)
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    assert "<li>Near duplicate (amber): 3 findings; keep one.</li>" in text
+    assert "<li>Shortcut (info): alone 0.52.</li>" in text
+    assert '<th scope="row">train</th><td>1</td><td>3</td><td>25 %</td><td>3</td>' in text
+    assert '<th scope="row">test</th><td>1</td><td>0</td><td>100 %</td><td>1</td>' in text
+
+
+def test_the_record_of_a_run_is_short_and_in_words():
+    usual = Config.model_construct().model_dump(mode="json")
+    run = {"seed": 3, "cores": 2, "failed": {"A": "why"}, "hardware": ["CPU"]}
+    run |= {"seconds": {"A": {"head": 1.5, "predict": 2}, "B": {"head": 3}}}
+    rows = dict(grids.record(run | {"settings": usual | {"patience": 9}})["rows"])
+    assert rows == {
+        **{"seed": "3", "cores": "2", "hardware": "CPU"},
+        "seconds": "A: head: 1.5, predict: 2; B: head: 3",
+        "settings other than the default": "patience: 9",
+    }
+    assert (
+        dict(grids.record(run | {"settings": usual})["rows"])["settings other than the default"]
+        == "none"
+    )

@@ -63,7 +63,8 @@ ORDER = [
     *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
     *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.worth"),
     "evaluation.plots.card",
-    *("evaluation.cases", "evaluation.page", "evaluation.report", "evaluation.rescoring"),
+    *("evaluation.cases", "evaluation.drawings", "evaluation.grids", "evaluation.page"),
+    *("evaluation.report", "evaluation.rescoring"),
     *("run", "inference", "predict", "widget", "export", "clean", "headless", "__main__"),
 ]
 MODULES = {

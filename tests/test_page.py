@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from fracture_utils.evaluation import (
     calibration,
     cases,
     gallery,
+    localisation,
     page,
     predictions,
     report,
@@ -28,6 +30,10 @@ SWITCHES = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-dev-shm-usage"),
 )
+
+
+BOX = ["path", "xmin", "ymin", "xmax", "ymax"]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,12 @@ def results(tmp_path_factory):
     rescoring.evaluate(folder / "mine.csv", config)
     seen = calibration.apply(raw := predictions.read(folder / "mine.csv"), calibration.fit(raw))
     seen["body_part"] = np.where(seen["path"].str.contains("[02468].png"), "hand", "leg <b>")
-    gallery.surest(seen, ["A", "B"]).to_csv(folder / "out" / "gallery.csv", index=False)
+    surest = gallery.surest(seen, ["A", "B"])
+    surest.to_csv(folder / "out" / "gallery.csv", index=False)
+    pictures = [np.full((30, 20), 9 * k, np.uint8) for k in range(len(surest))]
+    heat = np.outer(np.arange(8), np.arange(8)).astype(np.float32)
+    boxes = pd.DataFrame([(surest["path"][0], 2, 3, 9, 12)], columns=BOX)
+    cases.keep(folder / "out" / "figures", surest, pictures, [heat] * len(surest), boxes)
     report.write(folder / "out", predictions=seen)
     return folder / "out"
 
@@ -233,15 +244,96 @@ def test_nothing_is_loaded_nothing_fails_and_no_width_scrolls_sideways(browser):
     assert browser.get_log("browser") == []
 
 
-def test_it_prints_and_is_dark_where_that_is_wished(browser):
-    wish = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
-    colour = "return getComputedStyle(document.body).backgroundColor"
-    assert browser.execute_script(colour) == "rgb(20, 23, 27)"
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert browser.execute_script(colour) == "rgb(255, 255, 255)"
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {})
-    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+def dark(browser, wish):
+    features = [{"name": "prefers-color-scheme", "value": "dark"}] if wish else []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def colours(browser, selector, name):
+    script = (
+        "return [...document.querySelectorAll(arguments[0])].map("
+        "(part) => getComputedStyle(part)[arguments[1]])"
+    )
+    return browser.execute_script(script, selector, name)
+
+
+def test_page_and_drawings_are_dark_where_that_is_wished(browser):
+    dark(browser, True)
+    assert colours(browser, "body", "backgroundColor") == ["rgb(20, 23, 27)"]
+    words = colours(browser, ".drawing text", "fill")
+    lines = colours(browser, "#figure-roc .drawing path", "stroke")
+    dark(browser, False)
+    assert colours(browser, "body", "backgroundColor") == ["rgb(255, 255, 255)"]
+    assert len(words) > 100
+
+    def light(colour):
+        red, green, blue = map(int, re.findall(r"\d+", colour)[:3])
+        return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+    assert min(map(light, words)) > 0.5
+    assert min(light(colour) for colour in lines if colour != "none") > 0.25
+    assert max(map(light, set(colours(browser, "#figure-roc .drawing text", "fill")))) < 0.5
+
+
+def test_names_within_the_page_are_given_once_and_every_link_within_it_has_an_end(results):
+    html = (results / "report.html").read_text(encoding="utf-8")
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(names)
+    assert html.count("<svg viewBox") + html.count('class="drawing"') > 8
+    assert 'src="data:image/png' not in html  # all that has no X-ray in it is drawn
+
+
+def test_heat_maps_lie_over_their_pictures_as_strong_as_one_wants(browser, results):
+    from selenium.webdriver.common.keys import Keys
+
+    surest = pd.read_csv(results / "gallery.csv").drop_duplicates("path")
+    layers = browser.find_elements("css selector", ".cases .layers")
+    assert len(layers) == len(surest)
+    pictures = [layer.find_elements("css selector", "img") for layer in layers]
+    assert sorted(map(len, pictures)) == [2] * (len(layers) - 1) + [3]  # one has a box
+    script = "return arguments[0].complete && arguments[0].naturalWidth > 0"
+    assert all(browser.execute_script(script, img) for card in pictures for img in card)
+    assert pictures[0][0].rect == pictures[0][1].rect
+    slider = browser.find_element("id", "opacity")
+    for key, wanted in ((Keys.HOME, 0), (Keys.END, 1), (Keys.ARROW_LEFT, 0.95)):
+        slider.send_keys(key)
+        seen = {img[1].value_of_css_property("opacity") for img in pictures}
+        assert [float(value) for value in seen] == [wanted]
+        assert {img[0].value_of_css_property("opacity") for img in pictures} == {"1"}
+    said = browser.find_element("css selector", "#cases .caution").text
+    assert said == localisation.warning(pd.DataFrame(columns=["model"]), "A")
+
+
+def test_where_no_pictures_are_kept_the_cards_are_words(results, tmp_path):
+    for path in results.glob("*.*"):
+        shutil.copy(path, tmp_path)
+    raw = predictions.read(results.parent / "mine.csv")
+    seen = calibration.apply(raw, calibration.fit(raw))
+    html = report.write(tmp_path, predictions=seen).read_text(encoding="utf-8")
+    assert html.count("<li data-outcome=") > 3
+    assert not re.search(r'<img|id="opacity"|class="caution"', html)
+
+
+def test_another_gallery_leaves_no_picture_of_the_earlier_one(tmp_path):
+    one = np.zeros((4, 4), np.uint8)
+    boxes = pd.DataFrame(columns=BOX)
+    for names in (["a.png", "b.png", "a.png"], ["c.png"]):
+        table = pd.DataFrame({"path": names})
+        cases.keep(tmp_path, table, [one] * len(table), [one] * len(table), boxes)
+        assert len(list((tmp_path / cases.FOLDER).iterdir())) == 2 * len(set(names))
+
+
+@pytest.mark.parametrize("folder", ["results", "results/fracatlas"])
+def test_a_run_prints_on_four_pages(browser, results, tmp_path, folder):
+    shutil.copytree(ROOT / folder, tmp_path, dirs_exist_ok=True)
+    try:
+        browser.get(report.write(tmp_path).as_uri())
+        size = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
+        printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", size)["data"])
+    finally:
+        browser.get((results / "report.html").as_uri())
+    assert len(re.findall(rb"/Type */Page\b", printed)) <= 4
 
 
 def test_without_javascript_the_chosen_numbers_stand_there(results):

@@ -211,13 +211,21 @@ def warning(localisation: pd.DataFrame, model: str) -> str:
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The X-ray, uint8 (height, width), under what of the map lies above its mean, uint8 RGB."""
     height, width = picture.shape
-    level = Image.fromarray((255 * positive(heat)).round().astype(np.uint8))
-    level = level.resize((width, height), Image.Resampling.BILINEAR)
-    colour = level.copy()
-    colour.putpalette(mpl.colormaps[COLOURS](range(256), bytes=True)[:, :3].tobytes())
-    opacity = level.point(lambda value: OPACITY * value)
+    layer = Image.fromarray(coloured(heat))
+    layer = layer.resize((width, height), Image.Resampling.BILINEAR)
+    opacity = layer.getchannel("A").point(lambda value: OPACITY * value)
     grey = Image.fromarray(picture).convert("RGB")
-    return np.asarray(Image.composite(colour.convert("RGB"), grey, opacity))
+    return np.asarray(Image.composite(layer.convert("RGB"), grey, opacity))
+
+
+def coloured(heat: np.ndarray) -> np.ndarray:
+    """What of a map lies above its mean in colour, uint8 (rows, columns, 4): the higher, the less
+    transparent.
+    """
+    above = positive(heat)
+    layer = mpl.colormaps[COLOURS](above, bytes=True)
+    layer[..., 3] = (255 * above).round()
+    return layer
 
 
 def _with_interval(name: str, values: np.ndarray, weights: np.ndarray) -> dict[str, float]:

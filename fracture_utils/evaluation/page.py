@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2.utils import markupsafe
 from PIL import Image
 
-from fracture_utils.evaluation import metrics, verdict
+from fracture_utils.evaluation import drawings, metrics, verdict
 from fracture_utils.evaluation.predictions import contenders
 
 COLUMNS = {
@@ -39,7 +40,7 @@ def card(
         "alarms": f"Of 100 normal pictures it alarms on {_of_100(said.alarms)}",
         "alarms_count": _rounded(said.alarms[0]),
         "counts": said.counts,
-        "lights": [light._asdict() for light in said.lights],
+        "lights": said.lights,
     }
 
 
@@ -105,9 +106,10 @@ def leaderboard(
     known = networks.get("seconds_per_picture", pd.Series(dtype=float))
     times = dict(zip(networks.get("model", []), known, strict=False))
     hardware = " and ".join(networks.get("hardware", pd.Series(dtype=str)).dropna().unique())
+    scales = {name: _scale(rows[~rows["last"]], name) for name in COLUMNS if name in rows}
     shown = []
     for row in rows.to_dict("records"):
-        cells = [_cell(row, metric) for metric in COLUMNS if metric in row]
+        cells = [_cell(row, metric, scales[metric]) for metric in scales]
         seconds = times.get(row["model"], np.nan)
         cells += [_time(seconds)] if times else []
         reference = "reference" if row["kind"] == "reference" else place[row["model"]]
@@ -116,32 +118,47 @@ def leaderboard(
         shown.append({"model": model, "standing": reference, "random": random, "cells": cells})
     head = ["model", *(title for metric, title in COLUMNS.items() if metric in scores)]
     head += ["time a picture"] if times else []
-    intro = "Press a heading to sort." + (f" Times are of {hardware}." if hardware else "")
+    intro = "Press a heading to sort. The bars of a column share a scale. A line at the left joins "
+    intro += "the chosen network and those tied with it."
+    intro += f" Times are of {hardware}." if hardware else ""
     hollow = " Hollow dots: the network started from random weights."
     intro += hollow if any(row["random"] for row in shown) else ""
     return {"head": [*head, "paired test"], "rows": shown, "intro": intro}
 
 
-def _cell(row: dict, metric: str) -> dict[str, object]:
+def _scale(rows: pd.DataFrame, metric: str) -> tuple[float, float]:
+    """From where to where the bars of a column reach: over all intervals, and a little further."""
+    names = [metric, f"{metric}_low", f"{metric}_high"]
+    known = rows[[name for name in names if name in rows]].melt()["value"].dropna()
+    low, high = (known.min(), known.max()) if len(known) else (0, 1)
+    margin = 0.06 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _cell(row: dict, metric: str, scale: tuple[float, float]) -> dict[str, object]:
     value, low, high = (float(row.get(f"{metric}{end}", np.nan)) for end in ("", "_low", "_high"))
     if np.isnan(value):
-        return {"value": "", "text": "not defined", "low": None}
-    cell = {"value": value, "text": f"{value:.3f}", "low": None, "at": f"{100 * value:.1f}"}
+        return {"value": "", "text": "not defined"}
+    cell = {"value": value, "text": f"{value:.3f}"}
     if np.isnan(low):
         return cell
-    ends = {"low": f"{100 * low:.1f}", "high": f"{100 * high:.1f}"}
-    return cell | ends | {"range": f"{low:.3f} to {high:.3f}"}
+    cell["range"] = f"{low:.3f} to {high:.3f}"
+    if row["last"]:  # a reference may lie anywhere, and would stretch the scale
+        return cell
+    ends = {"at": value, "low": low, "high": high}
+    width = scale[1] - scale[0]
+    return cell | {name: f"{100 * (x - scale[0]) / width:.1f}" for name, x in ends.items()}
 
 
 def _time(seconds: float) -> dict[str, object]:
     if pd.isna(seconds):
-        return {"value": "", "text": "", "low": None}
-    return {"value": seconds, "text": f"{1000 * seconds:.0f} ms", "low": None}
+        return {"value": "", "text": ""}
+    return {"value": seconds, "text": f"{1000 * seconds:.0f} ms"}
 
 
 def figures(folder: Path, wanted: set[str] | None) -> list[dict[str, object]]:
-    """The figures of a results folder in the order of the story: name, caption, alternative and
-    data address; large ones as WebP.
+    """The figures of a results folder in the order of the story: name, caption, alternative, and
+    the drawing beside it or a data address; large ones as WebP.
     """
     paths = [path for path in folder.glob("[!.]*.png") if wanted is None or path.stem in wanted]
     return sorted(map(_figure, paths), key=lambda shown: (shown["place"], shown["name"]))
@@ -151,16 +168,24 @@ def _figure(path: Path) -> dict[str, object]:
     with Image.open(path) as image:
         known = getattr(image, "text", {})
         place = known.get("Place", "")
-        data, kind = path.read_bytes(), "png"
-        if len(data) > LARGEST:
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "WEBP", quality=70, method=4)
-            data, kind = buffer.getvalue(), "webp"
-    caption = known.get("Description") or path.stem.replace("_", " ")
-    return {
-        "name": path.stem,
-        "caption": caption,
-        "alternative": known.get("Alternative") or caption,
-        "place": int(place) if place.isdigit() else 1000,
-        "data": f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
-    }
+        caption = known.get("Description") or path.stem.replace("_", " ")
+        alternative = known.get("Alternative") or caption
+        beside = path.with_suffix(".svg")
+        drawing = drawings.inline(beside, alternative) if beside.is_file() else ""
+        return {
+            "name": path.stem,
+            "caption": caption,
+            "alternative": alternative,
+            "place": int(place) if place.isdigit() else 1000,
+            "drawing": markupsafe.Markup(drawing),
+            "data": "" if drawing else _address(path, image),
+        }
+
+
+def _address(path: Path, image: Image.Image) -> str:
+    data, kind = path.read_bytes(), "png"
+    if len(data) > LARGEST:
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "WEBP", quality=70, method=4)
+        data, kind = buffer.getvalue(), "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

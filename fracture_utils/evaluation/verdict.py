@@ -14,12 +14,21 @@ ROUGH = (2 / 3, 3 / 2)
 """Observed over expected fractures between which probabilities hold roughly."""
 
 
+ANSWERS = {"green": "yes", "amber": "with care", "red": "no", "grey": "unknown"}
+"""Each colour as an answer to "may I believe it?", for whoever tells no colours apart."""
+
+
 class Light(NamedTuple):
-    """One thing a reader may or may not believe: colour is green, amber, red or grey."""
+    """One thing a reader may or may not believe: colour is one of ANSWERS."""
 
     what: str
     colour: str
     words: str
+
+    @property
+    def answer(self) -> str:
+        """The colour in words."""
+        return ANSWERS[self.colour]
 
 
 class Verdict(NamedTuple):

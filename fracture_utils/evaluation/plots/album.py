@@ -26,8 +26,8 @@ class Album:
         """Name of each figure and what it shows, in the order in which they were added."""
 
     def add(self, draw: Callable[..., Chart], *arguments: object, **keywords: object) -> Chart:
-        """Have `draw` draw, stamp its figure, write it to `<folder>/<name of draw>.png`, and
-        return it to be shown.
+        """Have `draw` draw, stamp its figure, write it to `<folder>/<name of draw>.png`, beside it
+        as .svg where it holds no pictures, and return it to be shown.
         """
         if "positive" in inspect.signature(draw).parameters:
             keywords["positive"] = self.positive
@@ -37,6 +37,8 @@ class Album:
         self.captions[name] = chart.caption
         with files.replacing(self.folder / f"{name}.png") as temporary:
             temporary.write_bytes(chart.png())
+        if drawing := chart.svg():
+            files.write_text(self.folder / f"{name}.svg", drawing)
         return chart
 
     def add_all(

@@ -46,8 +46,15 @@ def verdict(
         y = 12 - 4.8 * place
         ax.plot(2, y, "o", markersize=8, color=LIGHTS[light.colour])
         ax.text(5, y, light.what, size=8.5, weight="bold", va="center", color=INK)
-        ax.text(24, y, textwrap.shorten(light.words, 72), size=8.5, va="center", color=INK)
-    lights = "; ".join(f"{light.what}: {light.words}" for light in said.lights)
+        ax.text(
+            24,
+            y,
+            textwrap.shorten(f"{light.answer}: {light.words}", 78),
+            size=8.5,
+            va="center",
+            color=INK,
+        )
+    lights = "; ".join(f"{light.what}: {light.answer}, {light.words}" for light in said.lights)
     return chart.say(
         said.headline,
         f"{said.headline} Of 100 {positive} pictures it misses {said.missed[0]:.0f}, of 100 normal "

@@ -82,6 +82,19 @@ class Chart(Figure):
         image.save(buffer, "PNG", optimize=True, dpi=(RESOLUTION, RESOLUTION), pnginfo=known)
         return buffer.getvalue()
 
+    def svg(self) -> str:
+        """The figure as lines and words instead of pixels, without a background; empty where there
+        are pictures in it.
+        """
+        if any(ax.images for ax in self.axes):
+            return ""
+        drawn = io.StringIO()
+        words: Any = {"svg.fonttype": "none", "svg.hashsalt": "figure"}
+        with mpl.rc_context(words), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            self.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+        return drawn.getvalue()
+
     def _ipython_display_(self) -> None:
         from IPython.display import display
 

@@ -38,6 +38,9 @@
       $("filter-count").textContent = `${cards.filter((card) => !card.hidden).length} of ${cards.length}`;
     };
     filters.addEventListener("change", filter);
+    $("opacity")?.addEventListener("input", (event) => {
+      document.querySelector(".cases").style.setProperty("--opacity", event.target.value);
+    });
     filters.hidden = false;
     filter();
   }
@@ -60,7 +63,7 @@
     [...$(id).children].forEach((cell, k) => cell.classList.toggle("on", k < on));
     return on;
   };
-  const percent = (x) => (Number.isFinite(x) ? `${(100 * x).toFixed(1)} %` : "not defined");
+  const percent = (x) => (Number.isFinite(x) ? `${(100 * x).toFixed(1)}\u00a0%` : "not defined");
   const round = (x) => (x > 1 ? "above 1" : String(Number(x.toPrecision(3))));
 
   const show = () => {
