@@ -23,6 +23,7 @@ evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe
 run             the record of a run
 inference       what the networks say about pictures
 predict, widget one X-ray in the terminal, and in the notebook
+capture         an answer as DICOM
 export          networks as files that answer without Keras
 clean           free disk space
 headless        the notebook without a person

@@ -76,6 +76,12 @@ def _fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--numbers-only", action="store_true", help="draw no heat maps: faster for many pictures"
     )
+    parser.add_argument(
+        "--dicom-out",
+        type=Path,
+        metavar="FOLDER",
+        help="for each DICOM file, write the answer as a Secondary Capture of its study here",
+    )
     _add_folders(parser)
 
 
@@ -83,11 +89,18 @@ def _predict(given: argparse.Namespace) -> int:
     if not any(path.is_file() for path in given.pictures):
         absent = ", ".join(map(str, given.pictures))
         raise InputError(f"There is no file {absent}; correct the name.")
-    from fracture_utils import inference, predict
+    if given.dicom_out and given.numbers_only:
+        raise InputError("--dicom-out shows heat maps; leave --numbers-only away.")
+    from fracture_utils import capture, inference, predict
 
     panel = inference.Panel(_config(given))
     table, problems = predict.answer_all(given.pictures, panel, draw=not given.numbers_only)
     sys.stdout.writelines(f"{line}\n" for line in predict.sentences(table, panel))
+    if given.dicom_out:
+        notes = [panel.caution(), panel.makers()]
+        written, without = capture.write(table, given.dicom_out, notes)
+        sys.stdout.writelines(f"{path}\n" for path in written)
+        problems += without
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -94,13 +94,16 @@ class Panel:
         return reword(card.get("heat_maps", UNCHECKED), card["class_names"][1])
 
     def origin(self) -> str:
+        """Who answers, and why others than those that were asked."""
+        absent = f"{self.asked} holds no trained network. "
+        return (absent if self.asked != self.config.models_dir else "") + self.makers()
+
+    def makers(self) -> str:
         """Who answers, and what the networks were trained on."""
         starts = {name: card["initialisation"] for name, card in self.cards.items()}
         made_up = any(card["source"] == "phantoms" for card in self.cards.values())
         said = note("phantoms" if made_up else "", starts)
         released = [card["released"]["says"] for card in self.cards.values() if "released" in card]
-        if self.asked != self.config.models_dir:
-            released.insert(0, f"{self.asked} holds no trained network.")
         return " ".join([*dict.fromkeys(released), said])
 
 

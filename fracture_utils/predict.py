@@ -8,7 +8,7 @@ and education only.
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -130,12 +130,17 @@ def _sentences(table: pd.DataFrame) -> Iterator[str]:
         if warning := odd(rows):
             yield f"  {warning}"
         for row in rows.to_dict("records"):
-            yield (
-                f"  {row['model']:<12} {row['probability']:.3f}  {row['decision']} "
-                f"(threshold {row['threshold']:.3f})"
-            )
+            yield f"  {said(row)}"
         if overlay := rows["overlay"].iloc[-1]:
             yield f"  {overlay}"
+
+
+def said(row: Mapping) -> str:
+    """A row of the answers table in words."""
+    return (
+        f"{row['model']:<12} {row['probability']:.3f}  {row['decision']} "
+        f"(threshold {row['threshold']:.3f})"
+    )
 
 
 def odd(rows: pd.DataFrame) -> str:

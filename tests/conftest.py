@@ -3,6 +3,7 @@ working folder of its own.
 """
 
 import os
+import shutil
 
 import matplotlib
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fracture_utils import files
+from fracture_utils.models.backbones import RELEASED_DIR
 
 matplotlib.use("Agg")
 
@@ -41,3 +43,14 @@ def data(tmp_path_factory):
     images = pd.DataFrame(rows, columns=["path", "group", "label", "split", "body_part"])
     images["sha256"] = [files.sha256(folder / path) for path in images["path"]]
     return folder, images
+
+
+@pytest.fixture(scope="session")
+def small_released(tmp_path_factory):
+    """A folder with the released MobileNet; it is asked in float32 and about small pictures."""
+    folder = tmp_path_factory.mktemp("released")
+    for path in RELEASED_DIR.glob("MobileNet.*"):
+        shutil.copy(path, folder)
+    card = files.read_json(folder / "MobileNet.json") | {"precision": "float32", "input_size": 128}
+    files.write_json(folder / "MobileNet.json", card)
+    return folder

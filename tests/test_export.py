@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from fracture_utils.config import Config
 from fracture_utils.data.anatomy import draw_patients
 from fracture_utils.data.radiography import render
 from fracture_utils.models import classifier, prediction
-from fracture_utils.models.backbones import RELEASED_DIR, Weights
+from fracture_utils.models.backbones import Weights
 from fracture_utils.networks import REGISTRY
 
 ROOT = Path(export.__file__).parents[1]
@@ -30,21 +29,10 @@ with_extra = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """The released MobileNet, to be asked in float32 and, for speed, about small pictures."""
-    folder = tmp_path_factory.mktemp("models")
-    for path in RELEASED_DIR.glob("MobileNet.*"):
-        shutil.copy(path, folder)
-    card = files.read_json(folder / "MobileNet.json") | {"precision": "float32", "input_size": 128}
-    files.write_json(folder / "MobileNet.json", card)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(models, tmp_path_factory):
+def exported(small_released, tmp_path_factory):
     """The folder with all formats of it, and what the command said."""
     folder = tmp_path_factory.mktemp("exported")
-    config = Config(source="phantoms", models_dir=models)
+    config = Config(source="phantoms", models_dir=small_released)
     return folder, list(export.export([], list(export.FORMATS), folder, config))
 
 
@@ -80,8 +68,8 @@ def test_every_format_says_what_keras_says_and_the_command_says_how_nearly(expor
 
 
 @with_extra
-def test_the_card_tells_what_a_user_of_the_files_has_to_know(exported, models):
-    folder, trained = exported[0], files.read_json(models / "MobileNet.json")
+def test_the_card_tells_what_a_user_of_the_files_has_to_know(exported, small_released):
+    folder, trained = exported[0], files.read_json(small_released / "MobileNet.json")
     card = files.read_json(folder / "MobileNet.json")
     assert "never clinical" in card["purpose"]
     for key in ("class_names", "threshold", "weights_sha256", "released"):
@@ -94,7 +82,7 @@ def test_the_card_tells_what_a_user_of_the_files_has_to_know(exported, models):
 
 
 @with_extra
-def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exported, models):
+def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exported, small_released):
     """Upright, across and of odd sides; the decision included."""
     folder = exported[0]
     script = (folder / "run_onnx.py").read_text()
@@ -114,10 +102,10 @@ def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exporte
     command = [sys.executable, "-c", code, folder / "run_onnx.py", folder / "MobileNet.onnx"]
     done = subprocess.run([*command, *pictures], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    folders = ["--models-dir", str(models), "--results-dir", "results"]
+    folders = ["--models-dir", str(small_released), "--results-dir", "results"]
     assert main(["predict", "--numbers-only", *map(str, pictures), *folders]) == 0
     table = pd.read_csv("results/answers.csv", keep_default_na=False)
-    card = files.read_json(models / "MobileNet.json")
+    card = files.read_json(small_released / "MobileNet.json")
     for line, row in zip(done.stdout.splitlines(), table.to_dict("records"), strict=True):
         path, answer = line.split(": ", 1)
         assert path == row["path"]

@@ -65,7 +65,8 @@ ORDER = [
     "evaluation.plots.card",
     *("evaluation.cases", "evaluation.drawings", "evaluation.grids", "evaluation.page"),
     *("evaluation.report", "evaluation.rescoring"),
-    *("run", "inference", "predict", "widget", "export", "clean", "headless", "__main__"),
+    *("run", "inference", "predict", "capture", "widget"),
+    *("export", "clean", "headless", "__main__"),
 ]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -118,7 +119,14 @@ def test_tensorflow_is_imported_in_one_module_at_most():
 
 def test_what_the_notebook_uses_stays_free_of_keras():
     allowed = {"data.batches"} | {n for n in MODULES if n.startswith("models.")}
-    allowed |= {"inference", "predict", "widget", "export", "__main__"}  # in a process of its own
+    allowed |= {
+        "inference",
+        "predict",
+        "capture",
+        "widget",
+        "export",
+        "__main__",
+    }  # in a process of its own
     allowed |= {"run"}  # hands Keras to the one cell that shows it, and only then
     light = {"models.backbones", "models.jobs", "models.progress", "models.familiarity"}
     light |= {"models.process"}
