@@ -24,7 +24,7 @@ from fracture_utils.config import Config
 from fracture_utils.data import images, inventory, reader, sidecars
 from fracture_utils.evaluation.detection import MARGIN, boxes_of, inside_boxes
 from fracture_utils.models import backbones, classifier, heatmaps
-from fracture_utils.models.jobs import Job
+from fracture_utils.models.job import Job
 from fracture_utils.models.worker import Desk
 
 BLOCK, SHARE = 25, 5

@@ -15,7 +15,8 @@ data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates
                 inventory, sidecars, sources/, images, agreement, audit, store, places,
                 augmentation, batches
 models/         precision, released, backbones, evidence, classifier, features, training, heads,
-                heatmaps, familiarity, prediction, progress, process, jobs, cards, worker
+                heatmaps, familiarity, prediction, progress, process, crew, cluster,
+                job, jobs, cards, worker
 evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
                 calibration, comparison, wording, seeds, subgroups, use, detection,
                 localisation, gallery, findings, conclusion, claim, verdict, plots/,

@@ -133,6 +133,9 @@ class Config(BaseSettings):
         "many, as one patient's may lie side by side; 0: none",
     )
     patience: int = Field(5, ge=1, description="epochs without a better validation AUC")
+    cluster: str = Field(
+        "", description="address of a Dask scheduler that trains the networks; empty: this machine"
+    )
 
     resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
     threshold_rule: Literal["youden", "sensitivity"] = Field(

@@ -16,7 +16,7 @@ from radiographs import NO_BOXES, small_run
 
 from fracture_utils import files
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger, claim
+from fracture_utils.ledger import Ledger, claim, versions
 from fracture_utils.models import backbones, cards, jobs, worker
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
@@ -108,9 +108,9 @@ def test_another_library_or_architecture_makes_everything_new(data, finished, mo
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert ledger.why("head", job.keys()["head"]) == "a library changed"
     monkeypatch.delenv("KERAS_BACKEND")
-    newer = jobs.versions().replace(jobs.versions()["keras"], "99.0")
+    newer = versions().replace(versions()["keras"], "99.0")
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "versions", lambda: newer)
+        patch.setattr("fracture_utils.models.job.versions", lambda: newer)
         assert ledger.why("head", job.keys()["head"]) == "a library changed"
     other = replace(jobs.REGISTRY["MobileNet"], early="conv_pw_10_relu")
     monkeypatch.setitem(jobs.REGISTRY, "MobileNet", other)
@@ -148,10 +148,13 @@ def test_a_loss_that_is_no_number_is_tried_once_more_in_float32(data, tmp_path, 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (MemoryError(), jobs.REFUSED),
-        (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating"), jobs.REFUSED),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), jobs.REFUSED),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), jobs.REFUSED),
+        (MemoryError(), worker.REFUSED),
+        (
+            type("ResourceExhaustedError", (Exception,), {})("OOM when allocating"),
+            worker.REFUSED,
+        ),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), worker.REFUSED),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), worker.REFUSED),
         (RuntimeError("another fault"), 1),
     ],
 )
@@ -170,7 +173,7 @@ def test_a_full_memory_is_a_sentence_in_every_backend(data, tmp_path, monkeypatc
 
 HOLD = """
 import sys, time
-from fracture_utils.ledger import Ledger, claim
+from fracture_utils.ledger import Ledger, claim, versions
 lock = claim(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

@@ -44,7 +44,8 @@ ORDER = [
         "models.familiarity",
         "models.prediction",
     ),
-    *("models.progress", "models.process", "models.jobs", "models.cards", "models.worker"),
+    *("models.progress", "models.process", "models.crew", "models.cluster", "models.job"),
+    *("models.jobs", "models.cards", "models.worker"),
     *("evaluation.predictions", "evaluation.bootstrap", "evaluation.intervals"),
     *("evaluation.probabilities", "evaluation.metrics", "evaluation.probe"),
     *("evaluation.calibration", "evaluation.comparison"),
@@ -129,7 +130,7 @@ def test_what_the_notebook_uses_stays_free_of_keras():
     }  # in a process of its own
     allowed |= {"run"}  # hands Keras to the one cell that shows it, and only then
     light = {"models.backbones", "models.jobs", "models.progress", "models.familiarity"}
-    light |= {"models.process"}
+    light |= {"models.process", "models.crew", "models.cluster", "models.job"}
     for name, path in MODULES.items():
         if name not in allowed or name in light:
             assert not {n for n in imports(path) if n.split(".")[0] == "keras"}, name

@@ -3,155 +3,44 @@
 This side never imports Keras, so that the notebook stays light and quiet.
 """
 
-from dataclasses import asdict, dataclass, replace
+import functools
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from fracture_utils import files, tables
-from fracture_utils.config import CLASS_NAMES, SPLITS, Config
-from fracture_utils.data import places, reader, store
-from fracture_utils.data.sidecars import BOX_COLUMNS
+from fracture_utils.config import SPLITS, Config
+from fracture_utils.data import reader, store
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger, claim, code_fingerprint, versions
-from fracture_utils.models import backbones, process
-from fracture_utils.models.backbones import REGISTRY, Weights
+from fracture_utils.ledger import Ledger, claim
+from fracture_utils.models import backbones, crew, process
+from fracture_utils.models.backbones import REGISTRY
+from fracture_utils.models.cluster import Cluster
+from fracture_utils.models.job import DIVERGED, LIBRARIES, SAVED, STAGES, Job
 from fracture_utils.models.progress import Progress
 
-DIVERGED, REFUSED = 3, 4
-"""Exit codes of a worker: the loss is no number; an InputError, told as an event."""
-STAGES = ("features", "head", "fine_tune", "predict")
-_SETTINGS = {
-    "features": (
-        "aspect", "image_size", "views", "batch_size", "seed", "horizontal_flip", "vertical_flip",
-        "rotation", "zoom", "shift", "brightness", "contrast", "maps_limit",
-    ),
-    "head": (
-        "dropout", "head_epochs", "head_learning_rate", "head_l2", "patience", "head", "head_width",
-        "place_dropout", "place_epochs", "place_learning_rate", "box_weight", "seeds",
-    ),
-    "fine_tune": ("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_depth"),
-    "predict": (),
-}  # fmt: skip
-"""What each stage depends on, beside what the stages before it depend on."""
-CODE = (
-    *("models/classifier", "models/evidence", "models/features", "models/heads"),
-    *("models/training", "models/prediction", "models/precision", "models/worker"),
-    *("data/greys", "data/dicom", "data/reader", "data/store"),
-    *("data/augmentation", "data/batches", "data/places"),
-)
-"""The modules that a trained network depends on."""
-LIBRARIES = ["keras", "tensorflow", "numpy"]
-"""The libraries that it depends on."""
-LATE_CODE = ("models/heatmaps", "models/familiarity")
-"""Those that matter to the last stage only."""
 ENSEMBLE = "Ensemble"
 """The model whose logit is the mean of the calibrated logits of all networks."""
 _FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
-MAPS = "maps"
-"""What the name of a folder begins with that holds maps until its network is trained."""
 PLACES = 0.6
 """What a picture of 384 px costs in an epoch of the evidence head, in billions of multiply-adds."""
+IN_FLOAT32 = "float32, since the loss was no number before"
 START = 1000.0
 """What starting a process and building its graph costs, in billions of multiply-adds."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """The training of one network: everything its worker has to know, and where it works.
-
-    `images` has the columns path, group, label, split and sha256, and may have width and height;
-    `boxes` are those of `sidecars.boxes`, of pictures whose width and height are known.
-    """
-
-    name: str
-    config: Config
-    weights: Weights
-    images: pd.DataFrame
-    boxes: pd.DataFrame
-
-    @property
-    def folder(self) -> Path:
-        """Where features, checkpoints, history, predictions and the log of the network lie."""
-        return self.config.cache_dir / "networks" / self.name
-
-    def keys(self) -> dict[str, dict[str, str]]:
-        """For each stage the fingerprints of all that its result depends on."""
-        columns = ["path", "group", "label", "split", "sha256"]
-        backend = process.environment()["KERAS_BACKEND"]
-        key = {
-            "data": files.fingerprint(
-                [self.images[columns].to_numpy().tolist(), self.boxes.to_numpy().tolist()]
-            ),
-            "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
-            "precision": self.config.precision,
-            "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
-            "code": code_fingerprint(*CODE),
-            "a library": f"{backend} {versions()[LIBRARIES].to_dict()}",
-        }
-        keys: dict[str, dict[str, str]] = {}
-        settings: dict[str, object] = {}
-        for stage in STAGES:
-            settings |= {name: getattr(self.config, name) for name in _SETTINGS[stage]}
-            keys[stage] = key | {"settings": files.fingerprint(settings)}
-        keys["predict"]["code"] += code_fingerprint(*LATE_CODE)
-        return keys
-
-    def path(self, stage: str) -> Path:
-        """The file of arrays of a stage ("checkpoint" is fine-tuning's), named by its key."""
-        key = self.keys()["fine_tune" if stage == "checkpoint" else stage]
-        return self.folder / f"{stage}-{files.fingerprint(key)}.npz"
-
-    def maps_name(self) -> str:
-        """The folder of maps inside `folder`, named by the key of the features."""
-        return f"{MAPS}-{files.fingerprint(self.keys()['features'])}"
-
-    def marks(self) -> list[np.ndarray | None]:
-        """For each picture its boxes as a picture (`places.mark`), all black where it is normal,
-        and None for a fracture without a box.
-        """
-        size, known = REGISTRY[self.name].size(self.config), dict(list(self.boxes.groupby("path")))
-        marked: list[np.ndarray | None] = []
-        for row in self.images.itertuples():
-            if row.label == CLASS_NAMES[0]:
-                marked.append(np.zeros((size, size), np.uint8))
-            elif row.path in known:
-                corners = known[row.path][BOX_COLUMNS[1:]].to_numpy(float)
-                shape = (int(row.height), int(row.width))
-                marked.append(places.mark(corners, shape, size, self.config.aspect))
-            else:
-                marked.append(None)
-        return marked
-
-    def finished(self) -> bool:
-        """Whether every stage is finished and its files are whole."""
-        ledger = Ledger(self.folder)
-        return all(ledger.finished(stage, key) for stage, key in self.keys().items())
-
-    def save(self) -> None:
-        """Write what `load` reads."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_table(self.folder / "images.csv", self.images)
-        files.write_table(self.folder / "boxes.csv", self.boxes)
-        job = {"config": self.config.model_dump(mode="json"), "weights": asdict(self.weights)}
-        files.write_json(self.folder / "job.json", job)
-
-    @classmethod
-    def load(cls, folder: Path) -> "Job":
-        """The job that was saved in `folder`."""
-        job = files.read_json(folder / "job.json")
-        path = job["weights"]["path"]
-        weights = Weights(**job["weights"] | {"path": Path(path) if path else None})
-        images = pd.read_csv(folder / "images.csv", dtype=str, keep_default_na=False)
-        corners = dict.fromkeys(BOX_COLUMNS[1:], float)  # a key tells 61 from 61.0
-        boxes = pd.read_csv(folder / "boxes.csv", dtype={"path": str} | corners)
-        return cls(folder.name, Config(**job["config"]), weights, images, boxes)
+Done = tuple[Job, str, str]
+"""A job as it was finished, its status (trained or failed) and why."""
 
 
 def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataFrame:
-    """Train every network of the settings, each in its own process, one after the other, on the
-    images table and the `boxes` of `sidecars.boxes`.
+    """Train every network of the settings, each in its own process, on the images table and the
+    `boxes` of `sidecars.boxes`: on the cluster of the settings, or else here, one on each graphics
+    card at once where there are several, one after the other where there are not.
 
     What is done and still valid is not done again; what was interrupted goes on. A network that
     fails leaves the others standing. Returns (and writes to networks.csv) one row a network:
@@ -175,10 +64,17 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
         for name, why in left_out.items():
             progress.finish(name, "left out", why)
             rows.append({"model": name, "status": "left out", "why": why})
-        progress.announce({job.name for job in jobs if job.finished()})
+        done = {job.name: kept for job in jobs if (kept := _kept(job))}
+        for name in done:
+            progress.finish(name, "kept from an earlier run")
+        if not config.cluster:
+            progress.announce(set(done))
         store.build(needed, config, sizes)  # each picture is decoded once for all networks
-        for job in jobs:
-            rows.append(_row(*_train_one(job, progress)))
+        waiting = [job for job in jobs if job.name not in done]
+        for job, status, why in _trained(waiting, config, progress):
+            progress.finish(job.name, status, why if status == "failed" else "")
+            done[job.name] = job, status, why
+        rows += [_row(*done[job.name]) for job in jobs]
     networks = tables.write(config.results_dir, "networks", pd.DataFrame(rows))
     if not (networks["status"] == "trained").any():
         raise InputError("No network could be trained. " + " ".join(networks["why"]))
@@ -236,30 +132,57 @@ def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
     return boxes[boxes["path"].isin(sized)].reset_index(drop=True).round(1)
 
 
-def _train_one(job: Job, progress: Progress) -> tuple[Job, str, str]:
-    """The job as it was finished, its status and why."""
-    in_float32 = replace(job, config=job.config.model_copy(update={"precision": "float32"}))
-    for candidate, why in ((job, ""), (in_float32, "float32, since the loss was no number before")):
+def _kept(job: Job) -> Done | None:
+    """What an earlier run made of a job, where all of it is still valid."""
+    for candidate, why in ((job, ""), (job.in_float32(), IN_FLOAT32)):
         if candidate.finished():
-            progress.finish(job.name, "kept from an earlier run")
             return candidate, "trained", why
+    return None
+
+
+def _trained(waiting: list[Job], config: Config, progress: Progress) -> Iterator[Done]:
+    """What `_train_one` says of each job, as they end."""
+    cards = crew.visible()
+    if not waiting or not (config.cluster or min(len(cards), len(waiting)) > 1):
+        yield from (_train_one(job, progress) for job in waiting)
+        return
+    jobs = {job.name: job.with_whole_paths() for job in waiting}
+    for job in jobs.values():
+        job.save()
+    tasks = {n: functools.partial(_train_elsewhere, job, job.keys()) for n, job in jobs.items()}
+    with Cluster(config.cluster) if config.cluster else crew.Cards(cards) as hands:
+        for name, result in crew.side_by_side(hands, tasks, progress):
+            yield (jobs[name], "failed", result) if isinstance(result, str) else result
+
+
+def _train_elsewhere(job: Job, keys: dict, teller: crew.Teller, card: str) -> Done:
+    """`_train_one` on a card or a machine, if that sees the job's files and computes alike."""
+    if not (job.folder / SAVED).is_file():
+        why = f"{platform.node()} does not see {job.folder}; the cluster has to share that folder."
+        return job, "failed", why
+    if job.keys() != keys:
+        why = (
+            f"{platform.node()} has another version of this project, of {', '.join(LIBRARIES)}, or "
+        )
+        return job, "failed", why + "another KERAS_BACKEND; install the same there."
+    return _train_one(replace(job, card=card), teller)
+
+
+def _train_one(job: Job, progress: Progress | crew.Teller) -> Done:
+    """The job as it was finished, its status and why."""
     why, attempt = "", job
     code, error = _run_worker(job, progress)
     if code == DIVERGED and job.config.precision != "float32":
         progress.say(f"{job.name}: {error} Once more in float32.")
-        attempt, why = in_float32, "float32, since the loss was no number before"
-        code, error = _run_worker(in_float32, progress)
-    if code == 0:
-        progress.finish(job.name, "trained")
-        return attempt, "trained", why
-    progress.finish(job.name, "failed", error)
-    return attempt, "failed", error
+        attempt, why = job.in_float32(), IN_FLOAT32
+        code, error = _run_worker(attempt, progress)
+    return (attempt, "failed", error) if code else (attempt, "trained", why)
 
 
-def _run_worker(job: Job, progress: Progress) -> tuple[int, str]:
+def _run_worker(job: Job, progress: Progress | crew.Teller) -> tuple[int, str]:
     """Run the job's process to its end; its exit code and, where it is not 0, what went wrong."""
     job.save()
-    return process.train(job.folder, lambda event: progress.hear(job.name, event))
+    return process.train(job.folder, lambda event: progress.hear(job.name, event), job.card)
 
 
 def _row(job: Job, status: str, why: str) -> dict:

@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import fracture_utils
 from fracture_utils.config import PREFIX
 
 WORKER = "fracture_utils.models.worker"
+BEAT = 1.0
+"""Seconds after which a silent process is heard all the same, so that one can end it."""
 CARDS = "CUDA_VISIBLE_DEVICES"
 KILLED = (
     "The process was killed, most often for lack of memory; lower "
@@ -34,8 +38,9 @@ def train(folder: Path, hear: Callable[[dict], None], card: str = "") -> tuple[i
     """Work through the job that was saved in `folder`, in a process of its own, to its end.
 
     Its settings are those that were saved, whatever this machine's FRACTURE_* say. It sees the
-    graphics `card` alone; empty: what this process sees. `hear` hears each of its events; where
-    that raises, the process ends. Returns the exit code and, where it is not 0, what went wrong.
+    graphics `card` alone; empty: what this process sees. `hear` hears each of its events, and an
+    empty one while it is silent; where that raises, the process ends. Returns the exit code and,
+    where it is not 0, what went wrong.
     """
     own = {k: v for k, v in environment().items() if not k.startswith(PREFIX)}
     own |= {CARDS: card} if card else {}
@@ -52,8 +57,11 @@ def train(folder: Path, hear: Callable[[dict], None], card: str = "") -> tuple[i
             env=own,
         ) as process,
     ):
+        lines: SimpleQueue[str | None] = SimpleQueue()
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, lines))
+        reader.start()
         try:
-            for line in process.stdout or ():
+            while (line := _next(lines)) is not None:
                 event = json.loads(line)
                 error = event.get("error", error)
                 hear(event)
@@ -61,7 +69,22 @@ def train(folder: Path, hear: Callable[[dict], None], card: str = "") -> tuple[i
             process.kill()
             process.wait()  # leaving after an interruption, Popen waits a quarter of a second only
             raise
+        finally:
+            reader.join()
     if process.returncode and not error:
         error = f"The process ended with code {process.returncode}; the reason is in {log}."
         error = KILLED if process.returncode in (-9, 137) else error
     return process.returncode, error
+
+
+def _pass_on(stream: Iterable[str], lines: SimpleQueue) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _next(lines: SimpleQueue) -> str | None:
+    try:
+        return lines.get(timeout=BEAT)
+    except Empty:
+        return "{}"

@@ -26,8 +26,9 @@ class Progress:
 
     `work` gives the cost of each stage of each network, in any unit, in the order in which they
     come; the remaining time is guessed from it.
-    In a notebook one output is updated in place; elsewhere a line is written at each new
-    stage and at most once a minute. Everything also goes to the log file.
+    Several networks may be at work at once. In a notebook one output is updated in place; elsewhere
+    a line is written at each new stage and at most once a minute. Everything also goes to the log
+    file.
     """
 
     def __init__(self, work: dict[str, dict[str, float]], log: Path) -> None:
@@ -37,7 +38,7 @@ class Progress:
         self.kept: set[str] = set()
         self._began: dict[str, float] = {}
         self._lines: list[str] = []
-        self._current = ""
+        self._current: dict[str, str] = {}
         self._spoke = 0.0
         self._output = _notebook_output()
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -60,19 +61,20 @@ class Progress:
         within = event["done"] / event["total"] if event.get("total") else 0.0
         self.share[name] = (sum(costs[:position]) + within * costs[position]) / sum(costs)
         number = f"{list(self.work).index(name) + 1} of {len(self.work)}"
-        self._current = (
-            f"{name} ({number}): {stage} {within:.0%}{self._remaining()}{self._next(name)}"
+        self._current[name] = (
+            f"{name} ({number}): {stage} {within:.0%}{self._remaining()}{self._next()}"
         )
         if "why" in event and event["why"] != "not done yet":
             self.say(f"{name}: {stage} again, because {event['why']}.")
-        self._show(force="why" in event)
+        self._show(name if "why" in event else "")
 
     def finish(self, name: str, how: str, why: str = "") -> None:
         """Note that nothing more will come of a network, how it ended and, in a sentence, why."""
         took = time.monotonic() - self._began[name] if name in self._began else None
         if took is None:
             self.kept.add(name)
-        self.share[name], self._current = 1.0, ""
+        self.share[name] = 1.0
+        self._current.pop(name, None)
         duration = f" in {_minutes(took)}" if took else ""
         self.say(f"{name}: {how}{duration}. {why[:1].upper()}{why[1:]}".strip())
 
@@ -80,7 +82,7 @@ class Progress:
         """A line that stays."""
         self._lines.append(sentence)
         self._write(sentence)
-        self._show(force=False)
+        self._show()
 
     def _remaining(self) -> str:
         cost = {n: sum(w.values()) for n, w in self.work.items() if n not in self.kept}
@@ -90,18 +92,20 @@ class Progress:
             return ""
         return f", about {_minutes(elapsed / done * (total - done))} left for all"
 
-    def _next(self, name: str) -> str:
-        waiting = [other for other in self.work if self.share[other] == 0 and other != name]
+    def _next(self) -> str:
+        waiting = [n for n in self.work if self.share[n] == 0 and n not in self._began]
         return f"; next {waiting[0]}" if waiting else "; the last one"
 
-    def _show(self, force: bool) -> None:
+    def _show(self, name: str = "") -> None:
+        """Show where the networks are: in a line that of `name` now, all of them in a minute."""
         now = time.monotonic()
         if self._output is not None:
-            text = "\n".join([*self._lines, self._current]).strip()
+            text = "\n".join([*self._lines, *self._current.values()]).strip()
             self._output.update({"text/plain": text}, raw=True)
-        if self._current and (force or now - self._spoke > SECONDS_BETWEEN_LINES):
+        if name or (self._current and now - self._spoke > SECONDS_BETWEEN_LINES):
             self._spoke = now
-            self._write(self._current)
+            for line in [self._current[name]] if name else list(self._current.values()):
+                self._write(line)
 
     def _write(self, line: str) -> None:
         ledger.note(self.log, line)

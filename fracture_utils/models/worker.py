@@ -36,7 +36,7 @@ from fracture_utils.models import (
     training,
 )
 from fracture_utils.models.backbones import REGISTRY
-from fracture_utils.models.jobs import DIVERGED, MAPS, REFUSED, Job
+from fracture_utils.models.job import DIVERGED, MAPS, REFUSED, Job
 
 BATCHES_TO_ADAPT = 2
 SEEDS = "seeds"
