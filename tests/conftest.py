@@ -5,6 +5,7 @@ working folder of its own.
 import os
 import shutil
 
+import hypothesis
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from fracture_utils import files
 from fracture_utils.models.backbones import RELEASED_DIR
 
 matplotlib.use("Agg")
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,27 @@ def test_curves_are_those_of_scikit_learn(tables, name):
     assert any(np.array_equal(points, expected) for points in drawn)
 
 
+def test_each_grey_curve_bears_the_number_of_its_network(tables):
+    """Where there is room; and each number stands on its own curve."""
+    seen, scores, _ = tables
+    for chart in (plots.roc(seen, scores), plots.decision_curve(use.decision_curve(seen), scores)):
+        ax = chart.axes[0]
+        named = dict(reversed(label.get_text().split("\n")[0].split("  ")) for label in
+                     ax.get_legend().get_texts() if "  " in label.get_text())  # fmt: skip
+        assert len(named) > 1
+        numbers = {text.get_text(): text.get_position() for text in ax.texts}
+        assert numbers
+        assert set(numbers) <= set(named.values())
+        to_axes = ax.transData + ax.transAxes.inverted()
+        for spot in numbers.values():
+            gaps = []
+            for line in ax.get_lines():
+                points = to_axes.transform(np.column_stack(line.get_data()).astype(float))
+                dense = [np.linspace(a, b, 50) for a, b in itertools.pairwise(points)]
+                gaps += [np.hypot(*(np.concatenate(dense) - spot).T).min()] if dense else []
+            assert min(gaps) < 0.01
+
+
 def test_the_ranking_shows_each_auc_on_its_interval(tables):
     _, scores, _ = tables
     chart = plots.ranking(scores)

@@ -123,6 +123,13 @@ def by_group(p=0.0004, few=False):
     return pd.DataFrame([whole | {"specificity": 0.2, "p_specificity": np.nan}, leg, hip, hand])
 
 
+def test_a_flag_that_matters_is_told_in_words():
+    table = by_group().replace({"hand": "1", "leg": "0", "body_part": "hardware"})
+    said = text(scores(AUCS), TIED, chosen="A", by_group=table[table["value"] != "hip"])
+    assert "its specificity is 67 % for pictures with hardware (95 % interval" in said
+    assert "but 94 % for pictures without hardware (95 % interval" in said
+
+
 def test_a_body_part_that_fares_worse_is_a_finding():
     assert (
         "A does not do alike for every body part: its specificity is 67 % for hand (95 % interval "

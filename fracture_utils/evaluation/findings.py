@@ -8,7 +8,7 @@ import pandas as pd
 from fracture_utils.evaluation import localisation, use
 from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.subgroups import ALL, FEWEST, TESTED
-from fracture_utils.evaluation.wording import between, counted, p_value, percent
+from fracture_utils.evaluation.wording import between, counted, in_words, p_value, percent
 
 FEW_POSITIVES = 50
 """Fractures in validation below which a threshold is warned of."""
@@ -140,15 +140,17 @@ def _differs(
     model: str, measure: str, column: str, rows: pd.DataFrame, p: float, family: int
 ) -> str:
     rows = rows.sort_values(measure)
-    parts = []
-    for row in (rows.iloc[0], rows.iloc[-1]):
+    name, parts = column.replace("_", " "), []
+    flags = {"yes": f"pictures with {name}", "no": f"pictures without {name}"}
+    words = in_words(rows["value"])
+    for place in (0, -1):
+        row, value = rows.iloc[place], flags.get(words[place], words[place])
         of_class = row["positives"] if measure == "sensitivity" else row["n"] - row["positives"]
         low, high = 100 * row[f"{measure}_low"], 100 * row[f"{measure}_high"]
         parts.append(
-            f"{percent(row[measure])} for {row['value']}{between(low, high, '{:.0f}', ' %')[:-1]}; "
+            f"{percent(row[measure])} for {value}{between(low, high, '{:.0f}', ' %')[:-1]}; "
             f"{counted(int(of_class), OF_CLASS[measure])})"
         )
-    name = column.replace("_", " ")
     corrected = f"after Holm's correction for {family} tests" if family > 1 else "a single test"
     return (
         f"{model} does not do alike for every {name}: its {measure} is {parts[0]} but {parts[1]}, "

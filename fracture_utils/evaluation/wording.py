@@ -1,8 +1,10 @@
 """How numbers and names are put into words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+
+YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}
 
 
 def between(low: float, high: float, form: str = "{:.3f}", unit: str = "") -> str:
@@ -46,3 +48,9 @@ def listed(names: Sequence[str], last: str = "and") -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def in_words(values: Iterable[object]) -> list[str]:
+    """The values of one column as a reader says them: "no" instead of 0 where all are flags."""
+    texts = [str(value) for value in values]
+    return [YES_NO[text] for text in texts] if set(texts) <= set(YES_NO) else texts

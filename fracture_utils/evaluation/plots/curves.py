@@ -11,13 +11,13 @@ from scipy import special, stats
 from fracture_utils.evaluation import metrics
 from fracture_utils.evaluation.plots.style import (
     FAINT,
-    INK,
     MUTED,
     WIDTH,
     Chart,
     appearance,
     chart_of,
     figure,
+    numbered,
     ranged,
     short,
 )
@@ -26,8 +26,6 @@ from fracture_utils.evaluation.probabilities import BINS
 from fracture_utils.evaluation.verdict import chosen
 
 CHANCE: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
-APART = 0.055
-"""Smallest distance between the numbers on the curves, as a share of an axis."""
 
 
 @figure
@@ -103,6 +101,7 @@ def _trade_off(
     order = sorted(seen.models, key=lambda name: (name != first, -rows[metric].fillna(0)[name]))
     lines = {model: _line(seen, model, rates) for model in order}
     taken = [np.array(point) for _, point in lines.values()]
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     for number, model in enumerate(order, 1):
         line, point = lines[model]
         look = appearance(model, seen.models)
@@ -116,9 +115,8 @@ def _trade_off(
         ax.plot(*point, markersize=9 if model == first else 6, linestyle="", zorder=4, **look)
         ax.plot([], [], label=f"{tag}{short(model)}\n{ranged(rows.loc[model], metric)}", **look)
         if tag:
-            _number(ax, line, number, taken)
+            numbered(ax, line, number, taken)
     ax.plot([], [], label="chance", **CHANCE)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     legend = ax.legend(
         loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False,
         title=f"{title}, 95 % interval\n(marker: chosen threshold)",
@@ -140,28 +138,6 @@ def _line(
     with np.errstate(divide="ignore", invalid="ignore"):
         line = rates(np.append(0, found), np.append(0, alarms), *sizes)
         return line, rates(*chosen, *sizes)
-
-
-def _number(
-    ax: Axes, line: tuple[np.ndarray, np.ndarray], number: int, taken: list[np.ndarray]
-) -> None:
-    """Write a curve's number on it, where it is farthest from the numbers already there."""
-    points = np.column_stack(line)
-    points = points[np.isfinite(points).all(axis=1)]
-    if not len(points):
-        return
-    steps = np.append(0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
-    along = np.linspace(0.12, 0.88, 60) * steps[-1]
-    spots = np.column_stack([np.interp(along, steps, column) for column in points.T])
-    gaps = np.min([np.hypot(*(spots - other).T) for other in taken] or [np.ones(60)], axis=0)
-    if gaps.max() < APART:
-        return
-    spot = spots[int(np.argmax(np.minimum(gaps, 3 * APART)))]
-    taken.append(spot)
-    ax.text(
-        spot[0], spot[1], str(number), size=7, ha="center", va="center", color=INK, zorder=5,
-        bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": MUTED, "lw": 0.7},
-    )  # fmt: skip
 
 
 @figure

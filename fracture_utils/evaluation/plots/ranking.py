@@ -20,10 +20,9 @@ from fracture_utils.evaluation.plots.style import (
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.subgroups import ALL, FEWEST
 from fracture_utils.evaluation.verdict import chosen
-from fracture_utils.evaluation.wording import listed, p_value
-
-YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}
+from fracture_utils.evaluation.wording import in_words, listed, p_value
 
 
 @figure
@@ -166,16 +165,12 @@ def subgroups(
 
 
 def _words(rows: pd.DataFrame) -> list[str]:
-    """Subgroups as a reader says them: "hardware: no" instead of "hardware: 0"."""
+    """Subgroups as a reader says them."""
     said = []
-    for _, group in rows.groupby("column", sort=False):
-        told = YES_NO if set(group["value"].astype(str)) <= set(YES_NO) else {}
-        said += [
-            "all pictures"
-            if row.column == "all"
-            else f"{row.column.replace('_', ' ')}: {short(told.get(str(row.value), row.value))}"
-            for row in group.itertuples()
-        ]
+    for column, group in rows.groupby("column", sort=False):
+        name = str(column).replace("_", " ")
+        words = [f"{name}: {short(word)}" for word in in_words(group["value"])]
+        said += ["all pictures"] if column == ALL else words
     return said
 
 
@@ -194,13 +189,14 @@ def _weakest(rows: pd.DataFrame, words: list[str], model: str, positive: str) ->
     row = rows.iloc[place]
     adjusted = rows.get("p_sensitivity_holm", pd.Series(np.nan, rows.index))
     differ = rows.loc[adjusted < SIGNIFICANT, "column"].unique()
-    told = (
+    verdict = (
         f"Sensitivity differs between the values of {listed(differ)} beyond chance."
         if len(differ)
         else "No subgroup's sensitivity is shown to differ beyond chance."
     )
     return (
         f"{model} finds least where {words[place]}: {ranged(row, 'sensitivity')} of "
-        f"{row['positives']} {positive} pictures. {told}",
+        f"{row['positives']} {positive} pictures. {verdict} What has fewer than {FEWEST} "
+        "pictures of a class is left out.",
         f"AUC and sensitivity of {model} by subgroup: {'; '.join(numbers)}.",
     )

@@ -33,6 +33,8 @@ WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#BBBBBB"
 WIDTH = 8.0
 """Inches; a figure is drawn at 200 dots an inch and shown 800 pixels wide."""
 RESOLUTION = 200
+APART = 0.055
+"""Smallest distance between the numbers on curves, as a share of an axis."""
 TEXT: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -161,6 +163,31 @@ def interval(
     """A point with its interval, lying on row `place`."""
     ax.plot([low, high], [place, place], color=look["color"], linewidth=2, solid_capstyle="butt")
     ax.plot(value, place, markersize=8, linestyle="", **look)
+
+
+def numbered(
+    ax: Axes, line: tuple[np.ndarray, np.ndarray], number: int, taken: list[np.ndarray]
+) -> None:
+    """Write a curve's number on it, where it is farthest from the points already `taken`, as shares
+    of the axes (1, 1); nowhere where there is no room.
+    """
+    points = ax.transLimits.transform(ax.transScale.transform(np.column_stack(line)))
+    points = points[np.isfinite(points).all(axis=1) & (points >= 0).all(1) & (points <= 1).all(1)]
+    if not len(points):
+        return
+    steps = np.append(0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
+    along = np.linspace(0.12, 0.88, 60) * steps[-1]
+    spots = np.column_stack([np.interp(along, steps, column) for column in points.T])
+    gaps = np.min([np.hypot(*(spots - other).T) for other in taken] or [np.ones(60)], axis=0)
+    if gaps.max() < APART:
+        return
+    spot = spots[int(np.argmax(np.minimum(gaps, 3 * APART)))]
+    taken.append(spot)
+    ax.text(
+        spot[0], spot[1], str(number), size=7, ha="center", va="center", color=INK, zorder=5,
+        transform=ax.transAxes,
+        bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": MUTED, "lw": 0.7},
+    )  # fmt: skip
 
 
 def short(text: object, longest: int = 24) -> str:

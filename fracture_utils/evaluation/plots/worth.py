@@ -1,7 +1,6 @@
 """Figures about use: whether acting on a network pays, and how many boxes its marks find."""
 
-from typing import Any
-
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -14,6 +13,7 @@ from fracture_utils.evaluation.plots.style import (
     appearance,
     chart_of,
     figure,
+    numbered,
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
@@ -35,10 +35,7 @@ def decision_curve(
     """
     chart, ax = chart_of(4.6)
     first = chosen(predictions, scores)
-    _lines(ax, decision_curve, "threshold", "net_benefit", first)
     every = decision_curve.drop_duplicates("threshold")
-    ax.plot(every["threshold"], every["treat_all"], color=INK, linestyle="--", label="act on all")
-    ax.axhline(0, color=FAINT, label="act on none")
     top = max(decision_curve["net_benefit"].max(), 0.01) if len(decision_curve) else 1
     ax.set(
         xlim=(0, 1),
@@ -47,6 +44,9 @@ def decision_curve(
         ylabel="net benefit, true positives a picture",
         title="What acting on a network is worth",
     )
+    _lines(ax, decision_curve, "threshold", "net_benefit", first)
+    ax.plot(every["threshold"], every["treat_all"], color=INK, linestyle="--", label="act on all")
+    ax.axhline(0, color=FAINT, label="act on none")
     ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
     pays = use.worthwhile(decision_curve, first)
     where = f"from a probability of {pays[0]:.2f} to {pays[1]:.2f}" if pays else "nowhere"
@@ -70,7 +70,6 @@ def free_response(
         ax.text(0.5, 0.5, "no boxes are known", ha="center", transform=ax.transAxes)
         ax.set_axis_off()
         return chart.say("No boxes are known, so no mark can be judged.", "No curve.")
-    _lines(ax, froc, "false_marks", "sensitivity", first)
     ticks = [1 / 32, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
     ax.set_xscale("log", base=2)
     ax.set_xticks(ticks, ["1/32", "1/8", "1/4", "1/2", *map(str, ticks[4:])])
@@ -78,8 +77,10 @@ def free_response(
         ylim=(-0.02, 1.02),
         xlabel="false marks per picture",
         ylabel="sensitivity per box",
+        xlim=(froc["false_marks"].min(), froc["false_marks"].max()),
         title="How many boxes the peaks of the heat maps find",
     )
+    _lines(ax, froc, "false_marks", "sensitivity", first)
     ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
     rows = froc[(froc["model"] == first) & (froc["false_marks"] == 1)]
     told = "".join(
@@ -95,15 +96,17 @@ def free_response(
 
 
 def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, first: str) -> None:
-    """A line a model, the first in colour and over its interval."""
-    models = list(table["model"].unique())
-    for model in sorted(models, key=lambda name: name != first):
+    """A line a model: the first in colour and over its interval, the others in grey with the number
+    under which the legend names them. Scales and limits of `ax` are set before.
+    """
+    models = sorted(table["model"].unique(), key=lambda name: name != first)
+    taken: list[np.ndarray] = []
+    for number, model in enumerate(models, 1):
         rows = table[table["model"] == model]
-        dashes = ("-", ":", "-.")[models.index(model) % 3]
-        look: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "linestyle": dashes}
         if model == first:
-            look = {"color": appearance(model, models)["color"], "linewidth": 2.4, "zorder": 3}
-            ax.fill_between(
-                rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=look["color"], alpha=0.15
-            )
-        ax.plot(rows[x], rows[y], label=short(model), **look)
+            colour = appearance(model, models)["color"]
+            ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=colour, alpha=0.15)
+            ax.plot(rows[x], rows[y], color=colour, linewidth=2.4, zorder=3, label=short(model))
+            continue
+        ax.plot(rows[x], rows[y], color=MUTED, linewidth=1.0, label=f"{number}  {short(model)}")
+        numbered(ax, (rows[x].to_numpy(float), rows[y].to_numpy(float)), number, taken)
