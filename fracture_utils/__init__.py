@@ -5,6 +5,7 @@ For education and research, never for clinical use.
 A map, from left to right; a module imports only from its left.
 
 errors, files   sentences for people; whole files or none
+lazy            arrays that are made when they are asked for
 schemas, tables every column of every table in results/, once
 data/folders    what the words in folder names mean
 networks        the registry of networks, one row each

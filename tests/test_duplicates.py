@@ -1,5 +1,7 @@
 """The search for near duplicates on stacks of every size, also where nothing is alike."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,3 +70,28 @@ def test_the_answer_does_not_depend_on_the_chunks(chunk, monkeypatch):
 def test_no_pair_is_sought_among_none_or_one():
     for count in (0, 1):
         assert duplicates.pairs(stack(0, count, 0.0)).empty
+
+
+@pytest.mark.parametrize(
+    "of", [duplicates.pairs, duplicates.polarity, duplicates.contrast], ids=lambda of: of.__name__
+)
+def test_memory_grows_by_less_than_four_thumbnails_a_picture(of):
+    def peak(count: int) -> int:
+        thumbnails = np.random.default_rng(0).integers(0, 256, (count, 64, 64)).astype(np.uint8)
+        tracemalloc.start()
+        try:
+            of(thumbnails)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = 2 * duplicates.CHUNK, 4 * duplicates.CHUNK
+    assert (peak(many) - peak(few)) / (many - few) < 4 * duplicates.SIDE**2
+
+
+def test_contrast_is_the_standard_deviation_of_each():
+    thumbnails = stack(3, 5, 0.5)
+    np.testing.assert_allclose(
+        duplicates.contrast(thumbnails), [np.std(one, dtype=float) for one in thumbnails]
+    )
+    assert duplicates.contrast(thumbnails[:0]).shape == (0,)

@@ -13,6 +13,7 @@ ORDER = [
     *(
         "errors",
         "files",
+        "lazy",
         "schemas",
         "tables",
         "data.folders",

@@ -37,7 +37,7 @@ def run(table: pd.DataFrame, taken: Inventory, config: Config) -> pd.DataFrame:
     facts = table[["path", "label", "split", "group"]].merge(
         taken.files.drop(columns=["label", "split"]), on="path"
     )
-    thumbnails = taken.thumbnails[pd.Index(taken.files["path"]).get_indexer(table["path"])]
+    thumbnails = taken.of(table["path"])
     known = sidecars.pictures(config, taken.files)
     findings = [
         *_unreadable(taken.files),
@@ -168,7 +168,7 @@ def _judged(one: dict, other: dict, check: str, what: str) -> dict:
 
 
 def _odd_pictures(facts: pd.DataFrame, thumbnails: np.ndarray) -> list[dict]:
-    blank = thumbnails.reshape(len(thumbnails), -1).std(1) < 2
+    blank = duplicates.contrast(thumbnails) < 2
     polarity = (
         duplicates.polarity(thumbnails) if len(thumbnails) >= ENOUGH else np.zeros(len(facts))
     )

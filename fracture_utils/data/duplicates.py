@@ -41,6 +41,8 @@ are alike."""
 MARGIN = 6
 """Pixels of a thumbnail's rim that are not compared: turned and cropped copies differ there."""
 CHUNK = 512
+CLOSELY = 64
+"""Pictures and pairs that are looked at closely at once, by each core: half a mebibyte each."""
 CODE, LIBRARIES = ("data/duplicates",), ("numpy", "scipy")
 """What the pairs depend on, beside the thumbnails."""
 COLUMNS = ["first", "second", "mirrored", "agreement"]
@@ -69,12 +71,12 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     same = np.flatnonzero(origin != np.arange(len(origin)))
     equal = pd.DataFrame({"first": origin[same], "second": same, "mirrored": False, "agreement": 1})
     distinct = np.array(list(seen.values()), int)
-    normalised = _normalised(thumbnails[distinct])
+    normalised = _normalised(thumbnails, distinct)
     jobs = []
     for mirrored in (False, True):
         candidates = _candidates(normalised, mirrored)
-        for start in range(0, candidates.shape[1], CHUNK):
-            jobs.append((mirrored, *candidates[:, start : start + CHUNK]))
+        for start in range(0, candidates.shape[1], CLOSELY):
+            jobs.append((mirrored, *candidates[:, start : start + CLOSELY]))
 
     def check(job: tuple[bool, np.ndarray, np.ndarray]) -> pd.DataFrame:
         mirrored, first, second = job
@@ -97,7 +99,10 @@ def polarity(thumbnails: np.ndarray) -> np.ndarray:
     """By how much (n,) each picture is more like its nearest neighbour than its negative is:
     below 0 it is probably inverted, because most pictures of a set are not.
     """
-    described = _descriptors(_normalised(thumbnails), False)
+    described = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
+    for start in range(0, len(thumbnails), CHUNK):
+        chunk = np.arange(start, min(start + CHUNK, len(thumbnails)))
+        described[chunk] = _descriptors(_normalised(thumbnails, chunk), False)
     result = np.empty(len(described), np.float32)
     for start in range(0, len(described), CHUNK):
         likeness = described[start : start + CHUNK] @ described.T
@@ -105,6 +110,13 @@ def polarity(thumbnails: np.ndarray) -> np.ndarray:
         likeness[rows, start + rows] = 0
         result[start : start + CHUNK] = likeness.max(1) + likeness.min(1)
     return result
+
+
+def contrast(thumbnails: np.ndarray) -> np.ndarray:
+    """The standard deviation (n,) of the grey levels of each thumbnail."""
+    parts = (thumbnails[start : start + CHUNK] for start in range(0, len(thumbnails), CHUNK))
+    flat = [part.reshape(len(part), -1).std(1) for part in parts]  # float64, so never all at once
+    return np.concatenate([np.zeros(0), *flat])
 
 
 def clusters(table: pd.DataFrame, count: int) -> np.ndarray:
@@ -118,11 +130,13 @@ def _flipped(images: np.ndarray, mirrored: bool) -> np.ndarray:
     return (images[..., ::-1] if mirrored else images).astype(np.float32)
 
 
-def _normalised(thumbnails: np.ndarray) -> np.ndarray:
-    """Local contrast, mean 0 and variance about 1, as float16; exposure and window drop out."""
-    result = np.empty(thumbnails.shape, np.float16)
-    for start in range(0, len(thumbnails), CHUNK):
-        values = thumbnails[start : start + CHUNK].astype(np.float32)
+def _normalised(thumbnails: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Local contrast of the thumbnails of some rows, mean 0 and variance about 1, as float16;
+    exposure and window drop out.
+    """
+    result = np.empty((len(rows), *thumbnails.shape[1:]), np.float16)
+    for start in range(0, len(rows), CHUNK):
+        values = thumbnails[rows[start : start + CHUNK]].astype(np.float32)
         values -= ndimage.gaussian_filter(values, (0, 6, 6))
         spread = np.sqrt(ndimage.gaussian_filter(values**2, (0, 8, 8))) + 3
         result[start : start + CHUNK] = values / spread
@@ -150,7 +164,10 @@ def _candidates(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
         rows = np.arange(len(likeness))
         likeness[rows, start + rows] = -1  # a picture is no candidate of its own
         count = min(NEIGHBOURS, likeness.shape[1])
-        best = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
+        parts = [likeness[row : row + CLOSELY] for row in range(0, len(likeness), CLOSELY)]
+        best = np.concatenate(
+            [np.argpartition(-part, count - 1, axis=1)[:, :count] for part in parts]
+        )
         near = np.take_along_axis(likeness, best, 1) >= LEAST_LIKENESS
         found.append(np.stack([start + np.nonzero(near)[0], best[near]]))
     both = np.sort(np.concatenate([np.zeros((2, 0), int), *found], axis=1), axis=0)

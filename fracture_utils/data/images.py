@@ -22,7 +22,7 @@ def table(config: Config, taken: inventory.Inventory) -> pd.DataFrame:
     train, validation or test, or the sidecar has another split than the folders. (Other labels are
     for the audit to tell.)
     """
-    found, thumbnails = taken
+    found = taken.files
     _check_folders(config, found)
     readable = (found["reason"] == "").to_numpy()
     pictures = found[readable].reset_index(drop=True)
@@ -34,7 +34,7 @@ def table(config: Config, taken: inventory.Inventory) -> pd.DataFrame:
         merged["patient"] = pictures["patient"]
     grouped = groups.of(
         pictures.assign(**merged),
-        thumbnails[readable],
+        taken.of(pictures["path"]),
         config.cache_dir,
         config.neighbours,
     )

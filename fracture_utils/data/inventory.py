@@ -43,6 +43,12 @@ class Inventory(NamedTuple):
     files: pd.DataFrame
     thumbnails: np.ndarray
 
+    def of(self, paths: pd.Series) -> np.ndarray:
+        """The thumbnails of some paths; those themselves, not copies, where it is all of them."""
+        rows = pd.Index(self.files["path"]).get_indexer(paths)
+        everything = np.array_equal(rows, np.arange(len(self.files)))
+        return self.thumbnails if everything else self.thumbnails[rows]
+
 
 def take(config: Config) -> Inventory:
     """Read every file once. What a picture gave is kept in `cache_dir/inventory.npz` and taken
@@ -52,26 +58,34 @@ def take(config: Config) -> Inventory:
     ledger, key = Ledger(config.cache_dir), maker(CODE, LIBRARIES)
     before = _kept(cache) if ledger.finished("inventory", key) else {}
 
+    def name_of(path: Path) -> str:
+        inside = path.relative_to(root).as_posix()
+        return inside.encode("utf-8", "backslashreplace").decode()
+
     def look(item: tuple[Path, str, folders.Place]) -> tuple[dict[str, Any], np.ndarray]:
         path, reason, place = item
-        inside = path.relative_to(root)
-        name = inside.as_posix().encode("utf-8", "backslashreplace").decode()
+        inside, name = path.relative_to(root), name_of(path)
         row = FACTS | {"path": name, "reason": reason or _refusal(path, inside, name, place)}
         return _examine(path, row | {"split": place.split, "label": place.label}, before)
 
-    walked = list(folders.candidates(root, (config.results_dir, config.models_dir)))
+    walked = sorted(
+        folders.candidates(root, (config.results_dir, config.models_dir)),
+        key=lambda found: name_of(found[0]),
+    )
     places = folders.places([path.relative_to(root).parts for path, _ in walked])
     items = [(*item, place) for item, place in zip(walked, places, strict=True)]
+    thumbnails = np.zeros((len(items), duplicates.SIDE, duplicates.SIDE), np.uint8)
+    rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looked = sorted(pool.map(look, items), key=lambda pair: pair[0]["path"])
-    found = pd.DataFrame([row for row, _ in looked], columns=list(FACTS))
-    thumbnails = np.array([small for _, small in looked], np.uint8)
-    result = Inventory(found, thumbnails.reshape(-1, duplicates.SIDE, duplicates.SIDE))
+        for row, small in pool.map(look, items):
+            thumbnails[len(rows)] = small
+            rows.append(row)
+    found = pd.DataFrame(rows, columns=list(FACTS))
     if list(found["stamp"]) != [row["stamp"] for row, _ in before.values()]:
         meta = {"files": found.to_dict("records")}
-        files.write_arrays(cache, meta, {"thumbnails": result.thumbnails})
+        files.write_arrays(cache, meta, {"thumbnails": thumbnails})
         ledger.record("inventory", key, [cache])
-    return result
+    return Inventory(found, thumbnails)
 
 
 def _refusal(file: Path, path: Path, name: str, place: folders.Place) -> str:

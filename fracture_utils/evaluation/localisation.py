@@ -15,6 +15,7 @@ from fracture_utils.evaluation import bootstrap
 from fracture_utils.evaluation.detection import MARGIN, TOLD, Maps, boxes_of, inside_boxes
 from fracture_utils.evaluation.intervals import SIGNIFICANT
 from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.lazy import Lazy
 
 FOUND = {f"found_at_{marks:g}": marks for marks in TOLD}
 COLUMNS = (
@@ -39,10 +40,12 @@ def with_ensembles(maps: Maps, made: pd.DataFrame) -> Maps:
     members' maps, each brought to mean 0 and spread 1 on its picture.
     """
     members = made.groupby("model", sort=False)["member"]
-    return dict(maps) | {
-        name: {path: combine([maps[model][path] for model in of]) for path in maps[of.iloc[0]]}
-        for name, of in members
-    }
+    return dict(maps) | {name: _combined([maps[model] for model in of]) for name, of in members}
+
+
+def _combined(maps: Sequence[Mapping[str, np.ndarray]]) -> Lazy:
+    paths = list(maps[0])
+    return Lazy(paths, lambda place: combine([of[paths[place]] for of in maps]))
 
 
 def combine(maps: Sequence[np.ndarray]) -> np.ndarray:

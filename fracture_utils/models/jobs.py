@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fracture_utils import files, tables
+from fracture_utils import files, lazy, tables
 from fracture_utils.config import SPLITS, Config
 from fracture_utils.data import reader, store
 from fracture_utils.errors import InputError
+from fracture_utils.lazy import Lazy
 from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones, crew, process
 from fracture_utils.models.backbones import REGISTRY
@@ -105,25 +106,29 @@ def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) ->
     return table.merge(images[["path", *known]], on="path", validate="many_to_one")
 
 
-def heatmaps(
-    networks: pd.DataFrame, images: pd.DataFrame, config: Config
-) -> dict[str, dict[str, np.ndarray]]:
+def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> dict[str, Lazy]:
     """The class activation map of each trained network and test picture: maps[model][path].
 
     Each, float32 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
-    shapes of picture and network. `images` needs path, split, height and width.
+    shapes of picture and network; it is read when it is asked for, and not held. `images` needs
+    path, split, height and width.
     """
-    seen, maps = images[images["split"] != "train"].reset_index(drop=True), {}
-    tested = seen[seen["split"] == "test"]
-    for name in networks.loc[networks["status"] == "trained", "model"]:
+    seen = images[images["split"] != "train"].reset_index(drop=True)
+    tested = list(seen[seen["split"] == "test"].itertuples())
+
+    def of(name: str) -> Lazy:
         folder = folder_of(name, config)
         size = files.read_json(folder / "network.json")["input_size"]
-        squares = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
-        maps[name] = {
-            row.path: reader.unfit(squares[row.Index], (row.height, row.width), size, config.aspect)
-            for row in tested.itertuples()
-        }
-    return maps
+        squares = lazy.rows(folder / "heatmaps.npz", "maps")
+
+        def made(place: int) -> np.ndarray:
+            row = tested[place]
+            shape = (row.height, row.width)
+            return reader.unfit(squares(row.Index), shape, size, config.aspect)
+
+        return Lazy([row.path for row in tested], made)
+
+    return {name: of(name) for name in networks.loc[networks["status"] == "trained", "model"]}
 
 
 def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
