@@ -27,7 +27,7 @@ from fracture_utils.data import phantoms, reader
 from fracture_utils.models.backbones import RELEASED_DIR, Weights
 from fracture_utils.networks import REGISTRY
 
-BATCH, SIDE = 16, 256
+BATCH, SIDE = 32, 256
 
 
 def grey(paths: list[Path], size: int) -> np.ndarray:

@@ -37,35 +37,18 @@ def evaluate(path: Path, config: Config) -> list[str]:
             f"{folder} holds the results of a run, and {path} is not one of them. Name another "
             "folder with --output, so that the two are not mixed."
         )
-    sampling = {"resamples": config.resamples, "seed": config.seed}
-    rule = config.threshold_rule, config.target_sensitivity
     source, initialisation, positive = report.provenance(path.parent)
     located = _beside(path, "localisation", ["model"])
     raw = read(path)
-    points = calibration.fit(raw, *rule)
-    predictions = calibration.apply(raw, points)
-    scores = metrics.scores(predictions, initialisation, **sampling)
-    made = {"scores": tables.write(folder, "scores", scores)}
-    chosen = calibration.chosen(raw)
-    best = chosen or plots.best(made["scores"])
-    told = predictions[predictions["model"] == best]
-    made["comparisons"] = comparison.pairs(predictions, **sampling)
-    made["subgroups"] = subgroups.table(told, config.subgroups, **sampling)
-    made["use"] = use.table(predictions, made["scores"], config.prevalence, **sampling)
-    made["decision_curve"] = use.decision_curve(predictions, config.prevalence)
-    shown = [model for model in (best, ENSEMBLE) if model in set(raw["model"])]
-    made["gallery"] = gallery.surest(predictions, shown).fillna("")
-    made["suspected_labels"] = gallery.suspected(predictions)
-    if knows_patients(predictions):
-        patients = per_study(predictions)
-        patients = calibration.apply(patients, calibration.fit(patients, *rule))
-        made["scores_by_patient"] = metrics.scores(patients, initialisation, **sampling)
-    made = {name: tables.write(folder, name, table) for name, table in made.items()}
+    points = calibration.fit(raw, config.threshold_rule, config.target_sensitivity)
+    predictions, chosen = calibration.apply(raw, points), calibration.chosen(raw)
+    made = _tables(predictions, chosen, config, initialisation)
+    sampling = config.resamples, config.seed
     sentences = conclusion.sentences(
         made["scores"],
         made["comparisons"],
         points,
-        comparison.rank_stability(predictions, **sampling),
+        comparison.rank_stability(predictions, *sampling),
         source,
         positive,
         chosen,
@@ -77,12 +60,36 @@ def evaluate(path: Path, config: Config) -> list[str]:
     sentences += seeds.sentences(_beside(path, "seed_spread", seeds.COLUMNS))
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
-    made |= {"predictions": predictions, "operating_points": points}
     album = plots.Album(config.figures_dir, conclusion.note(source, initialisation, positive))
-    album.add_all(plots.FIGURES, made)
+    album.add_all(plots.FIGURES, made | {"predictions": predictions, "operating_points": points})
     album.add(plots.verdict, predictions, made["scores"], made["comparisons"], located)
     report.write(folder, None if at_home else album.captions, predictions)
     return sentences
+
+
+def _tables(
+    predictions: pd.DataFrame, chosen: str | None, config: Config, starts: dict[str, str]
+) -> dict[str, pd.DataFrame]:
+    """The tables of calibrated predictions by name, as written to the results folder."""
+    folder, sampling = config.results_dir, (config.resamples, config.seed)
+    scores = tables.write(folder, "scores", metrics.scores(predictions, starts, *sampling))
+    best = chosen or plots.best(scores)
+    asked = [model for model in (best, ENSEMBLE) if model in set(predictions["model"])]
+    of_best = predictions[predictions["model"] == best]
+    made = {
+        "comparisons": comparison.pairs(predictions, *sampling),
+        "subgroups": subgroups.table(of_best, config.subgroups, *sampling),
+        "use": use.table(predictions, scores, config.prevalence, *sampling),
+        "decision_curve": use.decision_curve(predictions, config.prevalence),
+        "gallery": gallery.surest(predictions, asked).fillna(""),
+        "suspected_labels": gallery.suspected(predictions),
+    }
+    if knows_patients(predictions):
+        patients = per_study(predictions)
+        points = calibration.fit(patients, config.threshold_rule, config.target_sensitivity)
+        patients = calibration.apply(patients, points)
+        made["scores_by_patient"] = metrics.scores(patients, starts, *sampling)
+    return {"scores": scores} | {n: tables.write(folder, n, table) for n, table in made.items()}
 
 
 def _beside(path: Path, name: str, columns: Sequence[str]) -> pd.DataFrame:

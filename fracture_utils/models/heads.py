@@ -119,15 +119,14 @@ def fit_evidence(
     for epoch in range(1, config.place_epochs + 1):
         started = time.monotonic()
         rows = drawn(seen, shuffled(train, config, epoch), config, epoch)
-        batches = MapBatches(maps, by_row, rows, config.batch_size, inside, known)
-        clock = Clock(batches)
-        head.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
+        clock = Clock(MapBatches(maps, by_row, rows, config.batch_size, inside, known))
+        head.fit(clock.batches, shuffle=False, callbacks=[clock], verbose=0)
         logits = np.full(len(labels), np.nan)
         logits[watched] = first_logits(head, watch)
         row = history_row("head", epoch, logits, labels, sample, validation, weights)
         now = float(keras.ops.convert_to_numpy(head.optimizer.learning_rate))
-        row |= {"learning_rate": now, "seconds": time.monotonic() - started}
-        history.append(row | {"seconds_waiting": clock.waited})
+        row |= {"learning_rate": now, "seconds_waiting": clock.waited}
+        history.append(row | {"seconds": time.monotonic() - started})
         if row["val_auc"] > best:
             best, kept = row["val_auc"], values_of(head.trainable_variables)
         progress(epoch, config.place_epochs)
