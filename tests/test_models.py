@@ -329,6 +329,28 @@ def test_a_loss_that_is_no_number_is_reported(tmp_path):
         training.fine_tune(*arguments(model, config, 0.0, tmp_path / "c.npz"))
 
 
+@pytest.mark.parametrize("arithmetic", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_gradients_too_small_for_sixteen_bits_move_the_weights(arithmetic):
+    """In float16 by scaling the loss; also where the mean head was fitted in float32 before."""
+    config = Config(**SMALL | {"head_epochs": 1})
+    body = classifier.body(REGISTRY["MobileNet"], RANDOM, config, arithmetic)
+    classifier.adapt_normalisation(body, [PIXELS[:16, ..., None].astype(np.float32)])
+    heads.fit_mean(*planted_features(), config)
+    model = classifier.with_head(body, "mean", config)
+    kernel, bias = model.get_layer("logit").get_weights()
+    model.get_layer("logit").set_weights([RNG.normal(size=kernel.shape), bias])
+    classifier.unfreeze(model, REGISTRY["MobileNet"], "top")
+    tiny = dict.fromkeys((0, 1), 1e-9)  # of a loss; the least that float16 can tell from 0 is 6e-8
+    training.compile_for(model, keras.optimizers.Adam(1e-3, epsilon=1e-20), tiny, config)
+    assert model.optimizer.name.startswith("loss_scale") == (arithmetic == "mixed_float16")
+    before = training.values_of(model.trainable_variables)
+    model.fit(PIXELS[:8, ..., None].astype(np.float32), LABELS[:8], verbose=0)
+    after = training.values_of(model.trainable_variables)
+    moved = [np.mean(one != other) for one, other in zip(before, after, strict=True)]
+    assert min(moved) > 0.01, moved  # of a depthwise kernel on one place only the middle moves
+    precision.apply("float32")
+
+
 def test_class_weights_balance_the_classes_and_the_prior_is_given_back():
     weights = training.class_weights(np.array([0, 0, 0, 1]))
     assert weights == {0: pytest.approx(4 / 6), 1: 2.0}

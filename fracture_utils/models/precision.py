@@ -84,8 +84,12 @@ def hardware() -> str:
 
 def _has(kind: str) -> bool:
     """Whether Keras's backend sees a device of a kind. Asked for all devices, because JAX raises
-    where it is asked for a kind that is not there.
+    where it is asked for a kind that is not there, and on PyTorch Keras has no list of them.
     """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return kind == "gpu" and torch.cuda.is_available()
     return any(name.lower().startswith(kind) for name in keras.distribution.list_devices())
 
 

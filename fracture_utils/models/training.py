@@ -95,13 +95,18 @@ def compile_for(
     config: Config,
 ) -> None:
     """Compile a model that gives logits, or logits and places, for `picture_loss` and
-    `place_loss`.
+    `place_loss`. In float16 the loss is scaled, because small gradients would be zeros.
+
+    Keras alone would look at the policy of the moment in which `model` was put together.
     """
     with_places = len(model.outputs) == 2
+    if any(layer.compute_dtype == "float16" for layer in model.layers):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer,
         [picture_loss(weights), *([place_loss] if with_places else [])],
         loss_weights=[1.0, *([config.box_weight] if with_places else [])],
+        auto_scale_loss=False,
         jit_compile=precision.compile_ahead(),
     )
 
