@@ -36,27 +36,29 @@ def verdict(
               (said.alarms, "of 100 normal pictures\nit alarms on", "#B26A00")]  # fmt: skip
     for left, ((value, low, high), words, colour) in zip((1, 51), errors, strict=True):
         for cell in range(100):
-            x, y = left + 1.1 * (cell % 10), 34 - 1.6 * (cell // 10)
+            x, y = left + 1.1 * (cell % 10), 35 - 1.6 * (cell // 10)
             face = colour if cell + 0.5 <= value else "#D9DEE4"
             ax.add_patch(Rectangle((x, y), 0.85, 1.25, color=face, lw=0))
-        ax.text(left + 13, 30, words, size=8.5, va="center")
+        ax.text(left + 13, 31, words, size=8.5, va="center")
         text = "unknown" if np.isnan(value) else f"{value:.0f}  ({low:.0f} to {high:.0f})"
-        ax.text(left + 13, 22, text, size=11, weight="bold")
+        ax.text(left + 13, 23, text, size=11, weight="bold")
     for place, light in enumerate(said.lights):
-        y = 12 - 4.8 * place
+        y = 14 - 4.4 * place
         ax.plot(2, y, "o", markersize=8, color=LIGHTS[light.colour])
         ax.text(5, y, light.what, size=8.5, weight="bold", va="center", color=INK)
         ax.text(
             24,
             y,
-            textwrap.shorten(f"{light.answer}: {light.words}", 78),
+            textwrap.shorten(f"{light.answer}, {light.words}", 78),
             size=8.5,
             va="center",
             color=INK,
         )
+    counts = f"In brackets: 95 % interval. {said.counts}."
+    ax.text(1, 0.4, counts, size=8, va="center", color="#555555")
     lights = "; ".join(f"{light.what}: {light.answer}, {light.words}" for light in said.lights)
     return chart.say(
         said.headline,
         f"{said.headline} Of 100 {positive} pictures it misses {said.missed[0]:.0f}, of 100 normal "
-        f"ones it alarms on {said.alarms[0]:.0f}. {lights}.",
+        f"ones it alarms on {said.alarms[0]:.0f} ({said.counts}). {lights}.",
     )
