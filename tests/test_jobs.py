@@ -1,5 +1,6 @@
 """Training jobs: real worker processes on a small made-up data set."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -115,6 +116,21 @@ def test_another_library_or_architecture_makes_everything_new(data, finished, mo
     other = replace(jobs.REGISTRY["MobileNet"], early="conv_pw_10_relu")
     monkeypatch.setitem(jobs.REGISTRY, "MobileNet", other)
     assert {ledger.why(stage, key) for stage, key in job.keys().items()} == {"architecture changed"}
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_key_knows_the_version_of_the_backend(data, tmp_path, monkeypatch, backend):
+    job = jobs.Job("MobileNet", small_run(data, tmp_path), Weights("random"), data[1], NO_BOXES)
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    keys, asked = [], importlib.metadata.version
+    for number in ("1.0", "2.0"):
+        monkeypatch.setattr(
+            importlib.metadata,
+            "version",
+            lambda name, n=number: n if name == backend else asked(name),
+        )
+        keys.append(job.keys())
+    assert all(keys[0][stage] != keys[1][stage] for stage in jobs.STAGES)
 
 
 def test_one_network_that_fails_leaves_the_others_standing(data, tmp_path, monkeypatch):

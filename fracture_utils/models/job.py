@@ -10,7 +10,7 @@ from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, Config
 from fracture_utils.data import places
 from fracture_utils.data.sidecars import BOX_COLUMNS
-from fracture_utils.ledger import Ledger, code_fingerprint, versions
+from fracture_utils.ledger import Ledger, code_fingerprint, maker, versions
 from fracture_utils.models import process
 from fracture_utils.models.backbones import REGISTRY, Weights
 
@@ -38,7 +38,7 @@ CODE = (
 )
 """The modules that a trained network depends on."""
 LIBRARIES = ["keras", "tensorflow", "numpy"]
-"""The libraries that it depends on."""
+"""The libraries that it depends on, beside Keras's backend where that is another."""
 LATE_CODE = ("models/heatmaps", "models/familiarity")
 """Those that matter to the last stage only."""
 SAVED = "job.json"
@@ -71,6 +71,9 @@ class Job:
         """For each stage the fingerprints of all that its result depends on."""
         columns = ["path", "group", "label", "split", "sha256"]
         backend = process.environment()["KERAS_BACKEND"]
+        libraries = f"{backend} {versions()[LIBRARIES].to_dict()}"
+        if backend not in LIBRARIES:
+            libraries += maker((), [backend])["a library"]
         key = {
             "data": files.fingerprint(
                 [self.images[columns].to_numpy().tolist(), self.boxes.to_numpy().tolist()]
@@ -79,7 +82,7 @@ class Job:
             "precision": self.config.precision,
             "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
             "code": code_fingerprint(*CODE),
-            "a library": f"{backend} {versions()[LIBRARIES].to_dict()}",
+            "a library": libraries,
         }
         keys: dict[str, dict[str, str]] = {}
         settings: dict[str, object] = {}
