@@ -79,9 +79,11 @@ def test_a_project_that_was_moved_is_still_finished(data, finished, tmp_path):
     config, networks = finished
     shutil.copytree(config.results_dir.parent, tmp_path / "moved")
     moved = small_run(data, tmp_path / "moved")
+    shutil.rmtree(moved.cache_dir / "pixels")  # which nothing finished needs
     again = jobs.predictions(jobs.train(data[1], moved, NO_BOXES), data[1], moved)
     pd.testing.assert_frame_equal(again, jobs.predictions(networks, data[1], config))
     assert "kept from an earlier run" in (moved.results_dir / "run.log").read_text()
+    assert not (moved.cache_dir / "pixels").exists()
     (moved.models_dir / "MobileNet.weights.h5").unlink()
     job = jobs.Job("MobileNet", moved, Weights("random"), data[1], NO_BOXES)
     why = Ledger(job.folder).why("fine_tune", job.keys()["fine_tune"])

@@ -54,7 +54,7 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
     needed = images[[name for name in columns if name in images]]
     known = _known_boxes(images, boxes)
     jobs = [Job(name, config, weights[name], needed, known) for name in weights]
-    sizes = [REGISTRY[job.name].size(config) for job in jobs]  # one too small stops the run here
+    sizes = {job.name: REGISTRY[job.name].size(config) for job in jobs}  # too small: it stops here
     rows = []
     with claim(config.cache_dir), claim(config.models_dir):
         folders = [config.results_dir, config.models_dir, config.cache_dir]
@@ -70,8 +70,9 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
             progress.finish(name, "kept from an earlier run")
         if not config.cluster:
             progress.announce(set(done))
-        store.build(needed, config, sizes)  # each picture is decoded once for all networks
         waiting = [job for job in jobs if job.name not in done]
+        if waiting:  # each picture is decoded once for all networks
+            store.build(needed, config, [sizes[job.name] for job in waiting])
         for job, status, why in _trained(waiting, config, progress):
             progress.finish(job.name, status, why if status == "failed" else "")
             done[job.name] = job, status, why
