@@ -7,6 +7,7 @@ A map, from left to right; a module imports only from its left.
 errors, files   sentences for people; whole files or none
 lazy            arrays that are made when they are asked for
 schemas, tables every column of every table in results/, once
+events          training curves for TensorBoard
 data/folders    what the words in folder names mean
 networks        the registry of networks, one row each
 config          every setting, once

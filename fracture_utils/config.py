@@ -143,6 +143,10 @@ class Config(BaseSettings):
     )
     target_sensitivity: float = Field(0.95, gt=0, le=1, description="for the rule sensitivity")
 
+    tensorboard: Path | None = Field(
+        None, description="folder for training curves as event files of TensorBoard; None: none"
+    )
+
     subgroups: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="further columns of images.csv to report by, separated by commas"
     )

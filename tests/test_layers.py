@@ -16,6 +16,7 @@ ORDER = [
         "lazy",
         "schemas",
         "tables",
+        "events",
         "data.folders",
         "networks",
         "config",

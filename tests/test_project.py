@@ -20,7 +20,7 @@ from fracture_utils.evaluation import rescoring
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = nbformat.read(ROOT / "fracture-detection.ipynb", as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
-OPTIONAL = {"pydicom", "distributed", "torch", "onnxruntime", "ai_edge_litert"}
+OPTIONAL = {"pydicom", "distributed", "torch", "onnxruntime", "ai_edge_litert", "tensorboard"}
 RUNS_THE_NOTEBOOK = {"jupyter"}
 """Needed though never imported by name."""
 

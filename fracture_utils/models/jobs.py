@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fracture_utils import files, lazy, tables
+from fracture_utils import events, files, lazy, tables
 from fracture_utils.config import SPLITS, Config
 from fracture_utils.data import reader, store
 from fracture_utils.errors import InputError
@@ -49,6 +49,7 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
     parameters, multiply_adds, seconds_per_picture, seconds, and seconds_<stage>. InputError
     where no network at all can be trained, or where another run works in the same folder.
     """
+    events.check(config.tensorboard)
     weights, left_out = backbones.find_weights(config)
     columns = ["path", "group", "label", "split", "sha256", "width", "height"]
     needed = images[[name for name in columns if name in images]]
@@ -84,8 +85,13 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
 
 
 def history(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The history table of all trained networks; also written to history.csv."""
-    return tables.write(config.results_dir, "history", _collect(networks, config, "history"))
+    """The history table of all trained networks; also written to history.csv, and for TensorBoard
+    where the settings ask for that.
+    """
+    table = tables.write(config.results_dir, "history", _collect(networks, config, "history"))
+    if config.tensorboard:
+        events.write(table, config.tensorboard)
+    return table
 
 
 def seeds(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
