@@ -83,7 +83,7 @@ def test_the_card_tells_what_a_user_of_the_files_has_to_know(exported, small_rel
 
 @with_extra
 def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exported, small_released):
-    """Upright, across and of odd sides; the decision included."""
+    """Upright, across, of odd sides and turned by its EXIF; the decision included."""
     folder = exported[0]
     script = (folder / "run_onnx.py").read_text()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,7 +93,10 @@ def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exporte
     for number, (patient, shape) in enumerate(zip(patients, shapes, strict=False)):
         whole = render(patient, 0, 128, 11)[0]
         Image.fromarray(whole[: shape[0], : shape[1]]).save(f"{number}.png")
-    pictures = sorted(Path().glob("*.png"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(whole[:, :71]).save("turned.jpg", exif=turned)
+    pictures = sorted(Path().glob("*.*g"))
     code = (
         "import runpy, sys; runpy.run_path(sys.argv[0]); "
         "assert not {'keras', 'tensorflow', 'fracture_utils'} & set(sys.modules)"
@@ -106,6 +109,7 @@ def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exporte
     assert main(["predict", "--numbers-only", *map(str, pictures), *folders]) == 0
     table = pd.read_csv("results/answers.csv", keep_default_na=False)
     card = files.read_json(small_released / "MobileNet.json")
+    assert len(table) == 5
     for line, row in zip(done.stdout.splitlines(), table.to_dict("records"), strict=True):
         path, answer = line.split(": ", 1)
         assert path == row["path"]
