@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.evaluation import intervals, metrics
@@ -86,3 +87,13 @@ def test_shares_cover_the_truth_in_groups():
         low, high = intervals.wilson(right.astype(float), groups)
         held += low <= 0.85 <= high
     assert 0.92 <= held / 400 <= 0.98
+
+
+@given(p=st.lists(st.floats(0, 1) | st.just(float("nan")), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_holms_correction_is_that_of_statsmodels_to_the_digit(p):
+    raw, found = np.array(p, float), intervals.holm(p)
+    tested = ~np.isnan(raw)
+    assert np.isnan(found[~tested]).all()
+    if tested.any():
+        np.testing.assert_array_equal(found[tested], multipletests(raw[tested], method="holm")[1])
