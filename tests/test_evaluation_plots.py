@@ -1,5 +1,6 @@
 """Every figure with tiny, large and odd tables; no text lies on another or leaves the picture."""
 
+import base64
 import io
 import itertools
 import re
@@ -259,6 +260,20 @@ def test_a_figure_is_the_same_bytes_again():
     assert first == second
     with Image.open(io.BytesIO(first)) as image:
         assert image.format == "PNG"
+
+
+def test_what_is_shown_is_what_was_written_until_something_is_drawn_over_it(tmp_path, monkeypatch):
+    """Rendered once, because rendering is most of the time that the figures of a run take."""
+    chart = plots.Album(tmp_path).add(plots.audit, FINDING)
+    written, shown = (tmp_path / "audit.png").read_bytes(), []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
+    render, rendered = style.Chart.png, []
+    monkeypatch.setattr(style.Chart, "png", lambda self: rendered.append(1) or render(self))
+    chart._ipython_display_()
+    assert base64.b64decode(shown[0]["image/png"]) == written and not rendered
+    chart.axes[0].set_title("Another title")
+    chart._ipython_display_()
+    assert base64.b64decode(shown[1]["image/png"]) != written and rendered
 
 
 def test_an_album_of_abnormal_pictures_never_says_fractured(tmp_path, monkeypatch):

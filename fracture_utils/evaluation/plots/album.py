@@ -35,10 +35,12 @@ class Album:
         self._stamp(chart)
         chart.place = len(self.captions)
         self.captions[name] = chart.caption
+        chart.written = chart.png()
         with files.replacing(self.folder / f"{name}.png") as temporary:
-            temporary.write_bytes(chart.png())
+            temporary.write_bytes(chart.written)
         if drawing := chart.svg():
             files.write_text(self.folder / f"{name}.svg", drawing)
+        chart.stale = False
         return chart
 
     def add_all(

@@ -58,6 +58,8 @@ class Chart(Figure):
     alternative = ""
     """What a reader who cannot see the figure must know: kind of picture, and its numbers."""
     place = 0
+    written = b""
+    """The PNG as the album wrote it, to be shown as long as nothing is drawn over it (`stale`)."""
 
     def say(self, caption: str, alternative: str) -> "Chart":
         """Set the caption and the alternative text, and return the figure."""
@@ -100,7 +102,8 @@ class Chart(Figure):
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        png = base64.b64encode(self.png()).decode()
+        shown = self.png() if self.stale or not self.written else self.written
+        png = base64.b64encode(shown).decode()
         about = {"image/png": {"width": int(WIDTH * 100), "alt": self.alternative}}
         display({"image/png": png, "text/plain": self.caption}, metadata=about, raw=True)
 
