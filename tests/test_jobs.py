@@ -345,3 +345,14 @@ def test_a_job_with_boxes_has_the_same_keys_in_its_worker(data, tmp_path):
     job = jobs.Job("MobileNet", small_run(data, tmp_path), Weights("random"), images, known)
     job.save()
     assert jobs.Job.load(job.folder).keys() == job.keys()
+
+
+def test_normal_pictures_share_one_mark(data, tmp_path):
+    boxes = pd.DataFrame([(data[1]["path"][2], 4, 8, 20, 24)], columns=NO_BOXES.columns)
+    images = data[1].assign(width=32, height=40)
+    job = jobs.Job("MobileNet", small_run(data, tmp_path), Weights("random"), images, boxes)
+    marked, label = job.marks(), images["label"]
+    assert label[2] == "fractured" and marked[2].any()
+    normal = [mark for mark, of in zip(marked, label, strict=True) if of == "normal"]
+    assert len({id(mark) for mark in normal}) == 1 and not normal[0].any()
+    assert [mark is None for mark in marked] == list((label != "normal") & (label.index != 2))

@@ -107,9 +107,10 @@ class Job:
         """
         size, known = REGISTRY[self.name].size(self.config), dict(list(self.boxes.groupby("path")))
         marked: list[np.ndarray | None] = []
+        blank = np.zeros((size, size), np.uint8)  # one for all: there may be a hundred thousand
         for row in self.images.itertuples():
             if row.label == CLASS_NAMES[0]:
-                marked.append(np.zeros((size, size), np.uint8))
+                marked.append(blank)
             elif row.path in known:
                 corners = known[row.path][BOX_COLUMNS[1:]].to_numpy(float)
                 shape = (int(row.height), int(row.width))
