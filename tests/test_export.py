@@ -88,7 +88,7 @@ def test_the_script_of_the_readme_answers_like_predict_and_without_keras(exporte
     script = (folder / "run_onnx.py").read_text()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"<!-- run_onnx.py -->\n```python\n(.+?)```", readme, re.S)[1] == script
-    patients = list(draw_patients(6, 11))
+    patients = list(draw_patients(16, 11))
     shapes = [(96, 72), (71, 128), (128, 128), (127, 60)]
     for number, (patient, shape) in enumerate(zip(patients, shapes, strict=False)):
         whole = render(patient, 0, 128, 11)[0]
