@@ -1,3 +1,5 @@
+import importlib.metadata
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,6 +118,21 @@ def test_the_store_decodes_once_and_mends_itself(pictures, monkeypatch):
     other = images.assign(sha256="changed")
     store.pixels(other, config, 32)
     assert len(reads) == 10
+
+
+@pytest.mark.parametrize("library", store.DECODERS)
+def test_another_version_of_a_decoder_makes_the_store_anew(pictures, monkeypatch, library):
+    images, config = pictures
+    store.build(images, config, [32])
+    reads, read, version = [], reader.read, importlib.metadata.version
+    monkeypatch.setattr(reader, "read", lambda path: reads.append(path) or read(path))
+    store.build(images, config, [32])
+    assert not reads
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.0" if name == library else version(name)
+    )
+    store.build(images, config, [32])
+    assert len(reads) == 5
 
 
 @pytest.mark.parametrize("aspect", ["pad", "squash"])

@@ -11,17 +11,23 @@ import pandas as pd
 
 from fracture_utils import files
 from fracture_utils.config import Config
-from fracture_utils.data import dicom, greys, reader
-from fracture_utils.ledger import Ledger
+from fracture_utils.data import reader
+from fracture_utils.ledger import Ledger, maker
 
 CHUNK = 64
+READERS = ("data/greys", "data/dicom", "data/reader")
+DECODERS = (
+    *("pillow", "numpy", "pydicom", "pylibjpeg"),
+    *("pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
+)
+"""The libraries that decide, with the readers, what a decoded pixel is."""
 
 
 def build(
     images: pd.DataFrame,
     config: Config,
     sizes: Sequence[int],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
     """Decode every picture of the images table once and store it at each side in `sizes`.
 
@@ -69,5 +75,5 @@ def _key(images: pd.DataFrame, config: Config) -> dict[str, str]:
     return {
         "data": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),
         "settings": config.aspect,
-        "code": " ".join(files.sha256(Path(module.__file__)) for module in (greys, dicom, reader)),
+        **maker(READERS, DECODERS),
     }
