@@ -244,7 +244,7 @@ def tuned(path, config, head_auc=0.0, stop_after=None, monkeypatch=None):
 
 def arguments(model, config, head_auc, path):
     """What fine_tune takes, on pixels."""
-    train, validation, sample = training.watched_rows(LABELS, SPLITS, config)
+    train, validation, sample = training.watched_rows(SPLITS, config)
     watched = np.sort(np.concatenate([sample, validation]))
 
     def served(epoch):

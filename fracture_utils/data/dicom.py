@@ -148,7 +148,9 @@ def _photometric(dataset: Any) -> str:
 def _whole(dataset: Any, name: str, default: int | None = None) -> int:
     try:
         value = dataset.get(name)
-        return int(default if value is None or value == "" else value)
+        if value is None or value == "":
+            value = default
+        return int(value)
     except Exception:  # pydicom parses a value when it is asked for
         raise _odd(f"{name} is missing or no whole number") from None
 
@@ -183,7 +185,8 @@ def _values(dataset: Any) -> np.ndarray:
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
         _check_frame(frame, JPEG2000_SIZE if "2000" in syntax.name else JPEG_SIZE)
     try:
-        return decoder.as_array(dataset, correct_unused_bits=False)[0]
+        options: Any = {"correct_unused_bits": False}  # pydicom types each option as all of them
+        return decoder.as_array(dataset, **options)[0]
     except RuntimeError as error:
         if needed and not {"pylibjpeg", "pydicom"} & set(decoder.available_plugins):
             raise RefusedError(missing) from None
@@ -254,12 +257,12 @@ def _rescaled(values: np.ndarray, dataset: Any) -> np.ndarray:
 
     if dataset.get("ModalityLUTSequence"):
         return apply_modality_lut(values, dataset)
-    slope, intercept = (_numbers(dataset, f"Rescale{name}") for name in ("Slope", "Intercept"))
-    slope = slope[0] if slope and slope[0] != 0 else 1.0
-    intercept = intercept[0] if intercept else 0.0
+    slopes, intercepts = (_numbers(dataset, f"Rescale{name}") for name in ("Slope", "Intercept"))
+    slope = slopes[0] if slopes and slopes[0] != 0 else 1.0
+    intercept = intercepts[0] if intercepts else 0.0
     if (slope, intercept) == (1, 0):
         return values
-    return values * np.float64(slope) + intercept
+    return values.astype(np.float64) * slope + intercept
 
 
 def _windowed(values: np.ndarray, dataset: Any) -> np.ndarray:

@@ -1,5 +1,7 @@
 """From the values that a decoder gives to grey levels, alike for every format."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -42,7 +44,7 @@ def stretch(
         hidden = None
     low, high = _scale(values if hidden is None else values[~hidden])
     exact = values.dtype.kind in "iu" and values.itemsize <= 2
-    levels = values.astype(np.float32 if exact else np.float64)
+    levels: Any = values.astype(np.float32 if exact else np.float64)
     np.clip(levels, low, high, out=levels)
     levels -= low
     levels *= np.float32(255 / (high - low)) if high > low else 0

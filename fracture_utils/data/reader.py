@@ -13,11 +13,12 @@ import stat
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from scipy import ndimage
 
 from fracture_utils.data import dicom
@@ -46,7 +47,7 @@ GRID = 64
 MAX_BYTES = 256 * 2**20
 MAX_SCANS = 500
 """A progressive JPEG has about ten; thousands of empty ones would keep a decoder busy for hours."""
-TURNS = {
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -128,7 +129,7 @@ def fit(picture: np.ndarray, size: int, aspect: str = "pad") -> np.ndarray:
     top, left, height, width = frame(picture.shape, size, aspect)
     image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
     canvas = np.zeros((size, size), np.uint8)
-    canvas[top : top + height, left : left + width] = image
+    canvas[top : top + height, left : left + width] = np.asarray(image)
     return canvas
 
 
@@ -201,10 +202,10 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         _check_jpeg(data)
     with _open(data) as image:
         check_size(*image.size)
-        pages = getattr(image, "n_frames", 1)
+        pages, depth = getattr(image, "n_frames", 1), _bit_depth(image, data)
         if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
             raise RefusedError(f"it holds {pages} pages; save each as a file of its own")
-        depth, facts = _bit_depth(image, data), {"mode": image.mode, "format": image.format}
+        facts: dict[str, Any] = {"mode": image.mode, "format": image.format}
         if tables := getattr(image, "quantization", None):
             facts["jpeg_quality"] = _jpeg_quality(tables)
         deep = depth == 16 and image.mode in ("RGB", "RGBA", "CMYK")
@@ -216,7 +217,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     return pixels, facts | {"bit_depth": depth}
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -264,8 +265,8 @@ def _grey(image: Image.Image, depth: int) -> np.ndarray:
     if image.mode == "L" and signed:
         return stretch(np.asarray(image).view(np.int8))
     if image.mode == "LAB":
-        profiles = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
-        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
     if image.has_transparency_data:
         if isinstance(clear, int) and image.mode == "L" and depth < 8:
             image.info["transparency"] = clear * 255 // (2**depth - 1)
@@ -282,10 +283,10 @@ def _over_black(grey: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return (grey.astype(np.uint16) * alpha // 255).astype(np.uint8)
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
     """How Pillow would unpack the samples; known only until the picture is loaded."""
     arguments = image.tile[0].args
-    return arguments if isinstance(arguments, str) else arguments[0]
+    return arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
 
 
 def _deep_colour(image: Image.Image, data: bytes, raw: str) -> np.ndarray:
@@ -322,7 +323,7 @@ def _decoded(data: bytes, raw: str) -> np.ndarray:
     """What Pillow makes of the file when told that its raw mode is `raw`."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         image.tile = [
-            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
+            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *(tile.args or ())[1:]))
             for tile in image.tile
         ]
         return np.asarray(image)
@@ -331,7 +332,7 @@ def _decoded(data: bytes, raw: str) -> np.ndarray:
 def _bit_depth(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[24]
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(np.max(image.tag_v2.get(258, 1)))
     return 1 if image.mode == "1" else 8
 

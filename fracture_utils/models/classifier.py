@@ -66,10 +66,9 @@ def body(backbone: Backbone, weights: Weights, config: Config, arithmetic: str) 
     network = getattr(module, backbone.name)(
         weights=None, include_top=False, input_tensor=module.preprocess_input(colour)
     )
-    if weights.initialisation == "imagenet":
-        load(network, weights.path)
-    elif weights.initialisation == "released":
-        load_released(network, weights.path)
+    if weights.path is not None:  # else they stay random
+        known = {"imagenet": load, "released": load_released}
+        known[weights.initialisation](network, weights.path)
     maps = keras.layers.Activation("linear", dtype="float32", name="maps")(network.output)
     pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(maps)
     return keras.Model(inputs, [_early(network, backbone), maps, pooled], name=backbone.name)

@@ -136,7 +136,7 @@ class Pool(keras.layers.Layer):
     def __init__(self, **keywords) -> None:
         super().__init__(**{"dtype": "float32"} | keywords)
 
-    def build(self, shapes: list[tuple]) -> None:
+    def build(self, shapes: list[tuple]) -> None:  # noqa: ARG002  (Keras tells them)
         self.gain = self.add_weight((), "ones", name="gain")
         self.offset = self.add_weight((), "zeros", name="offset")
 

@@ -47,11 +47,12 @@ def save(
     known = _described(squares[rows], features[rows], shapes)
     strangers = groups[:, None] != groups
     neighbours = int(min(NEIGHBOURS, strangers.sum(axis=1).min())) if len(rows) > 1 else 0
-    meta = {"neighbours": neighbours, "scales": {}}
+    scales: dict[str, list[float]] = {}
+    meta = {"neighbours": neighbours, "scales": scales}
     for check in known if neighbours else ():
         own = _distances(known[check], known[check], neighbours, strangers)
         middle, tail = np.quantile(own, [0.5, TAIL])
-        meta["scales"][check] = [middle, max(tail - middle, LEAST.get(check, ROUNDING))]
+        scales[check] = [middle, max(tail - middle, LEAST.get(check, ROUNDING))]
     scores = _scores(known, known, meta, strangers).values()
     known |= {"groups": groups, "scores": np.max(list(scores) or [groups], axis=0)}
     files.write_arrays(target, meta, known)

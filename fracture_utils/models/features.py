@@ -160,7 +160,7 @@ def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 def _checksum(arrays: dict[str, np.ndarray], chunk: slice) -> int:
     result = 0
     for array in arrays.values():
-        result = zlib.crc32(np.ascontiguousarray(array[chunk]), result)
+        result = zlib.crc32(np.ascontiguousarray(array[chunk]).data, result)
     return result
 
 

@@ -49,22 +49,23 @@ def fit_mean(
     y = np.tile(labels[train], views).astype(np.float32)
 
     model, weights = _linear(x.shape[1], config), class_weights(y)
-    best, waited, history = (-np.inf, None, None), 0, []
+    best, waited, history = -np.inf, 0, []
+    kept = np.zeros(x.shape[1]), np.zeros(1)
     for epoch in range(1, config.head_epochs + 1):
         started = time.monotonic()
         model.fit(x, y, batch_size=-(-len(x) // HEAD_STEPS), class_weight=weights, verbose=0)
-        kernel, bias = (np.asarray(value, np.float64) for value in model.get_weights())
-        logits = scaled[: len(labels)] @ kernel + bias
+        now = [np.asarray(value, np.float64) for value in model.get_weights()]
+        logits = scaled[: len(labels)] @ now[0] + now[1]
         row = history_row("head", epoch, logits, labels, train, validation, weights)
         row |= {"learning_rate": config.head_learning_rate, "seconds": time.monotonic() - started}
         row["seconds_waiting"] = 0.0  # the features lie in memory
         history.append(row)
         waited += 1
-        if row["val_auc"] > best[0]:
-            best, waited = (row["val_auc"], kernel, bias), 0
+        if row["val_auc"] > best:
+            best, kept, waited = row["val_auc"], (now[0], now[1]), 0
         if waited >= config.patience:
             break
-    _, kernel, bias = best
+    kernel, bias = kept
     return kernel / spread, float(bias - mean @ (kernel / spread)), history
 
 
@@ -83,7 +84,7 @@ def _linear(channels: int, config: Config) -> keras.Model:
     return model
 
 
-def fit_evidence(
+def fit_evidence(  # noqa: PLR0913  (what a head learns from, each by its name)
     model: keras.Model,
     maps: list[np.ndarray],
     truth: tuple[np.ndarray, np.ndarray],
@@ -100,7 +101,7 @@ def fit_evidence(
     by `features.drawn`. The head ends up with the weights of the epoch with the best validation
     AUC; returns one history row an epoch.
     """
-    train, validation, sample = watched_rows(labels, splits, config)
+    train, validation, sample = watched_rows(splits, config)
     known, inside = truth
     places = model.get_layer("places")
     some = np.sort(np.random.default_rng(config.seed).permutation(train)[:STANDARD])
@@ -115,7 +116,7 @@ def fit_evidence(
     by_row = labels[seen.picture]
     watched = np.sort(np.concatenate([sample, validation]))
     watch = MapBatches(maps, by_row, watched, config.batch_size, inside)
-    best, kept, history = -np.inf, None, []
+    best, kept, history = -np.inf, values_of(head.trainable_variables), []
     for epoch in range(1, config.place_epochs + 1):
         started = time.monotonic()
         rows = drawn(seen, shuffled(train, config, epoch), config, epoch)

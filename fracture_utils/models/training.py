@@ -1,5 +1,6 @@
 """Fine-tuning that can be killed at any moment, and what it shares with the heads."""
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +29,7 @@ def class_weights(labels: np.ndarray) -> dict[int, float]:
     return {label: len(labels) / (2 * count) for label, count in enumerate(counts)}
 
 
-def watched_rows(
-    labels: np.ndarray, splits: np.ndarray, config: Config
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def watched_rows(splits: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The training pictures, the validation pictures, and as many training pictures as there are
     validation pictures, on which a history row measures both alike.
     """
@@ -39,7 +38,7 @@ def watched_rows(
     return train, validation, sample
 
 
-def fine_tune(
+def fine_tune(  # noqa: PLR0913  (what an epoch needs, each by its name)
     model: keras.Model,
     served: Callable[[int], keras.utils.PyDataset],
     watch: keras.utils.PyDataset,
@@ -60,7 +59,7 @@ def fine_tune(
     weights, optimiser, schedule position, dropout's seeds, patience and history. Raises
     DivergedError where the loss is no number. Returns one history row an epoch.
     """
-    train, validation, sample = watched_rows(labels, splits, config)
+    train, validation, sample = watched_rows(splits, config)
     watched = np.sort(np.concatenate([sample, validation]))
     weights = class_weights(labels[train])
     steps = -(-len(train) // config.batch_size)
@@ -70,11 +69,8 @@ def fine_tune(
     state = _State(model, checkpoint, head_auc)
     while state.epoch < config.fine_tune_epochs and state.waited < config.patience:
         started, epoch = time.monotonic(), state.epoch + 1
-        batches = served(epoch)
-        clock = Clock(
-            batches, lambda step, epoch=epoch: progress((epoch - 1) * steps + step, total)
-        )
-        fitted = model.fit(batches, shuffle=False, callbacks=[clock], verbose=0)
+        clock = Clock(served(epoch), functools.partial(_tell, progress, state.epoch * steps, total))
+        fitted = model.fit(clock.batches, shuffle=False, callbacks=[clock], verbose=0)
         if not np.isfinite(fitted.history["loss"][-1]):
             raise DivergedError(f"The loss of {model.name} is no number in epoch {epoch}.")
         logits = np.full(len(labels), np.nan)
@@ -156,21 +152,29 @@ def history_row(stage, epoch, logits, labels, train, validation, weights) -> dic
     return row
 
 
+def _tell(progress: Callable[[int, int], None], before: int, total: int, step: int) -> None:
+    progress(before + step, total)
+
+
+def _nobody(_: int) -> None:
+    """Hears the steps that nobody asked for."""
+
+
 class Clock(keras.callbacks.Callback):
     """Hears each step of an epoch over timed `batches`, and adds up the seconds in which the
     training had ended a step and the next batch was not ready: `waited`.
     """
 
     def __init__(
-        self, batches: keras.utils.PyDataset, tick: Callable[[int], None] = lambda step: None
+        self, batches: keras.utils.PyDataset, tick: Callable[[int], None] = _nobody
     ) -> None:
         super().__init__()
         self.batches, self.tick, self.waited = batches, tick, 0.0
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, *_: object) -> None:
         self._free = time.monotonic()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, _: dict | None = None) -> None:
         self.waited += max(self.batches.ready[batch] - self._free, 0.0)
         self._free = time.monotonic()
         self.tick(batch + 1)
@@ -181,7 +185,8 @@ class _State:
 
     def __init__(self, model: keras.Model, path: Path, head_auc: float) -> None:
         self.model, self.path = model, path
-        self.epoch, self.waited, self.best_auc, self.history = 0, 0, head_auc, []
+        self.epoch, self.waited, self.best_auc = 0, 0, head_auc
+        self.history: list[dict] = []
         model.optimizer.build(model.trainable_variables)
         seeds = [v for v in model.non_trainable_variables if "seed" in v.path]
         self._moving = [*model.trainable_variables, *seeds, *model.optimizer.variables]

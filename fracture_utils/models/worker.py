@@ -117,7 +117,7 @@ class Desk:
         possible += ["evidence"] if self._may_look_at_places() else []
         fitted = {head: self._fitted(head, self.config, progress) for head in possible}
         best = {head: max(row["val_auc"] for row in rows) for head, (rows, _) in fitted.items()}
-        head = max(best, key=best.get)
+        head = max(best, key=lambda name: best[name])
         history, model = fitted[head]
         layers = ("places", "logit")[head == "mean" :]
         weights = {name: model.get_layer(name).get_weights() for name in layers}
@@ -286,7 +286,7 @@ class Desk:
         return keras.Model(model.input, [model.output], name=model.name), served, watch
 
     def _watched(self) -> np.ndarray:
-        _, validation, sample = training.watched_rows(self.labels, self.splits, self.config)
+        _, validation, sample = training.watched_rows(self.splits, self.config)
         return np.sort(np.concatenate([sample, validation]))
 
 
