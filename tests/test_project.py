@@ -220,7 +220,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("run", ["quick"])
+@pytest.mark.parametrize("run", ["quick", "results", "results/fracatlas"])
 def test_evaluate_gives_the_tables_that_the_notebook_gave(run, quick_run, tmp_path):
     results = quick_run / "results" if run == "quick" else ROOT / run
     settings = json.loads((results / "run.json").read_text(encoding="utf-8"))["settings"]

@@ -57,7 +57,7 @@ def evaluate(path: Path, config: Config) -> list[str]:
         made["use"],
         made["decision_curve"],
     )
-    sentences += seeds.sentences(_beside(path, "seed_spread", seeds.COLUMNS))
+    sentences[-1:-1] = seeds.sentences(_beside(path, "seed_spread", seeds.COLUMNS))
     files.write_json(folder / "operating_points.json", points.to_dict("records"))
     files.write_text(folder / "conclusion.txt", "\n".join(sentences) + "\n")
     album = plots.Album(config.figures_dir, conclusion.note(source, initialisation, positive))
