@@ -171,10 +171,10 @@ class Clock(keras.callbacks.Callback):
         super().__init__()
         self.batches, self.tick, self.waited = batches, tick, 0.0
 
-    def on_epoch_begin(self, *_: object) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: ARG002
         self._free = time.monotonic()
 
-    def on_train_batch_end(self, batch: int, _: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: ARG002
         self.waited += max(self.batches.ready[batch] - self._free, 0.0)
         self._free = time.monotonic()
         self.tick(batch + 1)
