@@ -273,9 +273,9 @@ def test_fine_tuning_leaves_batch_normalisation_and_the_trunk_alone(tmp_path):
 class Slow(Batches):
     """Batches that each take a while to come."""
 
-    def batch(self, index):
+    def batch(self, rows):
         time.sleep(0.5)
-        return super().batch(index)
+        return super().batch(rows)
 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [(Batches, 0.0, 0.5), (Slow, 0.8, 5.0)])

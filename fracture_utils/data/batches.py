@@ -24,25 +24,26 @@ def randomness(config: Config, epoch: int, row: int) -> np.random.Generator:
 
 
 class _Timed(keras.utils.PyDataset):
-    """Batches that know when each of them was ready (`ready`, by `time.monotonic`), made by
+    """Batches of some rows that know when each was ready (`ready`, by `time.monotonic`), made by
     `workers` threads ahead of the training.
     """
 
-    def __init__(self, count: int, workers: int) -> None:
+    def __init__(self, rows: np.ndarray, batch_size: int, workers: int) -> None:
         super().__init__(workers=workers)
-        self.count = count
+        self.rows, self.batch_size = np.asarray(rows), batch_size
         self.ready: dict[int, float] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple:
-        batch = self.batch(index)
+        start = index * self.batch_size
+        batch = self.batch(self.rows[start : start + self.batch_size])
         self.ready[index] = time.monotonic()
         return batch
 
-    def batch(self, index: int) -> tuple:
-        """The inputs and targets of a batch."""
+    def batch(self, rows: np.ndarray) -> tuple:
+        """The inputs and targets of the rows of a batch."""
         raise NotImplementedError
 
 
@@ -61,13 +62,10 @@ class Batches(_Timed):
         config: Config,
         epoch: int | None = None,
     ) -> None:
-        super().__init__(-(-len(rows) // config.batch_size), os.cpu_count() or 1)
+        super().__init__(rows, config.batch_size, os.cpu_count() or 1)
         self.pixels, self.labels, self.config, self.epoch = pixels, labels, config, epoch
-        self.rows = np.asarray(rows)
 
-    def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        start = index * self.config.batch_size
-        rows = self.rows[start : start + self.config.batch_size]
+    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pictures = np.stack([self._picture(row) for row in rows])
         return pictures[..., None], self.labels[rows, None].astype(np.float32)
 
@@ -94,13 +92,10 @@ class MapBatches(_Timed):
         inside: np.ndarray | None = None,
         truth: np.ndarray | None = None,
     ) -> None:
-        super().__init__(-(-len(rows) // batch_size), 1)
+        super().__init__(rows, batch_size, 1)
         self.inputs = [*maps, *([] if inside is None else [inside])]
         self.targets = [labels[:, None], *([] if truth is None else [truth])]
-        self.rows, self.batch_size = np.asarray(rows), batch_size
 
-    def batch(self, index: int) -> tuple[tuple, tuple]:
-        start = index * self.batch_size
-        rows = self.rows[start : start + self.batch_size]
+    def batch(self, rows: np.ndarray) -> tuple[tuple, tuple]:
         targets = tuple(array[rows].astype(np.float32) for array in self.targets)
         return tuple(array[rows] for array in self.inputs), targets

@@ -54,15 +54,15 @@ def fit_mean(
     for epoch in range(1, config.head_epochs + 1):
         started = time.monotonic()
         model.fit(x, y, batch_size=-(-len(x) // HEAD_STEPS), class_weight=weights, verbose=0)
-        now = [np.asarray(value, np.float64) for value in model.get_weights()]
-        logits = scaled[: len(labels)] @ now[0] + now[1]
+        kernel, bias = (np.asarray(value, np.float64) for value in model.get_weights())
+        logits = scaled[: len(labels)] @ kernel + bias
         row = history_row("head", epoch, logits, labels, train, validation, weights)
         row |= {"learning_rate": config.head_learning_rate, "seconds": time.monotonic() - started}
         row["seconds_waiting"] = 0.0  # the features lie in memory
         history.append(row)
         waited += 1
         if row["val_auc"] > best:
-            best, kept, waited = row["val_auc"], (now[0], now[1]), 0
+            best, kept, waited = row["val_auc"], (kernel, bias), 0
         if waited >= config.patience:
             break
     kernel, bias = kept

@@ -1,6 +1,5 @@
 """Fine-tuning that can be killed at any moment, and what it shares with the heads."""
 
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +68,7 @@ def fine_tune(  # noqa: PLR0913  (what an epoch needs, each by its name)
     state = _State(model, checkpoint, head_auc)
     while state.epoch < config.fine_tune_epochs and state.waited < config.patience:
         started, epoch = time.monotonic(), state.epoch + 1
-        clock = Clock(served(epoch), functools.partial(_tell, progress, state.epoch * steps, total))
+        clock = Clock(served(epoch), lambda step: progress(state.epoch * steps + step, total))
         fitted = model.fit(clock.batches, shuffle=False, callbacks=[clock], verbose=0)
         if not np.isfinite(fitted.history["loss"][-1]):
             raise DivergedError(f"The loss of {model.name} is no number in epoch {epoch}.")
@@ -152,21 +151,13 @@ def history_row(stage, epoch, logits, labels, train, validation, weights) -> dic
     return row
 
 
-def _tell(progress: Callable[[int, int], None], before: int, total: int, step: int) -> None:
-    progress(before + step, total)
-
-
-def _nobody(_: int) -> None:
-    """Hears the steps that nobody asked for."""
-
-
 class Clock(keras.callbacks.Callback):
     """Hears each step of an epoch over timed `batches`, and adds up the seconds in which the
     training had ended a step and the next batch was not ready: `waited`.
     """
 
     def __init__(
-        self, batches: keras.utils.PyDataset, tick: Callable[[int], None] = _nobody
+        self, batches: keras.utils.PyDataset, tick: Callable[[int], None] = lambda _: None
     ) -> None:
         super().__init__()
         self.batches, self.tick, self.waited = batches, tick, 0.0
