@@ -335,12 +335,14 @@ def test_chance_alone_explains_the_calibration_error_of_an_honest_network():
     assert np.mean(errors) > 0.05
 
 
-def test_few_or_equal_probabilities_are_not_judged():
+def test_few_or_equal_probabilities_or_one_patient_are_not_judged():
     labels = np.array([1] * 9 + [0] * 50)
     assert np.isnan(
         list(probabilities.judge(labels, np.full(59, 0.2), np.arange(59)).values())
     ).all()
     labels = np.repeat([0, 1], 30)
+    one_patient = probabilities.judge(labels, np.linspace(0.1, 0.9, 60), np.zeros(60, int))
+    assert np.isnan(list(one_patient.values())).all()
     flat = probabilities.judge(labels, np.full(60, 0.5), np.arange(60))
     assert np.isnan(flat["calibration_p"])
     assert flat["observed_expected"] == pytest.approx(1)

@@ -38,12 +38,12 @@ def judge(
     brier_skill (share of the Brier score of always saying the base rate that is saved); and
     chance_calibration_error, the expected calibration error that an honest network with these
     probabilities would show on as many pictures. Covariances heed groups (sandwich). NaN where a
-    class has fewer than LEAST pictures or all probabilities are equal.
+    class has fewer than LEAST pictures, all pictures are one group or all probabilities are equal.
     """
     nothing = {f"{name}{end}": np.nan for name in NAMES for end in ("", "_low", "_high")}
     nothing |= dict.fromkeys(("calibration_p", "brier_skill", "chance_calibration_error"), np.nan)
     positives = labels.sum()
-    if min(positives, len(labels) - positives) < LEAST:
+    if min(positives, len(labels) - positives) < LEAST or len(np.unique(groups)) < 2:
         return nothing
     found = {"brier_skill": _skill(labels, probabilities)}
     found |= {"chance_calibration_error": _by_chance(probabilities, seed)}
