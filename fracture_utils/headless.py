@@ -8,6 +8,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from nbformat import ValidationError
 
 import fracture_utils
 from fracture_utils import files, ledger
@@ -36,8 +37,12 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
     """
     config = Config(**settings)
     path = notebook or _find()
-    story = nbformat.read(path, as_version=4)
-    variables = {PREFIX + name.upper(): _text(value) for name, value in settings.items()}
+    try:
+        story = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, ValidationError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{path} is no notebook ({problem}); correct --notebook.") from None
+    variables = {PREFIX + name.upper(): str(value) for name, value in settings.items()}
     client = NotebookClient(
         story,
         timeout=None,
@@ -86,7 +91,3 @@ def _say(cell: nbformat.NotebookNode, **_: object) -> None:
     if cell["cell_type"] == "markdown" and title.startswith("## "):
         sys.stdout.write(f"{title.removeprefix('## ')} …\n")
         sys.stdout.flush()
-
-
-def _text(value: object) -> str:
-    return ("1" if value else "0") if isinstance(value, bool) else str(value)

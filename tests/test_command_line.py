@@ -109,6 +109,16 @@ def test_run_hands_every_setting_to_the_notebook_and_leaves_a_page(capsys):
     assert "<td>True</td>" in page
 
 
+@pytest.mark.parametrize("text", [None, "no JSON", "{}"])
+def test_a_notebook_that_is_none_is_one_sentence(text, capsys):
+    if text:
+        Path("story.ipynb").write_text(text)
+    assert main(["run", "--notebook", "story.ipynb", "--source", "phantoms"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("story.ipynb is no notebook (")
+    assert said.endswith("correct --notebook.\n") and said.count("\n") == 1
+
+
 def test_a_notebook_that_fails_is_one_sentence():
     wrong = "from fracture_utils.errors import InputError\nraise InputError('Mend that.')"
     with pytest.raises(InputError, match=r"^Mend that\.$"):
