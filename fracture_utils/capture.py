@@ -4,6 +4,7 @@ Picture, heat map, answer and "not for diagnosis" are burnt in, so that no viewe
 without the others (PS3.3, A.8.1).
 """
 
+import contextlib
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -43,17 +44,17 @@ def write(table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> tuple[list
     """
     written, problems = [], []
     for path, rows in table.groupby("path", sort=False):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pydicom about what the file says of itself
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pydicom about what the file says of itself
+            try:
                 source = _source(Path(str(path)))
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        capture = _dataset(source, _picture(rows, notes))
-        target = folder / f"{capture.SOPInstanceUID}.dcm"
-        with files.replacing(target) as temporary:
-            capture.save_as(temporary, enforce_file_format=True)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            capture = _dataset(source, _picture(rows, notes))
+            target = folder / f"{capture.SOPInstanceUID}.dcm"
+            with files.replacing(target) as temporary:
+                capture.save_as(temporary, enforce_file_format=True)
         written.append(target)
     return written, problems
 
@@ -101,17 +102,18 @@ def _picture(rows: pd.DataFrame, notes: Sequence[str]) -> np.ndarray:
 
 def _dataset(source: Any, pixels: np.ndarray) -> Any:
     """The capture of a source's header, with new identifiers of instance and series."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+    from pydicom.dataset import Dataset
+    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
     capture, now = Dataset(), datetime.now()  # local, as the study's own times
     capture.SpecificCharacterSet = "ISO_IR 192"
     for name in DUE:
         setattr(capture, name, "")
     for name in KEPT:
-        if name in source:
-            setattr(capture, name, source.get(name))
-    capture.SOPClassUID, capture.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+        with contextlib.suppress(ValueError):  # a number that is none is left out
+            if name in source:
+                setattr(capture, name, source.get(name))
+    capture.SOPClassUID = SecondaryCaptureImageStorage
     capture.SeriesInstanceUID, capture.SeriesNumber = generate_uid(), None
     capture.Modality, capture.ConversionType, capture.InstanceNumber = "OT", "WSD", 1
     capture.SeriesDescription = "fracture-detection: not for diagnosis"
@@ -123,10 +125,5 @@ def _dataset(source: Any, pixels: np.ndarray) -> Any:
     reference.ReferencedSOPClassUID = source.SOPClassUID
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID
     capture.SourceImageSequence = [reference]
-    capture.Rows, capture.Columns, capture.SamplesPerPixel = pixels.shape
-    capture.PhotometricInterpretation, capture.PlanarConfiguration = "RGB", 0
-    capture.BitsAllocated, capture.BitsStored, capture.HighBit = 8, 8, 7
-    capture.PixelRepresentation, capture.PixelData = 0, pixels.tobytes()
-    capture.file_meta = FileMetaDataset()
-    capture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    capture.set_pixel_data(pixels, "RGB", 8)  # names the instance, too
     return capture

@@ -106,6 +106,22 @@ def test_a_picture_without_a_study_is_told_and_left_out(answers):
     assert problems[1].startswith("plain.png is no DICOM file")
 
 
+def test_what_a_source_says_against_the_standard_is_no_fault_and_no_chatter(answers):
+    """Warnings are errors here; a number that is none is left out, other words are kept."""
+    path = Path("odd.dcm")
+    given = {"StudyDate": "20240229", "LossyImageCompression": "01"}
+    dicom(path, **STUDY | given, SOPInstanceUID=generate_uid(), LossyImageCompressionRatio="1010")
+    whole = path.read_bytes()
+    assert whole.count(b"20240229") == whole.count(b"1010") == 1
+    path.write_bytes(whole.replace(b"20240229", b"29.2.24 ").replace(b"1010", b"10:1"))
+    written, problems = capture.write(answers.assign(path=str(path)).head(1), Path("out"), [])
+    assert not problems
+    made = pydicom.dcmread(written[0])
+    assert "LossyImageCompressionRatio" not in made
+    assert made.LossyImageCompression == "01"
+    assert b"29.2.24" in written[0].read_bytes()
+
+
 def test_the_command_line_leaves_a_capture_beside_its_answer(small_released, capsys):
     dicom("x.dcm", **STUDY, SOPInstanceUID=generate_uid())
     folders = ["--models-dir", str(small_released), "--results-dir", "results"]
