@@ -43,6 +43,7 @@ class Panel:
         self.config, self.asked = cards.home(config), config.models_dir
         self.cards, self.together = cards.read(self.config)
         self.networks: dict[str, Any] = {}  # Keras models
+        self.known: dict[str, familiarity.Known] = {}
 
     @property
     def squares(self) -> set[tuple[int, str]]:
@@ -53,9 +54,9 @@ class Panel:
         """Build the networks and fill them with their numbers."""
         from fracture_utils.models import heatmaps
 
-        for name in self.cards:
-            model, _ = cards.load(name, self.config)
-            self.networks[name] = heatmaps.explaining(model)
+        for name, card in self.cards.items():
+            self.networks[name] = heatmaps.explaining(cards.build(name, card, self.config))
+            self.known[name] = familiarity.read(familiarity.path(name, self.config))
 
     def answer(self, pictures: Sequence[Picture]) -> tuple[pd.DataFrame, list[np.ndarray]]:
         """The rows of some pictures, model by model, and one map a picture, of the last model."""
@@ -68,7 +69,7 @@ class Panel:
             rows = np.arange(len(squares))
             seen = heatmaps.look(self.networks[name], squares, rows, self.config)
             calibrated[name] = calibration.calibrated(seen.logits, card)
-            known = familiarity.path(name, self.config)
+            known = self.known[name]
             odd[name] = familiarity.unfamiliar(known, squares, seen.features, np.array(shapes))
             rates[name] = familiarity.rate(known)
             maps[name] = [

@@ -109,7 +109,7 @@ def known(tmp_path):
     images = images.assign(width="300", height=[str(300 + k) for k in range(40)])
     features = squares.reshape(40, -1)[:, ::97] + 1.0
     familiarity.save(tmp_path / "known.npz", squares, features, images, 0)
-    return tmp_path / "known.npz"
+    return familiarity.read(tmp_path / "known.npz")
 
 
 def test_a_photograph_is_unlike_x_rays_and_an_x_ray_is_not(known):
@@ -147,9 +147,10 @@ def test_ordinary_pictures_are_warned_of_as_often_as_is_said(tmp_path, groups, o
         images = pd.DataFrame({"group": np.repeat(np.arange(groups), of)})
         images = images.assign(height=sides[:, 0], width=sides[:, 1])
         familiarity.save(target, squares, features, images, run)
-        assert familiarity.rate(target) == pytest.approx(max(0.01, rate))
-        share.append(np.mean([bool(x) for x in familiarity.unfamiliar(target, *draw(100, 1))]))
-        strange = familiarity.unfamiliar(target, squares[:1] * 0 + 255, -features[:1], sides[:1])
+        known = familiarity.read(target)
+        assert familiarity.rate(known) == pytest.approx(max(0.01, rate))
+        share.append(np.mean([bool(x) for x in familiarity.unfamiliar(known, *draw(100, 1))]))
+        strange = familiarity.unfamiliar(known, squares[:1] * 0 + 255, -features[:1], sides[:1])
         found.append(strange[0])
     assert (
         np.mean(share) < (1.5 if groups < 10 else 1.25) * rate
@@ -162,5 +163,6 @@ def test_a_single_known_picture_tells_nothing(tmp_path):
     images = pd.DataFrame({"group": ["a"], "height": [10], "width": [10]})
     squares, features = np.zeros((1, 8, 8), np.uint8), np.ones((1, 3))
     familiarity.save(tmp_path / "known.npz", squares, features, images, 0)
-    odd = familiarity.unfamiliar(tmp_path / "known.npz", squares + 200, -features, [[900, 10]])
+    known = familiarity.read(tmp_path / "known.npz")
+    odd = familiarity.unfamiliar(known, squares + 200, -features, [[900, 10]])
     assert odd == [""]

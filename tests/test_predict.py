@@ -161,7 +161,17 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     assert "aspect ratio" in predict.answer([large], inference.Panel(config))[0]["warning"].iloc[0]
 
 
-def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, monkeypatch):
+def test_every_file_of_the_networks_is_read_once(trained, answered, monkeypatch):
+    config, read = trained[0], []
+    for name in ("read_json", "read_arrays"):
+        asked = getattr(files, name)
+        monkeypatch.setattr(files, name, lambda path, a=asked: read.append(path.name) or a(path))
+    monkeypatch.setattr(predict, "CHUNK", 2)
+    predict.answer(answered[0][:5], inference.Panel(config), draw=False)
+    assert sorted(read) == ["Ensemble.json", "MobileNet.json", "MobileNet.known.npz"]
+
+
+def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered):
     config = trained[0]
     panel = inference.Panel(config)
     assert panel.together is None
@@ -169,8 +179,7 @@ def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered, mo
     card = panel.cards["MobileNet"]
     panel.cards["Other"] = card | {"slope": 1 / 3, "intercept": 0.0, "threshold": 0.9}
     panel.networks["Other"] = panel.networks["MobileNet"]
-    known = inference.familiarity.path("MobileNet", config)
-    monkeypatch.setattr(inference.familiarity, "path", lambda name, config: known)
+    panel.known["Other"] = panel.known["MobileNet"]
     panel.together = card | {"members": dict.fromkeys(panel.cards, "")}
     panel.together |= {"slope": 0.5, "intercept": 0.0, "threshold": 0.5}
     pictures = [predict.read(path, panel.squares) for path in answered[0][:3]]

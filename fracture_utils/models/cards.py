@@ -77,29 +77,37 @@ def read(config: Config) -> tuple[dict[str, dict], dict | None]:
 
 
 def load(name: str, config: Config, arithmetic: str | None = None) -> "tuple[keras.Model, dict]":
-    """A trained network and its card, from models_dir, built by code and filled with the numbers
-    of <name>.weights.h5, or of the released <name>.npz. It calculates as its card says (None), or
-    in the named precision.
+    """A trained network of models_dir, as `build` makes it, and its card."""
+    path = config.models_dir / f"{name}.json"
+    card = files.read_json(path) if name in REGISTRY and path.is_file() else {}
+    return build(name, card, config, arithmetic), card
+
+
+def build(name: str, card: dict, config: Config, arithmetic: str | None = None) -> "keras.Model":
+    """A trained network, built by code as its card says and filled with the numbers of
+    <name>.weights.h5 in models_dir, or of the released <name>.npz. It calculates as its card says
+    (None), or in the named precision. InputError where card or weights are not there, or do not
+    belong together.
     """
     from fracture_utils.models import classifier, precision
 
-    path = config.models_dir / f"{name}.json"
-    description = files.read_json(path) if name in REGISTRY and path.is_file() else {}
-    weights = config.models_dir / description.get("weights", f"{name}.weights.h5")
-    if not description or not weights.is_file():
+    weights = config.models_dir / card.get("weights", f"{name}.weights.h5")
+    if not card or not weights.is_file():
         raise InputError(
-            f"There is no trained {name} in {config.models_dir} (files {path.name} and "
+            f"There is no trained {name} in {config.models_dir} (files {name}.json and "
             f"{weights.name}); run the notebook first, or name another folder."
         )
-    if files.sha256(weights) != description["weights_sha256"]:
-        raise InputError(f"{weights} is not the file that {path} describes; train {name} again.")
-    as_trained = {"image_size": description["input_size"]}
-    as_trained |= {key: description[key] for key in ("head_width",) if key in description}
+    if files.sha256(weights) != card["weights_sha256"]:
+        raise InputError(
+            f"{weights} is not the file that {name}.json describes; train {name} again."
+        )
+    as_trained = {"image_size": card["input_size"]}
+    as_trained |= {key: card[key] for key in ("head_width",) if key in card}
     sized = Config(**config.model_dump() | as_trained)
+    resolved = precision.resolve(arithmetic or card["precision"])
     model = classifier.build(
-        REGISTRY[name], Weights("random"), sized,
-        precision.resolve(arithmetic or description["precision"]), description.get("head", "mean"),
-    )  # fmt: skip
+        REGISTRY[name], Weights("random"), sized, resolved, card.get("head", "mean")
+    )
     loaded = classifier.load_released if weights.suffix == ".npz" else classifier.load
     loaded(model, weights)
-    return model, description
+    return model

@@ -1,6 +1,7 @@
 """Whether a picture looks like those that a network was trained for, or like a photograph."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,13 @@ LEAST = {"size": np.log(2) / 5, "aspect ratio": np.log(1.25) / 5}
 other one is no oddity, and twice the size is."""
 ROUNDING = 1e-9
 SHAPE = {"height", "width"}
+
+
+class Known(NamedTuple):
+    """The known pictures of a network, as numbers."""
+
+    meta: dict
+    arrays: dict[str, np.ndarray]
 
 
 def path(name: str, config: Config) -> Path:
@@ -58,8 +66,19 @@ def save(
     files.write_arrays(target, meta, known)
 
 
+def read(source: Path) -> Known:
+    """What `save` kept. InputError where it is missing, damaged or of an earlier version."""
+    stored = files.read_arrays(source)
+    if stored is None or "neighbours" not in stored[0]:
+        raise InputError(
+            f"{source} is missing, damaged or of an earlier version; run the notebook again to "
+            "write it."
+        )
+    return Known(*stored)
+
+
 def unfamiliar(
-    source: Path, squares: np.ndarray, features: np.ndarray, shapes: np.ndarray
+    known: Known, squares: np.ndarray, features: np.ndarray, shapes: np.ndarray
 ) -> list[str]:
     """For each of n pictures what is odd about it, in words; empty where nothing is.
 
@@ -71,30 +90,18 @@ def unfamiliar(
     with every group of the same weight, Dunn et al. 2023), is no larger than `rate`: of pictures
     of the known kind about that share is called odd, by all checks together.
     """
-    meta, known = _read(source)
     asked = _described(squares, features, np.asarray(shapes, float))
-    scores = _scores(asked, known, meta)
-    bar = rate(source) + ROUNDING
-    odd = {check: _p_values(score, known) <= bar for check, score in scores.items()}
+    scores = _scores(asked, known.arrays, known.meta)
+    bar = rate(known) + ROUNDING
+    odd = {check: _p_values(score, known.arrays) <= bar for check, score in scores.items()}
     return [", ".join(check for check in odd if odd[check][row]) for row in range(len(squares))]
 
 
-def rate(source: Path) -> float:
+def rate(known: Known) -> float:
     """The share of pictures of the known kind that `unfamiliar` calls odd: RATE, or as little as
     so few known groups can promise.
     """
-    groups = len(np.unique(_read(source)[1]["groups"]))
-    return max(RATE, 1 / (1 + groups))
-
-
-def _read(source: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    stored = files.read_arrays(source)
-    if stored is None or "neighbours" not in stored[0]:
-        raise InputError(
-            f"{source} is missing, damaged or of an earlier version; run the notebook again to "
-            "write it."
-        )
-    return stored
+    return max(RATE, 1 / (1 + len(np.unique(known.arrays["groups"]))))
 
 
 def _p_values(scores: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
