@@ -26,12 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
         return given.act(given)
-    except InputError as error:
+    except (InputError, RunError) as error:
         sys.stderr.write(f"{error}\n")
-        return 2
-    except RunError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        return 2 if isinstance(error, InputError) else 1
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -94,7 +91,7 @@ def _predict(given: argparse.Namespace) -> int:
     from fracture_utils import capture, inference, predict
 
     panel = inference.Panel(_config(given))
-    table, problems = predict.answer_all(given.pictures, panel, draw=not given.numbers_only)
+    table, problems = predict.answer(given.pictures, panel, draw=not given.numbers_only)
     sys.stdout.writelines(f"{line}\n" for line in predict.sentences(table, panel))
     if given.dicom_out:
         notes = [panel.caution(), panel.makers()]
@@ -102,8 +99,6 @@ def _predict(given: argparse.Namespace) -> int:
         sys.stdout.writelines(f"{path}\n" for path in written)
         problems += without
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
-    sys.stdout.flush()
-    sys.stderr.flush()
     return 2 if problems else 0
 
 

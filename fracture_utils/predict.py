@@ -29,26 +29,26 @@ CHUNK = 128
 """Pictures in memory at once."""
 OVERLAY_SIDE = 512
 """Longest side of a picture in its overlay, in pixels."""
-COLUMNS = [
-    *("path", "model", "logit", "probability", "threshold", "decision", "warning"),
-    *("warning_rate", "overlay"),
-]
+NOTHING = pd.DataFrame(columns=[column.name for column in tables.COLUMNS["answers"]])
+"""The answers where no picture can be read."""
 
 
+@quiet()
 def answer(
     paths: Sequence[Path], panel: Panel, draw: bool = True
 ) -> tuple[pd.DataFrame, list[str]]:
     """What every trained network and their ensemble say about each picture, and what went wrong.
 
-    The table has a row a picture and model, with COLUMNS: logit (raw; of the ensemble the mean of
-    the calibrated ones), probability (calibrated), threshold, decision, warning (what about
-    the picture is unlike those the network knows; empty: nothing; else the decision is withheld),
-    warning_rate (the share of ordinary pictures that are warned of, too) and overlay (the PNG: the
-    picture, and the heat map of the last model on it; empty unless `draw`). The list holds a
-    sentence for each file that cannot be read. Starts Keras in this process; `predict_one` starts
-    another.
+    The table, also written to answers.csv, has a row a picture and model: logit (raw; of the
+    ensemble the mean of the calibrated ones), probability (calibrated), threshold, decision,
+    warning (what about the picture is unlike those the network knows; empty: nothing; else the
+    decision is withheld), warning_rate (the share of ordinary pictures that are warned of, too) and
+    overlay (the PNG: the picture, and the heat map of the last model on it; empty unless `draw`).
+    The list holds a sentence for each file that cannot be read. Starts Keras in this process;
+    `predict_one` starts another.
     """
-    folder, tables, problems = panel.config.results_dir / "answers", [], []
+    folder, parts, problems = panel.config.results_dir / "answers", [], []
+    paths = list(dict.fromkeys(paths))
     overlays: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
@@ -67,14 +67,12 @@ def answer(
                 wait(behind)  # no more than one chunk of them may pile up
                 for picture, heat in zip(pictures, maps, strict=True) if draw else ():
                     overlays[str(picture.path)] = pool.submit(_overlay, picture, heat, folder)
-                tables.append(table)
-    if not tables:
-        return pd.DataFrame(columns=COLUMNS), problems
-    table = pd.concat(tables, ignore_index=True)
+                parts.append(table)
+    table = pd.concat(parts or [NOTHING], ignore_index=True)
     table["overlay"] = [overlays[path].result() if draw else "" for path in table["path"]]
     order = {str(path): place for place, path in enumerate(paths)}
     table = table.sort_values("path", key=lambda path: path.map(order), kind="stable")
-    return table[COLUMNS].reset_index(drop=True), problems
+    return tables.write(panel.config.results_dir, "answers", table), problems
 
 
 def read(path: Path, squares: Iterable[tuple[int, str]]) -> Picture | reader.ReadError:
@@ -123,18 +121,6 @@ def _overlay(picture: Picture, heat: np.ndarray, folder: Path) -> str:
     return str(target)
 
 
-def _sentences(table: pd.DataFrame) -> Iterator[str]:
-    """What a person reads in the terminal, picture by picture; a warning before the numbers."""
-    for path, rows in table.groupby("path", sort=False):
-        yield str(path)
-        if warning := odd(rows):
-            yield f"  {warning}"
-        for row in rows.to_dict("records"):
-            yield f"  {said(row)}"
-        if overlay := rows["overlay"].iloc[-1]:
-            yield f"  {overlay}"
-
-
 def said(row: Mapping) -> str:
     """A row of the answers table in words."""
     return (
@@ -155,18 +141,16 @@ def odd(rows: pd.DataFrame) -> str:
     )
 
 
-def answer_all(
-    paths: Sequence[Path], panel: Panel, draw: bool = True
-) -> tuple[pd.DataFrame, list[str]]:
-    """What `answer` returns, written to answers.csv, and without TensorFlow's talk."""
-    with quiet():
-        table, problems = answer(list(dict.fromkeys(paths)), panel, draw)
-    return tables.write(panel.config.results_dir, "answers", table), problems
-
-
 def sentences(table: pd.DataFrame, panel: Panel) -> Iterator[str]:
-    """What a person reads in the terminal about the answers."""
-    yield from _sentences(table)
+    """What a person reads in the terminal, picture by picture; a warning before the numbers."""
+    for path, rows in table.groupby("path", sort=False):
+        yield str(path)
+        if warning := odd(rows):
+            yield f"  {warning}"
+        for row in rows.to_dict("records"):
+            yield f"  {said(row)}"
+        if overlay := rows["overlay"].iloc[-1]:
+            yield f"  {overlay}"
     if table["overlay"].ne("").any() and (caution := panel.caution()):
         yield caution
     yield panel.origin()

@@ -69,7 +69,7 @@ def test_notebook_saved_weights_and_command_line_give_the_same_probability(train
     config, _, _, predictions = trained
     paths, table, problems = answered
     assert not problems
-    assert list(table) == predict.COLUMNS
+    assert list(table) == list(predict.NOTHING)
     notebook = predictions.set_index("path")["probability"]
     for row in table.to_dict("records"):
         name = files.Path(row["path"]).relative_to(config.pictures_dir).as_posix()
@@ -148,10 +148,11 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     china, flower = tmp_path / "china.jpg", tmp_path / "flower.jpg"
     for path in (china, flower):
         Image.fromarray(load_sample_image(path.name)).save(path)
-    table, _ = predict.answer([china, flower], inference.Panel(config))
+    panel = inference.Panel(config)
+    table, _ = predict.answer([china, flower], panel)
     assert list(table["warning"].str.split(", ").str[0]) == ["size", "size"]
     assert set(table["decision"]) == {inference.WITHHELD}
-    lines = list(predict._sentences(table))
+    lines = list(predict.sentences(table, panel))
     assert lines[1].startswith("  No decision: the picture is unlike those")
     rate = table["warning_rate"].iloc[0]
     assert 0.01 <= rate < 0.25
