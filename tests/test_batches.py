@@ -120,7 +120,7 @@ def test_the_store_decodes_once_and_mends_itself(pictures, monkeypatch):
     assert len(reads) == 10
 
 
-@pytest.mark.parametrize("library", store.DECODERS)
+@pytest.mark.parametrize("library", reader.LIBRARIES)
 def test_another_version_of_a_decoder_makes_the_store_anew(pictures, monkeypatch, library):
     images, config = pictures
     store.build(images, config, [32])

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import ndimage, sparse
+from sklearn.neighbors import NearestNeighbors
 
 from fracture_utils import files
 from fracture_utils.ledger import Ledger, maker
@@ -28,8 +29,9 @@ COARSE = 16
 """Side of the descriptor that finds candidates."""
 NEIGHBOURS = 4
 """Candidates of each picture, as it is and mirrored."""
-LEAST_LIKENESS = 0.7
-"""Cosine of two descriptors below which a candidate is not looked at."""
+FARTHEST = np.sqrt(2 * (1 - 0.7))
+"""Distance of two descriptors (of length 1) above which a candidate is not looked at: at a cosine
+of 0.7."""
 LEAST_SHAPE = 0.86
 """Correlation of two blurred thumbnails below which their alignment is given up."""
 LEAST_AGREEMENT = 0.92
@@ -42,8 +44,8 @@ MARGIN = 6
 """Pixels of a thumbnail's rim that are not compared: turned and cropped copies differ there."""
 CHUNK = 512
 CLOSELY = 64
-"""Pictures and pairs that are looked at closely at once, by each core: half a mebibyte each."""
-CODE, LIBRARIES = ("data/duplicates",), ("numpy", "scipy")
+"""Pairs that are looked at closely at once, by each core: half a mebibyte each."""
+CODE, LIBRARIES = ("data/duplicates",), ("numpy", "scipy", "scikit-learn")
 """What the pairs depend on, beside the thumbnails."""
 COLUMNS = ["first", "second", "mirrored", "agreement"]
 
@@ -99,17 +101,10 @@ def polarity(thumbnails: np.ndarray) -> np.ndarray:
     """By how much (n,) each picture is more like its nearest neighbour than its negative is:
     below 0 it is probably inverted, because most pictures of a set are not.
     """
-    described = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
-    for start in range(0, len(thumbnails), CHUNK):
-        chunk = np.arange(start, min(start + CHUNK, len(thumbnails)))
-        described[chunk] = _descriptors(_normalised(thumbnails, chunk), False)
-    result = np.empty(len(described), np.float32)
-    for start in range(0, len(described), CHUNK):
-        likeness = described[start : start + CHUNK] @ described.T
-        rows = np.arange(len(likeness))
-        likeness[rows, start + rows] = 0
-        result[start : start + CHUNK] = likeness.max(1) + likeness.min(1)
-    return result
+    described = _descriptors(_normalised(thumbnails, np.arange(len(thumbnails))), False)
+    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(described)
+    alike, opposed = nearest.kneighbors()[0], nearest.kneighbors(-described)[0]
+    return (opposed**2 - alike**2)[:, 0] / 2  # of unit vectors, the difference of their cosines
 
 
 def contrast(thumbnails: np.ndarray) -> np.ndarray:
@@ -157,21 +152,16 @@ def _descriptors(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
 
 def _candidates(normalised: np.ndarray, mirrored: bool) -> np.ndarray:
     """Positions (2, m) of pictures whose descriptors are near neighbours, each pair once."""
-    base, queries = _descriptors(normalised, False), _descriptors(normalised, mirrored)
-    found = []
-    for start in range(0, len(queries), CHUNK):
-        likeness = queries[start : start + CHUNK] @ base.T
-        rows = np.arange(len(likeness))
-        likeness[rows, start + rows] = -1  # a picture is no candidate of its own
-        count = min(NEIGHBOURS, likeness.shape[1])
-        parts = [likeness[row : row + CLOSELY] for row in range(0, len(likeness), CLOSELY)]
-        best = np.concatenate(
-            [np.argpartition(-part, count - 1, axis=1)[:, :count] for part in parts]
-        )
-        near = np.take_along_axis(likeness, best, 1) >= LEAST_LIKENESS
-        found.append(np.stack([start + np.nonzero(near)[0], best[near]]))
-    both = np.sort(np.concatenate([np.zeros((2, 0), int), *found], axis=1), axis=0)
-    return np.unique(both, axis=1)
+    if len(normalised) < 2:
+        return np.zeros((2, 0), int)
+    count = min(NEIGHBOURS + 1, len(normalised))  # one of them may be the picture itself
+    nearest = NearestNeighbors(n_neighbors=count, algorithm="brute")
+    nearest.fit(_descriptors(normalised, False))
+    distance, best = nearest.kneighbors(_descriptors(normalised, mirrored))
+    other = best != np.arange(len(best))[:, None]
+    near = other & (other.cumsum(axis=1) <= NEIGHBOURS) & (distance <= FARTHEST)
+    first, place = np.nonzero(near)
+    return np.unique(np.sort([first, best[first, place]], axis=0), axis=1)
 
 
 def _agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ FACTS = {
     **dict.fromkeys(["jpeg_quality", "mean", "border", "grey_fill"], np.nan),
 }
 """The columns of `files`, and what stands there for a file that cannot be read."""
-CODE = ("data/inventory", "data/duplicates", "data/reader", "data/dicom", "data/greys")
-LIBRARIES = ("numpy", "pillow", "scipy", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+CODE = ("data/inventory", *duplicates.CODE, *reader.CODE)
+LIBRARIES = (*duplicates.LIBRARIES, *reader.LIBRARIES)
 """What the facts and the thumbnail of a file depend on, beside its bytes."""
 
 UNASSIGNED = "no folder assigns it"

@@ -32,6 +32,12 @@ from fracture_utils.data.greys import (
 )
 from fracture_utils.errors import InputError
 
+CODE = ("data/greys", "data/dicom", "data/reader")
+LIBRARIES = (
+    *("numpy", "scipy", "pillow", "pydicom", "pylibjpeg"),
+    *("pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
+)
+"""What decides, beside a file's bytes, what its pixels are."""
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 MAGIC = {

@@ -15,12 +15,6 @@ from fracture_utils.data import reader
 from fracture_utils.ledger import Ledger, maker
 
 CHUNK = 64
-READERS = ("data/greys", "data/dicom", "data/reader")
-DECODERS = (
-    *("pillow", "numpy", "pydicom", "pylibjpeg"),
-    *("pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
-)
-"""The libraries that decide, with the readers, what a decoded pixel is."""
 
 
 def build(
@@ -75,5 +69,5 @@ def _key(images: pd.DataFrame, config: Config) -> dict[str, str]:
     return {
         "data": files.fingerprint(images[["path", "sha256"]].to_numpy().tolist()),
         "settings": config.aspect,
-        **maker(READERS, DECODERS),
+        **maker(reader.CODE, reader.LIBRARIES),
     }
