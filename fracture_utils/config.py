@@ -173,14 +173,12 @@ class Config(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _layer_defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
-        source = given.get("source", "auto")
+        folder, source = Path(given.get("data_dir", "data")), given.get("source", "auto")
         if source == "auto":
-            source = folders.find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
-        defaults = (PHANTOMS if source == "phantoms" else {}) | (
-            QUICK if _is_true(given.get("quick")) else {}
-        )
-        folder = Path(given.get("data_dir", "data"))
-        folder = folder / "phantoms" if source == "phantoms" else folder
+            source = folders.find_source(folder, "data_dir" in given)
+        defaults = QUICK if _is_true(given.get("quick")) else {}
+        if source == "phantoms":
+            folder, defaults = folder / "phantoms", PHANTOMS | defaults
         return _said_of(folder) | defaults | given | {"source": source}
 
     @field_validator("backbones", mode="before")
@@ -228,11 +226,9 @@ def _said_of(pictures_dir: Path) -> dict[str, Any]:
     """What the import of a published data set noted of its positive class, and of neighbours."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         described = json.loads((pictures_dir / "source.json").read_text(encoding="utf-8"))
-        said = {
-            "positive_name": described.get("positive"),
-            "neighbours": described.get("neighbours"),
-        }
-        return {name: value for name, value in said.items() if value is not None}
+        said = {"positive_name": "positive", "neighbours": "neighbours"}
+        found = {name: described.get(key) for name, key in said.items()}
+        return {name: value for name, value in found.items() if value is not None}
     return {}
 
 

@@ -38,14 +38,12 @@ def rows(path: Path, name: str) -> Callable[[int], np.ndarray]:
         np.lib.format.read_magic(member)
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         begin, header = archive.getinfo(f"{name}.npy").header_offset, member.tell()
+    lengths = np.fromfile(path, "<u2", 2, offset=begin + 26)  # of the name and the extra field
+    start = begin + 30 + int(lengths.sum()) + header  # behind which the array's file begins
     count = math.prod(shape[1:])
 
     def row(k: int) -> np.ndarray:
-        with Path(path).open("rb") as file:
-            file.seek(begin + 26)  # two lengths, then name and extra field, then the array's file
-            lengths = np.fromfile(file, "<u2", 2)
-            start = begin + 30 + int(lengths.sum()) + header
-            file.seek(start + k * count * dtype.itemsize)
-            return np.fromfile(file, dtype, count).reshape(shape[1:])
+        offset = start + k * count * dtype.itemsize
+        return np.fromfile(path, dtype, count, offset=offset).reshape(shape[1:])
 
     return row

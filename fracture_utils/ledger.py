@@ -27,7 +27,8 @@ PACKAGES = (
     *("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scikit-learn", "scipy"),
     *("statsmodels", "pillow"),
 )
-_NEW = "not done yet"
+NEW = "not done yet"
+"""Why a stage has to be done that never was."""
 
 
 def versions() -> pd.Series:
@@ -90,7 +91,7 @@ def claim(folder: Path) -> filelock.FileLock:
 
 
 class Ledger:
-    """The finished stages of one piece of work, in `folder/ledger.json` or the file `path`.
+    """The finished stages of one piece of work, in `folder/ledger.json`.
 
     A stage is finished when it was recorded under the same key (a dictionary of the
     fingerprints of everything it depends on) and each of its files still has the SHA-256
@@ -98,9 +99,9 @@ class Ledger:
     may be moved.
     """
 
-    def __init__(self, folder: Path, path: Path | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._path = path or self.folder / "ledger.json"
+        self._path = self.folder / "ledger.json"
 
     def finished(self, stage: str, key: dict[str, str]) -> bool:
         """Whether nothing is left to do for `stage`."""
@@ -110,7 +111,7 @@ class Ledger:
         """Why `stage` has to be done (again), in words; None where it is finished."""
         entry = self._read().get(stage)
         if entry is None:
-            return _NEW
+            return NEW
         changed = [
             part for part in {**entry["key"], **key} if entry["key"].get(part) != key.get(part)
         ]
@@ -125,11 +126,7 @@ class Ledger:
         return None
 
     def record(
-        self,
-        stage: str,
-        key: dict[str, str],
-        outputs: list[Path],
-        seconds: float = 0.0,
+        self, stage: str, key: dict[str, str], outputs: list[Path], seconds: float = 0.0
     ) -> None:
         """Note that `stage` is finished, what it wrote and how long it took."""
         digests = {self._relative(path): files.sha256(path) for path in outputs}
@@ -157,10 +154,12 @@ class Results:
     """A results folder while a run is at work in it: until `finish` the file UNFINISHED warns
     whoever looks into it that it may hold parts of two runs.
 
-    Sweeps up what a killed run left of an unfinished file, so `claim` comes first.
+    Holds it for this process (InputError where another run works in it), and sweeps up what a
+    killed run left of an unfinished file.
     """
 
     def __init__(self, config: Config) -> None:
+        self._lock = claim(config.cache_dir)
         self._unfinished = config.results_dir / UNFINISHED
         for path in files.leftovers(config.results_dir, config.figures_dir, config.cache_dir):
             path.unlink()

@@ -9,21 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
-import filelock
 import pandas as pd
 
 from fracture_utils import files, tables
 from fracture_utils.config import Config
-from fracture_utils.ledger import Results, claim, versions
-
-_HELD: list[filelock.FileLock] = []  # a lock ends with the last name for it
+from fracture_utils.ledger import Results, versions
+from fracture_utils.models.job import STAGES
 
 
 def begin(config: Config) -> Results:
-    """Take the results folder for this process (InputError where another run works in it), and say
-    in it that it is unfinished until `finish` of what is returned.
-    """
-    _HELD[:] = [claim(config.cache_dir)]
+    """Take the results folder for this process; keep what is returned as long as it works there."""
     return Results(config)
 
 
@@ -64,9 +59,10 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
     Returns what was written. Seconds are those in which a stage was computed, in this run or
     in an earlier one whose result was still valid.
     """
-    trained = networks[networks["status"] == "trained"]
+    trained = networks[networks["status"] == "trained"].set_index("model")
+    failed = networks[networks["status"] != "trained"].set_index("model")
     attribution = config.pictures_dir / "ATTRIBUTION.txt"
-    stages = [name for name in networks if name.startswith("seconds_") and "picture" not in name]
+    seconds = trained[[f"seconds_{stage}" for stage in STAGES]].set_axis(list(STAGES), axis=1)
     written = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "purpose": "education and research only, never clinical use",
@@ -84,17 +80,12 @@ def record(config: Config, images: pd.DataFrame, networks: pd.DataFrame) -> dict
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "hardware": sorted(trained["hardware"].unique()),
-        "precision": trained.set_index("model")["precision"].to_dict(),
-        "initialisation": trained.set_index("model")["initialisation"].to_dict(),
-        "weights_notes": {
-            m: n for m, n in zip(trained["model"], trained["note"], strict=True) if n
-        },
-        "seconds": {
-            row["model"]: {stage.removeprefix("seconds_"): row[stage] for stage in stages}
-            for row in trained.to_dict("records")
-        },
-        "waiting": trained.set_index("model")["waiting"].round(4).to_dict(),
-        "failed": networks.loc[networks["status"] != "trained"].set_index("model")["why"].to_dict(),
+        "precision": trained["precision"].to_dict(),
+        "initialisation": trained["initialisation"].to_dict(),
+        "weights_notes": trained["note"][trained["note"] != ""].to_dict(),
+        "seconds": seconds.to_dict("index"),
+        "waiting": trained["waiting"].round(4).to_dict(),
+        "failed": failed["why"].to_dict(),
     }
     tables.write(config.results_dir, "columns", tables.dictionary())
     files.write_json(config.results_dir / "run.json", written)

@@ -17,7 +17,7 @@ from radiographs import NO_BOXES, small_run
 
 from fracture_utils import files
 from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger, claim, versions
+from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones, cards, jobs, worker
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
@@ -111,9 +111,8 @@ def test_another_library_or_architecture_makes_everything_new(data, finished, mo
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert ledger.why("head", job.keys()["head"]) == "a library changed"
     monkeypatch.delenv("KERAS_BACKEND")
-    newer = versions().replace(versions()["keras"], "99.0")
     with monkeypatch.context() as patch:
-        patch.setattr("fracture_utils.models.job.versions", lambda: newer)
+        patch.setattr(importlib.metadata, "version", lambda name: "99.0")
         assert ledger.why("head", job.keys()["head"]) == "a library changed"
     other = replace(jobs.REGISTRY["MobileNet"], early="conv_pw_10_relu")
     monkeypatch.setitem(jobs.REGISTRY, "MobileNet", other)
@@ -310,16 +309,20 @@ def test_the_time_is_told_before_anything_is_trained(tmp_path, capsys, monkeypat
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     work = {name: dict.fromkeys(jobs.STAGES, 1500.0) for name in "AB"}
     progress = Progress(work, tmp_path / "run.log")
-    progress.announce(set())
-    progress.announce({"A"})
-    progress.announce({"A", "B"})
+    progress.announce()
+    progress.finish("A", "kept")
+    progress.announce()
+    progress.finish("B", "kept")
+    progress.announce()
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "About 20 min for 2 networks on this machine, as a guess.",
+        "A: kept.",
         "About 10 min for one network on this machine, as a guess.",
+        "B: kept.",
     ]
     monkeypatch.setattr(module.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    progress.announce(set())
+    Progress(work, tmp_path / "run.log").announce()
     assert not capsys.readouterr().out  # nobody knows yet how fast the card is
 
 

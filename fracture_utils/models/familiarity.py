@@ -52,18 +52,18 @@ def save(
     if len(np.unique(groups)) < 2:
         groups = np.arange(len(rows))
     shapes = images[["height", "width"]].to_numpy(float)[rows] if set(images) >= SHAPE else None
-    known = _described(squares[rows], features[rows], shapes)
+    described = _described(squares[rows], features[rows], shapes)
     strangers = groups[:, None] != groups
     neighbours = int(min(NEIGHBOURS, strangers.sum(axis=1).min())) if len(rows) > 1 else 0
     scales: dict[str, list[float]] = {}
-    meta = {"neighbours": neighbours, "scales": scales}
-    for check in known if neighbours else ():
-        own = _distances(known[check], known[check], neighbours, strangers)
+    known = Known({"neighbours": neighbours, "scales": scales}, described)
+    for check in described if neighbours else ():
+        own = _distances(described[check], described[check], neighbours, strangers)
         middle, tail = np.quantile(own, [0.5, TAIL])
         scales[check] = [middle, max(tail - middle, LEAST.get(check, ROUNDING))]
-    scores = _scores(known, known, meta, strangers).values()
-    known |= {"groups": groups, "scores": np.max(list(scores) or [groups], axis=0)}
-    files.write_arrays(target, meta, known)
+    scores = _scores(described, known, strangers).values()
+    described |= {"groups": groups, "scores": np.max(list(scores) or [groups], axis=0)}
+    files.write_arrays(target, *known)
 
 
 def read(source: Path) -> Known:
@@ -91,7 +91,7 @@ def unfamiliar(
     of the known kind about that share is called odd, by all checks together.
     """
     asked = _described(squares, features, np.asarray(shapes, float))
-    scores = _scores(asked, known.arrays, known.meta)
+    scores = _scores(asked, known)
     bar = rate(known) + ROUNDING
     odd = {check: _p_values(score, known.arrays) <= bar for check, score in scores.items()}
     return [", ".join(check for check in odd if odd[check][row]) for row in range(len(squares))]
@@ -113,21 +113,16 @@ def _p_values(scores: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _scores(
-    asked: dict[str, np.ndarray],
-    known: dict[str, np.ndarray],
-    meta: dict,
-    allowed: np.ndarray | None = None,
+    asked: dict[str, np.ndarray], known: Known, allowed: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """How odd n pictures are by each check, (n,) each, on scales that can be compared; `allowed`
     (n, known) says which known pictures are looked at.
     """
-    far = {
-        check: _distances(asked[check], known[check], meta["neighbours"], allowed)
-        for check in meta["scales"]
-    }
-    return {
-        check: (far[check] - middle) / spread for check, (middle, spread) in meta["scales"].items()
-    }
+    scores = {}
+    for check, (middle, spread) in known.meta["scales"].items():
+        far = _distances(asked[check], known.arrays[check], known.meta["neighbours"], allowed)
+        scores[check] = (far - middle) / spread
+    return scores
 
 
 def _described(

@@ -10,7 +10,7 @@ from fracture_utils import files
 from fracture_utils.config import CLASS_NAMES, Config
 from fracture_utils.data import places
 from fracture_utils.data.sidecars import BOX_COLUMNS
-from fracture_utils.ledger import Ledger, code_fingerprint, maker, versions
+from fracture_utils.ledger import Ledger, code_fingerprint, maker
 from fracture_utils.models import process
 from fracture_utils.models.backbones import REGISTRY, Weights
 
@@ -46,6 +46,11 @@ MAPS = "maps"
 """What the name of a folder begins with that holds maps until its network is trained."""
 
 
+def folder_of(name: str, config: Config) -> Path:
+    """Where features, checkpoints, history, predictions and the log of a network lie."""
+    return config.cache_dir / "networks" / name
+
+
 @dataclass(frozen=True)
 class Job:
     """The training of one network: everything its worker has to know, and where it works.
@@ -64,25 +69,19 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where features, checkpoints, history, predictions and the log of the network lie."""
-        return self.config.cache_dir / "networks" / self.name
+        return folder_of(self.name, self.config)
 
     def keys(self) -> dict[str, dict[str, str]]:
         """For each stage the fingerprints of all that its result depends on."""
         columns = ["path", "group", "label", "split", "sha256"]
         backend = process.environment()["KERAS_BACKEND"]
-        libraries = f"{backend} {versions()[LIBRARIES].to_dict()}"
-        if backend not in LIBRARIES:
-            libraries += maker((), [backend])["a library"]
-        key = {
+        key = maker(CODE, list(dict.fromkeys([backend, *LIBRARIES]))) | {
             "data": files.fingerprint(
                 [self.images[columns].to_numpy().tolist(), self.boxes.to_numpy().tolist()]
             ),
             "weights": f"{self.weights.initialisation} {self.weights.sha256}".strip(),
             "precision": self.config.precision,
             "architecture": files.fingerprint(asdict(REGISTRY[self.name])),
-            "code": code_fingerprint(*CODE),
-            "a library": libraries,
         }
         keys: dict[str, dict[str, str]] = {}
         settings: dict[str, object] = {}

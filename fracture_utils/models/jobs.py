@@ -7,7 +7,6 @@ import functools
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones, crew, process
 from fracture_utils.models.backbones import REGISTRY
 from fracture_utils.models.cluster import Cluster
-from fracture_utils.models.job import DIVERGED, LIBRARIES, SAVED, STAGES, Job
+from fracture_utils.models.job import DIVERGED, LIBRARIES, SAVED, STAGES, Job, folder_of
 from fracture_utils.models.progress import Progress
 
 ENSEMBLE = "Ensemble"
@@ -70,7 +69,7 @@ def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataF
         for name in done:
             progress.finish(name, "kept from an earlier run")
         if not config.cluster:
-            progress.announce(set(done))
+            progress.announce()
         waiting = [job for job in jobs if job.name not in done]
         if waiting:  # each picture is decoded once for all networks
             store.build(needed, config, [sizes[job.name] for job in waiting])
@@ -232,8 +231,3 @@ def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:
     trained = networks.loc[networks["status"] == "trained", "model"]
     parts = [tables.read(folder_of(model, config), name) for model in trained]
     return pd.concat(parts, ignore_index=True)
-
-
-def folder_of(name: str, config: Config) -> Path:
-    """Where the worker of a network leaves what it made."""
-    return config.cache_dir / "networks" / name

@@ -43,13 +43,13 @@ class Progress:
         self._output = _notebook_output()
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
-    def announce(self, kept: set[str]) -> None:
-        """Say how long all but the networks that are `kept` will take on the processor."""
-        cost = sum(sum(costs.values()) for name, costs in self.work.items() if name not in kept)
+    def announce(self) -> None:
+        """Say how long all networks but those that are kept will take on the processor."""
+        cost = self._cost()
         if cost and not shutil.which("nvidia-smi"):
-            count = len(self.work) - len(kept)
-            which = "one network" if count == 1 else f"{count} networks"
-            self.say(f"About {_minutes(cost / _speed())} for {which} on this machine, as a guess.")
+            which = "one network" if len(cost) == 1 else f"{len(cost)} networks"
+            took = _minutes(sum(cost.values()) / _speed())
+            self.say(f"About {took} for {which} on this machine, as a guess.")
 
     def hear(self, name: str, event: dict) -> None:
         """Take in an event of the network's worker: a new stage, or how far it is."""
@@ -64,7 +64,7 @@ class Progress:
         self._current[name] = (
             f"{name} ({number}): {stage} {within:.0%}{self._remaining()}{self._next()}"
         )
-        if "why" in event and event["why"] != "not done yet":
+        if "why" in event and event["why"] != ledger.NEW:
             self.say(f"{name}: {stage} again, because {event['why']}.")
         self._show(name if "why" in event else "")
 
@@ -84,8 +84,12 @@ class Progress:
         self._write(sentence)
         self._show()
 
+    def _cost(self) -> dict[str, float]:
+        """Of each network that is not kept from an earlier run."""
+        return {n: sum(w.values()) for n, w in self.work.items() if n not in self.kept}
+
     def _remaining(self) -> str:
-        cost = {n: sum(w.values()) for n, w in self.work.items() if n not in self.kept}
+        cost = self._cost()
         done, total = sum(self.share[n] * w for n, w in cost.items()), sum(cost.values())
         elapsed = time.monotonic() - self.started
         if done < 0.02 * total or elapsed < 5:
