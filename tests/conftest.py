@@ -2,6 +2,7 @@
 working folder of its own.
 """
 
+import gc
 import os
 import shutil
 
@@ -18,6 +19,26 @@ from fracture_utils.models.backbones import RELEASED_DIR
 matplotlib.use("Agg")
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("unhurried")
+
+LONGEST = (
+    *("test_faults", "test_project", "test_small_sets", "test_benchmarks", "test_cluster"),
+    *("test_evaluation_plots", "test_predict", "test_released_models", "test_jobs"),
+)
+"""Files that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no process is left alone with one of them in the end."""
+    place = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    """What was imported is not looked through again at every collection of garbage: with Keras
+    that takes a good part of a second, and statsmodels collects at each correction.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

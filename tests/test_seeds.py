@@ -1,7 +1,5 @@
 """What is chance of training and what of the test set: planted, and simulated."""
 
-import gc
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,9 +45,8 @@ def test_mean_and_spread_are_those_of_the_seeds():
     assert found["difference"].iloc[1] == pytest.approx(found["auc"].iloc[0] - found["auc"].iloc[1])
 
 
-def test_equal_networks_are_seldom_called_different_and_others_are(monkeypatch):
+def test_equal_networks_are_seldom_called_different_and_others_are():
     """Networks that are alike but for chance, of the pictures and of training: 200 data sets."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels collects at each correction
     random, wrong = np.random.default_rng(1), 0
     for _ in range(200):
         table = drawn(random, (1.2, 1.2), 0.2)
