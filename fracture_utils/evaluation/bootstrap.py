@@ -29,3 +29,8 @@ def resample(
                 cells = picks * many + np.arange(many)[:, None]
                 drawn += np.bincount(cells.ravel(), minlength=count * many).reshape(count, many)
         yield drawn[groups]
+
+
+def weights(labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Those of all resamples at once, (n, resamples)."""
+    return np.concatenate(list(resample(labels, groups, resamples, seed)), axis=1)

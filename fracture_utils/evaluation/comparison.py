@@ -7,28 +7,13 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+from fracture_utils import tables
 from fracture_utils.evaluation import calibration
-from fracture_utils.evaluation.intervals import holm
+from fracture_utils.evaluation.intervals import QUANTILE, holm
 from fracture_utils.evaluation.metrics import delong, resampled_auc
 from fracture_utils.evaluation.predictions import Answers, contenders
 
-COLUMNS = (
-    "model_a",
-    "model_b",
-    "family",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p_delong",
-    "p_sensitivity",
-    "p_specificity",
-    "p_mcnemar",
-    "p_delong_holm",
-    "p_sensitivity_holm",
-    "p_specificity_holm",
-    "p_mcnemar_holm",
-    "p_chosen_holm",
-)
+COLUMNS = [column.name for column in tables.COLUMNS["comparisons"]]
 TESTS = ("p_delong", "p_sensitivity", "p_specificity", "p_mcnemar")
 RULE = (
     "Holm's method corrects each test within a family: the pairs of networks are one, the pairs "
@@ -36,7 +21,7 @@ RULE = (
     "on validation with every other network and ensemble"
 )
 """What the p values are corrected for; the same in the notebook and on the command line."""
-POWER = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+POWER = QUANTILE + stats.norm.ppf(0.8)
 """Standard errors of a difference that a test at 5 % shows in 80 % of test sets: 2.8."""
 
 
@@ -73,16 +58,11 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         rows.append(
             (*names, auc[a] - auc[b], low, high, p_delong, *p_decisions, _mcnemar(*right.T))
         )
-    table = pd.DataFrame(rows, columns=list(COLUMNS[:10]))
+    table = pd.DataFrame(rows, columns=COLUMNS[:10])
     for test in TESTS:
-        table[f"{test}_holm"] = np.nan
-        for family in table["family"].unique():
-            of = table["family"] == family
-            table.loc[of, f"{test}_holm"] = holm(table.loc[of, test])
-    chosen = calibration.chosen(predictions)
-    asked = (table["model_a"] == chosen) | (table["model_b"] == chosen)
-    table["p_chosen_holm"] = np.nan
-    table.loc[asked, "p_chosen_holm"] = holm(table.loc[asked, "p_delong"])
+        table[f"{test}_holm"] = table.groupby("family")[test].transform(holm)
+    asked = table[["model_a", "model_b"]].eq(calibration.chosen(predictions)).any(axis=1)
+    table["p_chosen_holm"] = holm(table["p_delong"].where(asked))
     return table
 
 
@@ -107,7 +87,7 @@ def against(comparisons: pd.DataFrame, model: str) -> pd.DataFrame:
     p = rows["p_delong_holm"]
     known = {
         "lead": np.where(first, 1, -1) * rows["difference"],
-        "error": ends / (2 * stats.norm.ppf(0.975)),
+        "error": ends / (2 * QUANTILE),
         "p": rows["p_chosen_holm"].fillna(p) if "p_chosen_holm" in rows else p,
     }
     return pd.DataFrame(known).set_axis(rows["model_b"].where(first, rows["model_a"]), axis=0)

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, stats
+from scipy import ndimage
+from statsmodels.stats.proportion import proportion_confint
 
+from fracture_utils import tables
 from fracture_utils.evaluation import bootstrap
 from fracture_utils.evaluation.predictions import FRACTURED
 
@@ -20,10 +22,7 @@ FALSE_MARKS = 2.0 ** (np.arange(-20, 13) / 4)
 """False marks per picture at which the curve is told, from 1/32 to 8."""
 TOLD = (0.25, 0.5, 1.0, 2.0)
 """Those of them that stand in the localisation table, too."""
-COLUMNS = (
-    *("model", "false_marks", "sensitivity", "sensitivity_low", "sensitivity_high"),
-    *("lesions", "pictures"),
-)
+COLUMNS = [column.name for column in tables.COLUMNS["froc"]]
 SAME = 1e-5
 """Share of a map's range below which two heights count as equal: bilinear maps ripple by less."""
 
@@ -66,14 +65,14 @@ def curve(
     ]
     groups = np.unique(seen["group"].to_numpy(str), return_inverse=True)[1]
     labels = (seen["label"] == FRACTURED).to_numpy(int)
-    weights = np.concatenate(list(bootstrap.resample(labels, groups, resamples, seed)), axis=1)
-    tables = [
+    weights = bootstrap.weights(labels, groups, resamples, seed)
+    curves = [
         _curve(match([marks(its[path]) for path in seen["path"]], masks), weights).assign(
             model=model
         )
         for model, its in maps.items()
     ]
-    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    return pd.concat(curves, ignore_index=True)[COLUMNS]
 
 
 def _pictures(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
@@ -85,17 +84,16 @@ def _curve(found: Found, weights: np.ndarray) -> pd.DataFrame:
     once = free_response(found, np.ones((len(weights), 1)), FALSE_MARKS)[:, 0]
     draws = free_response(found, weights, FALSE_MARKS)
     low, high = np.nanpercentile(draws, [2.5, 97.5], axis=1)
-    for place in np.flatnonzero(np.isin(once, [0, 1])):
-        total = len(found.lesions)
-        exact = stats.binomtest(round(once[place] * total), total).proportion_ci(method="exact")
-        low[place], high[place] = exact
+    total = len(found.lesions)
+    exact = proportion_confint(once * total, total, method="beta")
+    low, high = np.where(np.isin(once, [0, 1]), exact, (low, high))
     return pd.DataFrame(
         {
             "false_marks": FALSE_MARKS,
             "sensitivity": once,
             "sensitivity_low": low,
             "sensitivity_high": high,
-            "lesions": len(found.lesions),
+            "lesions": total,
             "pictures": len(weights),
         }
     )

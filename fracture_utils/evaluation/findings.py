@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation import localisation, use
-from fracture_utils.evaluation.intervals import SIGNIFICANT
+from fracture_utils.evaluation.intervals import SIGNIFICANT, errors_of_100
 from fracture_utils.evaluation.subgroups import ALL, FEWEST, TESTED
 from fracture_utils.evaluation.wording import between, counted, in_words, p_value, percent
 
@@ -47,7 +47,7 @@ def unsteady(point: Mapping | None) -> str:
 def _share(out_of: int, what: str, row: Mapping, metric: str) -> str:
     """The count of errors, with the interval of one minus the metric."""
     count = round((1 - row[metric]) * out_of)
-    low, high = 100 - 100 * row[f"{metric}_high"], 100 - 100 * row[f"{metric}_low"]
+    _, low, high = errors_of_100(row, metric)
     interval = "" if np.isnan(low) else f", 95 % interval {low:.0f} to {high:.0f} %"
     number = "none" if count == 0 else f"{count:,}"
     return f"{number} of {counted(out_of, what)} ({100 * count / out_of:.0f} %{interval})"

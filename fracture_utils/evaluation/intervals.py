@@ -1,15 +1,30 @@
 """Intervals that keep their promise where pictures are few, come in groups, or are all right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import optimize, stats
 
 LEVEL = 0.95
 """Of all intervals of the project."""
+QUANTILE = stats.norm.ppf(0.5 + LEVEL / 2)
+"""Standard errors from a normal estimate to an end of its interval."""
+ENDS = ("", "_low", "_high")
+"""Behind a column's name: the number itself, and the ends of its interval."""
 SIGNIFICANT = 0.05
 """p value below which a difference is said; of all tests of the project."""
 EDGE = 1e-9
+
+
+def named(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    """A number and the ends of its interval, by the names of their columns."""
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def errors_of_100(scores: Mapping, share: str) -> tuple[float, float, float]:
+    """How many of 100 a share of right answers leaves wrong, and the ends of its interval."""
+    value, low, high = (100 - 100 * scores[f"{share}{end}"] for end in ENDS)
+    return value, high, low
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -35,13 +50,12 @@ def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, flo
     """
     if not positives > 0 or not negatives > 0 or np.isnan(auc):
         return np.nan, np.nan
-    quantile = stats.norm.ppf(0.5 + LEVEL / 2)
     others = (positives + negatives) / 2 - 1
 
     def distance(truth: float) -> float:
         spread = 1 + others * ((1 - truth) / (2 - truth) + truth / (1 + truth))
         variance = truth * (1 - truth) * max(spread, EDGE) / (positives * negatives)
-        return (auc - truth) ** 2 - quantile**2 * variance
+        return (auc - truth) ** 2 - QUANTILE**2 * variance
 
     near = float(np.clip(auc, EDGE, 1 - EDGE))
     low = 0.0 if distance(EDGE) <= 0 else optimize.brentq(distance, EDGE, near)

@@ -9,23 +9,17 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
+from fracture_utils import tables
 from fracture_utils.evaluation import bootstrap
 from fracture_utils.evaluation.detection import MARGIN, TOLD, Maps, boxes_of, inside_boxes
-from fracture_utils.evaluation.intervals import SIGNIFICANT
+from fracture_utils.evaluation.intervals import SIGNIFICANT, named
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.lazy import Lazy
 
 FOUND = {f"found_at_{marks:g}": marks for marks in TOLD}
-COLUMNS = (
-    *("model", "pictures", "boxes", "hit_rate", "hit_rate_low", "hit_rate_high", "chance"),
-    *("swapped", "p_swapped", "centre", "p_centre"),
-    *("energy", "energy_low", "energy_high", "area"),
-    *("energy_ratio", "energy_ratio_low", "energy_ratio_high"),
-    *FOUND,
-    *("randomised_correlation", "verdict"),
-)
+COLUMNS = [column.name for column in tables.COLUMNS["localisation"]]
 POINTS, CENTRE, CHANCE = (
     "points at the fracture",
     "better than swapped maps, not shown to be better than the centre",
@@ -94,7 +88,7 @@ def table(
     )
     groups = np.unique(rows["group"].to_numpy(str), return_inverse=True)[1]
     ones = np.ones(len(rows), int)
-    weights = np.concatenate(list(bootstrap.resample(ones, groups, resamples, seed)), axis=1)
+    weights = bootstrap.weights(ones, groups, resamples, seed)
     known = froc.set_index(["model", "false_marks"])["sensitivity"]
     result = []
     for model, its_maps in maps.items():
@@ -131,12 +125,8 @@ def _pointing(
 def _energy(values: np.ndarray, inside: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     area = inside.mean((1, 2))
     low, high = np.percentile((values @ weights) / (area @ weights), [2.5, 97.5])
-    return _with_interval("energy", values, weights) | {
-        "area": float(area.mean()),
-        "energy_ratio": float(values.mean() / area.mean()),
-        "energy_ratio_low": float(low),
-        "energy_ratio_high": float(high),
-    }
+    ratio = named("energy_ratio", values.mean() / area.mean(), low, high)
+    return _with_interval("energy", values, weights) | {"area": float(area.mean())} | ratio
 
 
 def swap(
@@ -235,6 +225,5 @@ def _with_interval(name: str, values: np.ndarray, weights: np.ndarray) -> dict[s
     draws = values @ weights / weights.sum(0)
     low, high = np.percentile(draws, [2.5, 97.5])
     if set(values) <= {0.0, 1.0} and values.mean() in (0, 1):
-        exact = stats.binomtest(int(values.sum()), len(values)).proportion_ci(method="exact")
-        low, high = exact.low, exact.high
-    return {name: float(values.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+        low, high = proportion_confint(values.sum(), len(values), method="beta")
+    return named(name, values.mean(), low, high)

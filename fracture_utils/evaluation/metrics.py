@@ -63,9 +63,9 @@ def scores(
     """
     answers(predictions, "test")
     seen = answers(pd.concat([predictions, _majority(predictions)]), "test")
-    table = _measure_all(seen, METRICS, resamples, seed)
+    table = _measure_all(seen, resamples, seed)
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
-    margin = stats.norm.ppf(0.975) * np.sqrt(np.diag(covariance))
+    margin = intervals.QUANTILE * np.sqrt(np.diag(covariance))
     table["auc_delong_low"] = np.clip(auc - margin, 0, 1)
     table["auc_delong_high"] = np.clip(auc + margin, 0, 1)
     judged = [judge(seen.labels, said, seen.groups, seed) for said in seen.probabilities.T]
@@ -140,7 +140,7 @@ def _unbias(count: int) -> float:
     return count / (count - 1) if count > 1 else np.nan
 
 
-def _measure_all(seen: Answers, names: Sequence[str], resamples: int, seed: int) -> pd.DataFrame:
+def _measure_all(seen: Answers, resamples: int, seed: int) -> pd.DataFrame:
     chunks = [
         [_measure(seen, index, weights) for index in range(len(seen.models))]
         for weights in resample(seen.labels, seen.groups, resamples, seed, stratified=False)
@@ -148,17 +148,17 @@ def _measure_all(seen: Answers, names: Sequence[str], resamples: int, seed: int)
     table, numbers = [], _effective_numbers(seen.labels, seen.logits, seen.groups)
     for index, model in enumerate(seen.models):
         once = _measure(seen, index, np.ones((len(seen.labels), 1)))
-        point = {name: float(value[0]) for name, value in once.items()}
         row = {"model": model, "n": len(seen.labels), "positives": int(seen.labels.sum())}
-        for name in names:
+        for name in METRICS:
+            point = float(once[name][0])
             if name == "auc":
-                low, high = intervals.newcombe(point[name], *numbers[index])
+                low, high = intervals.newcombe(point, *numbers[index])
             elif name in SHARES:
                 low, high = _of_share(name, seen, index)
             else:
                 draws = np.concatenate([chunk[index][name] for chunk in chunks])
-                low, high = _percentiles(name, point[name], draws, seen.groups)
-            row |= {name: point[name], f"{name}_low": low, f"{name}_high": high}
+                low, high = _percentiles(name, point, draws, seen.groups)
+            row |= intervals.named(name, point, low, high)
         table.append(row)
     return pd.DataFrame(table)
 
@@ -272,14 +272,12 @@ def _decided(
     labels: np.ndarray, decisions: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     n = weights.sum(axis=0)
-    tp, positives, called = _sum_up([labels * decisions, labels, decisions], weights)
+    tp, positives, called = weighted([labels * decisions, labels, decisions], weights)
     negatives, cleared = n - positives, n - called
     tn = negatives - (called - tp)
     right = tp + tn
     chance = (positives * called + negatives * cleared) / n**2
     return {
-        "n": n, "positives": positives, "negatives": negatives, "called": called,
-        "cleared": cleared, "tp": tp, "tn": tn, "right": right,
         "sensitivity": tp / positives,
         "specificity": tn / negatives,
         "ppv": tp / called,
@@ -288,7 +286,7 @@ def _decided(
         "accuracy": right / n,
         "balanced_accuracy": (tp / positives + tn / negatives) / 2,
         "kappa": (right / n - chance) / (1 - chance),
-    }  # fmt: skip
+    }
 
 
 def _calibrated(
@@ -298,7 +296,7 @@ def _calibrated(
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities).clip(rounding, 1)
     excess = probabilities - labels
     by_bin = np.where(bins(probabilities), excess, 0)
-    brier, log_loss, *gaps = _sum_up([excess**2, -np.log(of_truth), *by_bin], weights)
+    brier, log_loss, *gaps = weighted([excess**2, -np.log(of_truth), *by_bin], weights)
     n = weights.sum(axis=0)
     return {
         "brier": brier / n,
@@ -307,7 +305,7 @@ def _calibrated(
     }
 
 
-def _sum_up(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+def weighted(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Weighted sums of k rows of n values, (k, b). Not `@`: the threads of BLAS wait for each other
     busily, which takes ten times as long where another process uses the processor.
     """

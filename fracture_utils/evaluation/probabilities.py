@@ -40,7 +40,7 @@ def judge(
     probabilities would show on as many pictures. Covariances heed groups (sandwich). NaN where a
     class has fewer than LEAST pictures, all pictures are one group or all probabilities are equal.
     """
-    nothing = {f"{name}{end}": np.nan for name in NAMES for end in ("", "_low", "_high")}
+    nothing = {f"{name}{end}": np.nan for name in NAMES for end in intervals.ENDS}
     nothing |= dict.fromkeys(("calibration_p", "brier_skill", "chance_calibration_error"), np.nan)
     positives = labels.sum()
     if min(positives, len(labels) - positives) < LEAST or len(np.unique(groups)) < 2:
@@ -81,9 +81,8 @@ def _fit(
 
 
 def _interval(name: str, value: float, error: float, shown: Any = float) -> dict[str, float]:
-    quantile = stats.norm.ppf(0.5 + intervals.LEVEL / 2)
-    ends = {"": value, "_low": value - quantile * error, "_high": value + quantile * error}
-    return {f"{name}{end}": float(shown(number)) for end, number in ends.items()}
+    margin = intervals.QUANTILE * error
+    return intervals.named(name, *map(shown, (value, value - margin, value + margin)))
 
 
 def _ratio(

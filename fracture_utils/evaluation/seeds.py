@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fracture_utils import tables
 from fracture_utils.evaluation.intervals import SIGNIFICANT, holm
 from fracture_utils.evaluation.metrics import delong
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.wording import listed
 
-COLUMNS = ("model", "seeds", "auc", "auc_sd", "difference", "var_test", "var_seeds", "p")
+COLUMNS = [column.name for column in tables.COLUMNS["seed_spread"]]
 
 
 def spread(seeds: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +29,7 @@ def spread(seeds: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     test with twice (seeds - 1) degrees of freedom, after Holm's correction for all networks.
     """
     if seeds.empty:
-        return pd.DataFrame(columns=list(COLUMNS))
+        return pd.DataFrame(columns=COLUMNS)
     groups = predictions.drop_duplicates("path").set_index("path")["group"]
     test = seeds[seeds["split"] == "test"]
     wide = test.pivot_table(index="path", columns=["model", "seed"], values="logit")

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fracture_utils import tables
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.intervals import holm
+from fracture_utils.evaluation.intervals import ENDS, holm
 from fracture_utils.evaluation.predictions import FRACTURED
 
 KNOWN = (
@@ -25,11 +26,7 @@ VALUES = (2, 12)
 ALL = "all"
 MEASURES = ("auc", "sensitivity", "specificity")
 TESTED = MEASURES[1:]
-COLUMNS = (
-    *("column", "value", "model", "n", "positives"),
-    *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")),
-    *(f"p_{measure}{end}" for measure in TESTED for end in ("", "_holm")),
-)
+COLUMNS = [column.name for column in tables.COLUMNS["subgroups"]]
 
 
 def table(
@@ -45,11 +42,11 @@ def table(
     rivals = predictions["kind"] != "reference"
     test = predictions[(predictions["split"] == "test") & rivals]
     sampling = {"resamples": resamples, "seed": seed}
-    tables = [_measured(test, ALL, ALL, sampling)]
+    measured = [_measured(test, ALL, ALL, sampling)]
     for column in columns(test, named):
         for value, rows in test.groupby(test[column].map(_text)):
-            tables.append(_measured(rows, column, value, sampling))
-    result = pd.concat(tables, ignore_index=True)
+            measured.append(_measured(rows, column, value, sampling))
+    result = pd.concat(measured, ignore_index=True)
     for model, rows in test.groupby("model"):
         tests = _tested(rows, result[result["model"] == model])
         for (column, measure), (p, adjusted) in tests.items():
@@ -110,7 +107,7 @@ def _measured(rows: pd.DataFrame, column: str, value: str, sampling: dict) -> pd
     if few:
         return pd.DataFrame({"model": rows["model"].unique()}).assign(**counts)
     scores = metrics.scores(rows, **sampling)
-    ends = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+    ends = [f"{measure}{end}" for measure in MEASURES for end in ENDS]
     return scores[scores["kind"] != "reference"][["model", *ends]].assign(**counts)
 
 
@@ -146,11 +143,9 @@ def heterogeneity(right: np.ndarray, values: np.ndarray, groups: np.ndarray) -> 
     if len(found) < 2:
         return np.nan
     hits, totals = np.array(found).T
-    share = hits.sum() / totals.sum()
-    if share in (0, 1):
+    if hits.sum() in (0, totals.sum()):
         return 1.0
-    statistic = np.sum((hits - totals * share) ** 2 / (totals * share * (1 - share)))
-    return float(stats.chi2.sf(statistic, len(totals) - 1))
+    return float(stats.chi2_contingency([hits, totals - hits], correction=False).pvalue)
 
 
 def design_effect(right: np.ndarray, groups: np.ndarray) -> float:

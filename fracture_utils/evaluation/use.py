@@ -9,14 +9,16 @@ import pandas as pd
 from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.evaluation import bootstrap
+from fracture_utils import tables
+from fracture_utils.evaluation import bootstrap, metrics
+from fracture_utils.evaluation.intervals import ENDS, errors_of_100, named
 from fracture_utils.evaluation.predictions import contenders
 from fracture_utils.evaluation.subgroups import design_effect
 
 VALUES = ("missed_of_100", "alarms_of_100", "ppv", "npv", "lr_positive", "lr_negative", "mcc")
 THRESHOLDS = np.arange(1, 100) / 100
 """Probabilities of a fracture from which on a person might act."""
-CURVE = ("model", "threshold", "net_benefit", "net_benefit_low", "net_benefit_high", "treat_all")
+CURVE = [column.name for column in tables.COLUMNS["decision_curve"]]
 
 
 def table(
@@ -39,38 +41,26 @@ def table(
     seen = contenders(predictions)
     share = float(seen.labels.mean()) if prevalence is None else prevalence
     known = scores.set_index("model")
-    weights = np.concatenate(
-        list(bootstrap.resample(seen.labels, seen.groups, resamples, seed)), axis=1
-    )
+    weights = bootstrap.weights(seen.labels, seen.groups, resamples, seed)
     rows = []
     for index, model in enumerate(seen.models):
-        row = {"model": model, "prevalence": share} | _errors(known.loc[model])
+        row = {"model": model, "prevalence": share}
+        row |= named("missed_of_100", *errors_of_100(known.loc[model], "sensitivity"))
+        row |= named("alarms_of_100", *errors_of_100(known.loc[model], "specificity"))
         row |= _ratios(known.loc[model], share)
         decisions = seen.decisions[:, index]
         draws = correlation(seen.labels, decisions, weights)
         once = correlation(seen.labels, decisions, np.ones((len(decisions), 1)))
-        some = np.isfinite(draws).any() and len(np.unique(seen.groups)) > 1
-        low, high = np.nanpercentile(draws, [2.5, 97.5]) if some else (np.nan, np.nan)
-        row |= {"mcc": float(once[0]), "mcc_low": float(low), "mcc_high": float(high)}
-        rows.append(row)
-    ends = ("", "_low", "_high")
-    columns = ["model", "prevalence", *(f"{value}{end}" for value in VALUES for end in ends)]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _errors(scores: Mapping[str, float]) -> dict[str, float]:
-    errors = {}
-    for name, metric in (("missed_of_100", "sensitivity"), ("alarms_of_100", "specificity")):
-        errors[name] = 100 * (1 - scores[metric])
-        errors[f"{name}_low"] = 100 * (1 - scores[f"{metric}_high"])
-        errors[f"{name}_high"] = 100 * (1 - scores[f"{metric}_low"])
-    return errors
+        several = len(np.unique(seen.groups)) > 1
+        ends = np.percentile(draws, [2.5, 97.5]) if several else (np.nan, np.nan)
+        rows.append(row | named("mcc", once[0], *ends))
+    return pd.DataFrame(rows)
 
 
 def _ratios(scores: Mapping[str, float], prevalence: float) -> dict[str, float]:
     """Likelihood ratios and predictive values (Bayes's rule), each with its interval."""
     found, cleared = (
-        np.array([scores[metric], scores[f"{metric}_low"], scores[f"{metric}_high"]], float)
+        np.array([scores[f"{metric}{end}"] for end in ENDS], float)
         for metric in ("sensitivity", "specificity")
     )
     positive = ratio(found, 1 - cleared[[0, 2, 1]])
@@ -79,13 +69,8 @@ def _ratios(scores: Mapping[str, float], prevalence: float) -> dict[str, float]:
     with np.errstate(invalid="ignore", divide="ignore"):
         ppv = 1 - 1 / (1 + odds * positive)
         npv = (1 / (1 + odds * negative))[[0, 2, 1]]
-    named = {"lr_positive": positive, "lr_negative": negative, "ppv": ppv, "npv": npv}
-    ends = ("", "_low", "_high")
-    return {
-        f"{name}{end}": float(value)
-        for name, values in named.items()
-        for end, value in zip(ends, values, strict=True)
-    }
+    worth = named("ppv", *ppv) | named("npv", *npv)
+    return worth | named("lr_positive", *positive) | named("lr_negative", *negative)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -107,9 +92,8 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def correlation(labels: np.ndarray, decisions: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Matthews's correlation coefficient under weights (n, b), as (b,)."""
-    positives, called, found = np.einsum(
-        "kn,nb->kb", np.stack([labels, decisions, labels * decisions]).astype(float), weights
-    )
+    values = [labels, decisions, labels * decisions]
+    positives, called, found = metrics.weighted(values, weights)
     n = weights.sum(axis=0)
     spread = np.sqrt(positives * (n - positives) * called * (n - called))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -134,13 +118,13 @@ def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -
     share = observed if prevalence is None else prevalence
     moved = special.logit(share) - special.logit(observed)
     all_of_them = share - (1 - share) * THRESHOLDS / (1 - THRESHOLDS)
-    tables = []
+    curves = []
     for model, said in zip(seen.models, seen.probabilities.T, strict=True):
         probability = special.expit(special.logit(said) + moved) if moved else said
         found = net_benefit(seen.labels, probability, seen.groups, share)
         values = (model, THRESHOLDS, *found, all_of_them)
-        tables.append(pd.DataFrame(dict(zip(CURVE, values, strict=True))))
-    return pd.concat(tables, ignore_index=True)
+        curves.append(pd.DataFrame(dict(zip(CURVE, values, strict=True))))
+    return pd.concat(curves, ignore_index=True)
 
 
 def net_benefit(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation import calibration, comparison, localisation
-from fracture_utils.evaluation.intervals import SIGNIFICANT
+from fracture_utils.evaluation.intervals import SIGNIFICANT, errors_of_100
 from fracture_utils.evaluation.predictions import FRACTURED, single
 
 ROUGH = (2 / 3, 3 / 2)
@@ -84,8 +84,8 @@ def of(
     return Verdict(
         row["model"],
         f"{_standing(row['model'], places)} {said}.",
-        _of_100(row, "sensitivity"),
-        _of_100(row, "specificity"),
+        errors_of_100(row, "sensitivity"),
+        errors_of_100(row, "specificity"),
         f"{row['n']:,} test pictures, {positives:,} {positive}, {negatives:,} normal",
         [_ranking(row, places), _probabilities(row), _maps(row["model"], located)],
     )
@@ -110,11 +110,6 @@ def _standing(model: str, places: pd.Series) -> str:
     return (
         f"{model}, ahead of {f'{count - 1} other networks' if count > 2 else 'the other network'},"
     )
-
-
-def _of_100(row: pd.Series, metric: str) -> tuple[float, float, float]:
-    value, low, high = (row[f"{metric}{end}"] for end in ("", "_high", "_low"))
-    return 100 - 100 * value, 100 - 100 * low, 100 - 100 * high
 
 
 def _ranking(row: pd.Series, places: pd.Series) -> Light:
