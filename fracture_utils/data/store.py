@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,15 +17,10 @@ from fracture_utils.ledger import Ledger, maker
 CHUNK = 64
 
 
-def build(
-    images: pd.DataFrame,
-    config: Config,
-    sizes: Sequence[int],
-    progress: Callable[[int, int], None] = lambda *_: None,
-) -> None:
+def build(images: pd.DataFrame, config: Config, sizes: Sequence[int]) -> None:
     """Decode every picture of the images table once and store it at each side in `sizes`.
 
-    What is already stored for the same pictures is kept. `progress` hears (done, total).
+    What is already stored for the same pictures is kept.
     """
     key, ledger = _key(images, config), Ledger(config.cache_dir / "pixels")
     missing = [size for size in sorted(set(sizes)) if not ledger.finished(str(size), key)]
@@ -47,7 +42,6 @@ def build(
             for pictures in pool.map(decode, paths[start : start + CHUNK]):
                 for picture, output in zip(pictures, outputs, strict=True):
                     output.write(picture.tobytes())
-            progress(min(start + CHUNK, len(paths)), len(paths))
     for size in missing:
         ledger.record(str(size), key, [_path(config, size)])
 
