@@ -245,9 +245,9 @@ def test_dicom_is_known_by_its_content_whatever_its_name_and_head():
     assert not reader.is_dicom(Path("absent"))
     folder, place = Path("train/normal"), folders.Place("train", "normal")
     file = saved(content(), "1.2.840.7")
-    assert inventory._refusal(file, folder / file, "train/normal/1.2.840.7", place) == ""
+    assert inventory._refusal(file, folder / file, place) == ""
     other = saved(b"no picture", "1.2.840.8")
-    why = inventory._refusal(other, folder / other, "train/normal/1.2.840.8", place)
+    why = inventory._refusal(other, folder / other, place)
     assert ".8 is none of" in why
 
 

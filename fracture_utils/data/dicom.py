@@ -50,7 +50,7 @@ def resembles(head: bytes) -> bool:
 
 def decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     """The picture as uint8 grey levels (height, width), bright bone on dark air, and its facts:
-    mode, format, bit_depth and patient (a digest). RefusedError says why not; whatever else
+    bit_depth and patient (a digest). RefusedError says why not; whatever else
     is raised means damage.
     """
     try:
@@ -62,8 +62,6 @@ def decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     values = _values(dataset)
     patient = hashlib.sha256(str(dataset.get("PatientID") or "").encode()).hexdigest()[:12]
     facts = {
-        "mode": _photometric(dataset),
-        "format": "DICOM",
         "bit_depth": int(dataset.get("BitsStored") or 8 * values.itemsize),
         "patient": f"dicom-{patient}" if dataset.get("PatientID") else "",
     }

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from fracture_utils.errors import InputError
@@ -176,7 +176,7 @@ def candidates(data_dir: Path, apart: Sequence[Path] = ()) -> Iterator[tuple[Pat
             continue
         if path.is_dir():
             yield from walk(path)
-        elif may_be_picture(path.name):
+        elif may_be_picture(Path(path.name)):
             yield path, ""
 
 
@@ -191,9 +191,7 @@ def find_source(data_dir: Path, named: bool) -> str:
             f"The data folder {data_dir} does not exist. Correct FRACTURE_DATA_DIR, or unset it "
             "to use data/ (and phantoms where data/ has no pictures)."
         )
-    if any(
-        may_be_picture(path.relative_to(data_dir).as_posix()) for path, _ in candidates(data_dir)
-    ):
+    if any(may_be_picture(path.relative_to(data_dir)) for path, _ in candidates(data_dir)):
         return "pictures"
     tables = [name for name in SIDECARS if sidecar(data_dir, name).is_file()]
     if tables or (named and data_dir.resolve() != Path("data").resolve()):
@@ -214,11 +212,20 @@ def sidecar(data_dir: Path, name: str) -> Path:
     return data_dir / name
 
 
-def may_be_picture(inside: str) -> bool:
+def may_be_picture(inside: PurePath) -> bool:
     """Whether a file (its path below the data folder) is neither hidden nor a document."""
-    path = PurePosixPath(inside)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower() not in DOCUMENTS and path.name.lower() not in PAPERS
+    document = inside.suffix.lower() in DOCUMENTS or inside.name.lower() in PAPERS
+    return not document and not hidden(inside)
+
+
+def hidden(inside: PurePath) -> bool:
+    """Whether a file is a leftover of the system or of a tool."""
+    return any(part.startswith((".", "__MACOSX")) for part in inside.parts)
+
+
+def legible(inside: PurePath) -> str:
+    """A path as text with slashes, also where its names are no valid text."""
+    return inside.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def misplaced(data_dir: Path, strays: Sequence[str]) -> InputError:

@@ -21,7 +21,7 @@ from fracture_utils.ledger import Ledger, maker
 FACTS = {
     **dict.fromkeys(["path", "split", "label", "reason", "stamp"], ""),
     **dict.fromkeys(["width", "height", "bit_depth", "file_bytes"], 0),
-    **dict.fromkeys(["mode", "format", "sha256", "patient"], ""),
+    **dict.fromkeys(["sha256", "patient"], ""),
     **dict.fromkeys(["jpeg_quality", "mean", "border", "grey_fill"], np.nan),
 }
 """The columns of `files`, and what stands there for a file that cannot be read."""
@@ -37,16 +37,17 @@ class Inventory(NamedTuple):
     """`files`: a row for every file below the data folder, sorted by path, with the columns of
     FACTS: reason says why a file is left out (empty: it is a picture), mean and border are
     grey levels, grey_fill is the share of the height that is one mid-grey block at the bottom.
-    `thumbnails`: uint8 (files, duplicates.SIDE, duplicates.SIDE), zero where unreadable.
+    `thumbnails`: uint8 (pictures, duplicates.SIDE, duplicates.SIDE), of those without a reason.
     """
 
     files: pd.DataFrame
     thumbnails: np.ndarray
 
     def of(self, paths: pd.Series) -> np.ndarray:
-        """The thumbnails of some paths; those themselves, not copies, where it is all of them."""
-        rows = pd.Index(self.files["path"]).get_indexer(paths)
-        everything = np.array_equal(rows, np.arange(len(self.files)))
+        """The thumbnails of some pictures; no copies where it is all of them."""
+        readable = self.files.loc[self.files["reason"] == "", "path"]
+        rows = pd.Index(readable).get_indexer(paths)
+        everything = np.array_equal(rows, np.arange(len(readable)))
         return self.thumbnails if everything else self.thumbnails[rows]
 
 
@@ -58,45 +59,43 @@ def take(config: Config) -> Inventory:
     ledger, key = Ledger(config.cache_dir), maker(CODE, LIBRARIES)
     before = _kept(cache) if ledger.finished("inventory", key) else {}
 
-    def name_of(path: Path) -> str:
-        inside = path.relative_to(root).as_posix()
-        return inside.encode("utf-8", "backslashreplace").decode()
-
-    def look(item: tuple[Path, str, folders.Place]) -> tuple[dict[str, Any], np.ndarray]:
-        path, reason, place = item
-        inside, name = path.relative_to(root), name_of(path)
-        row = FACTS | {"path": name, "reason": reason or _refusal(path, inside, name, place)}
-        return _examine(path, row | {"split": place.split, "label": place.label}, before)
+    def look(path: Path, reason: str, place: folders.Place) -> tuple[dict, np.ndarray | None]:
+        inside = path.relative_to(root)
+        row = FACTS | {"path": folders.legible(inside), "split": place.split, "label": place.label}
+        return _examine(path, row | {"reason": reason or _refusal(path, inside, place)}, before)
 
     walked = sorted(
         folders.candidates(root, (config.results_dir, config.models_dir)),
-        key=lambda found: name_of(found[0]),
+        key=lambda found: folders.legible(found[0].relative_to(root)),
     )
     places = folders.places([path.relative_to(root).parts for path, _ in walked])
-    items = [(*item, place) for item, place in zip(walked, places, strict=True)]
-    thumbnails = np.zeros((len(items), duplicates.SIDE, duplicates.SIDE), np.uint8)
+    thumbnails = np.empty((len(walked), duplicates.SIDE, duplicates.SIDE), np.uint8)
     rows: list[dict[str, Any]] = []
+    count = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for row, small in pool.map(look, items):
-            thumbnails[len(rows)] = small
+        for row, small in pool.map(look, *zip(*walked, strict=True), places):
             rows.append(row)
-    found = pd.DataFrame(rows, columns=list(FACTS))
-    if list(found["stamp"]) != [row["stamp"] for row, _ in before.values()]:
-        meta = {"files": found.to_dict("records")}
-        files.write_arrays(cache, meta, {"thumbnails": thumbnails})
+            if small is not None:
+                thumbnails[count] = small
+                count += 1
+    found, thumbnails = pd.DataFrame(rows, columns=list(FACTS)), thumbnails[:count]
+    pictures = found[found["reason"] == ""].to_dict("records")
+    stamps = {row["path"]: row["stamp"] for row in pictures}
+    if stamps != {path: row["stamp"] for path, (row, _) in before.items()}:
+        files.write_arrays(cache, {"pictures": pictures}, {"thumbnails": thumbnails})
         ledger.record("inventory", key, [cache])
     return Inventory(found, thumbnails)
 
 
-def _refusal(file: Path, path: Path, name: str, place: folders.Place) -> str:
+def _refusal(file: Path, path: Path, place: folders.Place) -> str:
     """Why a `file`, at `path` below the data folder, is no candidate; empty if it is one."""
-    if name != path.as_posix():
+    if folders.legible(path) != path.as_posix():
         return "its name is no valid text"
-    if any(part.startswith(".") for part in path.parts):
+    if folders.hidden(path):
         return "it is hidden, a leftover of the system or of a tool"
     if place.problem:
         return place.problem
-    if folders.may_be_picture(name) and not (place.label and place.split):
+    if folders.may_be_picture(path) and not (place.label and place.split):
         return f"{UNASSIGNED}: it lies in neither fractured/ nor normal/ of train, test or val"
     known = not path.suffix or path.suffix.lower() in reader.SUFFIXES
     if not known and not reader.is_dicom(file):  # whose names often are numbers
@@ -106,21 +105,21 @@ def _refusal(file: Path, path: Path, name: str, place: folders.Place) -> str:
 
 def _examine(
     path: Path, row: dict[str, Any], before: dict[str, tuple[dict[str, Any], np.ndarray]]
-) -> tuple[dict[str, Any], np.ndarray]:
-    nothing = np.zeros((duplicates.SIDE, duplicates.SIDE), np.uint8)
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The row of a file and its thumbnail, where it is a picture."""
     if row["reason"]:
-        return row, nothing
+        return row, None
     try:
         status = path.stat()
         row["stamp"] = f"{status.st_size} {status.st_mtime_ns}"
         kept = before.get(row["path"])
-        if kept and kept[0]["stamp"] == row["stamp"] and not kept[0]["reason"]:
+        if kept and kept[0]["stamp"] == row["stamp"]:
             return kept[0] | {"split": row["split"], "label": row["label"]}, kept[1]
         pixels, facts = reader.load(path)
     except reader.ReadError as error:
-        return row | {"reason": error.reason}, nothing
+        return row | {"reason": error.reason}, None
     except OSError as error:
-        return row | {"reason": f"the system refuses it ({error.strerror})"}, nothing
+        return row | {"reason": f"the system refuses it ({error.strerror})"}, None
     return row | facts | _grey_levels(pixels), thumbnail(pixels)
 
 
@@ -147,6 +146,6 @@ def _grey_levels(pixels: np.ndarray) -> dict[str, float]:
 
 
 def _kept(cache: Path) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
-    meta, arrays = files.read_arrays(cache) or ({"files": []}, {"thumbnails": []})
-    pairs = zip(meta["files"], arrays["thumbnails"], strict=True)
+    meta, arrays = files.read_arrays(cache) or ({"pictures": []}, {"thumbnails": []})
+    pairs = zip(meta["pictures"], arrays["thumbnails"], strict=True)
     return {row["path"]: (row, small) for row, small in pairs}

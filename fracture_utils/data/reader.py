@@ -48,6 +48,7 @@ MAGIC = {
     b"BM": "BMP",
 }
 """How a file of each format begins."""
+HEAD = 132
 GRID = 64
 """Side of what `unfit` gives: finer than any network's maps, coarse enough to keep them all."""
 MAX_BYTES = 256 * 2**20
@@ -93,9 +94,9 @@ def read(path: Path) -> np.ndarray:
 def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The picture as `read` gives it, and what the same opening of the file tells about it.
 
-    The facts: width, height (pixels as shown), bit_depth, mode, format, file_bytes, sha256,
-    jpeg_quality (estimated; NaN for other formats) and patient (a digest of the DICOM patient
-    id, otherwise empty). Raises ReadError.
+    The facts: width, height (pixels as shown), bit_depth, file_bytes, sha256, jpeg_quality
+    (estimated; NaN for other formats) and patient (a digest of the DICOM patient id, otherwise
+    empty). Raises ReadError.
     """
     data = _read_bytes(Path(path))
     try:
@@ -114,15 +115,18 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return np.ascontiguousarray(pixels), {"jpeg_quality": np.nan, "patient": ""} | facts
 
 
+def head(path: Path) -> bytes:
+    """The first HEAD bytes of a file, which tell what it is; none where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        if stat.S_ISREG(path.stat().st_mode):
+            with path.open("rb") as file:
+                return file.read(HEAD)
+    return b""
+
+
 def is_dicom(path: Path) -> bool:
     """Whether the content of a file is DICOM, whatever its name; False where it cannot be read."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
-            return dicom.resembles(file.read(132))
-    except (OSError, ValueError):
-        return False
+    return dicom.resembles(head(path))
 
 
 def fit(picture: np.ndarray, size: int, aspect: str = "pad") -> np.ndarray:
@@ -211,16 +215,16 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         pages, depth = getattr(image, "n_frames", 1), _bit_depth(image, data)
         if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
             raise RefusedError(f"it holds {pages} pages; save each as a file of its own")
-        facts: dict[str, Any] = {"mode": image.mode, "format": image.format}
+        facts: dict[str, Any] = {"bit_depth": depth}
         if tables := getattr(image, "quantization", None):
             facts["jpeg_quality"] = _jpeg_quality(tables)
         deep = depth == 16 and image.mode in ("RGB", "RGBA", "CMYK")
         raw = _raw_mode(image) if deep else ""
         orientation = _orientation(image)
         pixels = _deep_colour(image, data, raw) if deep else _grey(image, depth)
-    if orientation in TURNS and facts["format"] != "TIFF":  # Pillow turns a TIFF itself
+    if orientation in TURNS and image.format != "TIFF":  # which Pillow turns itself
         pixels = TURNS[orientation](pixels)
-    return pixels, facts | {"bit_depth": depth}
+    return pixels, facts
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
