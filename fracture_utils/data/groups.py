@@ -96,7 +96,7 @@ def lowest(pictures: pd.DataFrame, share: float, seed: int) -> set[str]:
     then the others fill up the normal ones. Of each kind of group at least one is taken and half
     are left, where there are two.
     """
-    draws = {group: _draw(seed, group) for group in pictures["group"].unique()}
+    draws = {group: draw(f"{seed}:{group}") for group in pictures["group"].unique()}
     counts = pd.crosstab(pictures["group"], pictures["label"] == "fractured")
     counts = counts.reindex(columns=[False, True], fill_value=0)
     counts = counts.loc[sorted(counts.index, key=draws.__getitem__)]
@@ -115,7 +115,6 @@ def _cut(sizes: pd.Series, wanted: float) -> int:
     return min(max(nearest, 1), len(sizes) // 2)
 
 
-def _draw(seed: int, group: str) -> float:
-    """A number in [0, 1) that depends on nothing but the seed and the group's name."""
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def draw(text: str) -> float:
+    """A number in [0, 1) that depends on nothing but a text, and looks like chance."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -49,12 +49,7 @@ def known(path: Path, paths: pd.Series) -> pd.DataFrame:
     if known.empty:
         return known
     known["path"] = _matched(path, known["path"], paths)
-    if (twice := known["path"].duplicated()).any():
-        row = known.index[twice][0]
-        raise InputError(
-            f"{path} names {known['path'][row]} twice, again in row {row + 2}. Keep one row for "
-            "each picture."
-        )
+    refuse_twice(path, known["path"])
     if "split" in known:
         said = known["split"].map(folders.split_word)
         if (wrong := (said == "") & (known["split"].str.strip() != "")).any():
@@ -65,6 +60,18 @@ def known(path: Path, paths: pd.Series) -> pd.DataFrame:
             )
         known["split"] = said
     return known
+
+
+def refuse_twice(table: Path, named: pd.Series) -> None:
+    """InputError where a column of the table at `table`, its index counting the rows, names a
+    picture twice.
+    """
+    if (twice := named.duplicated()).any():
+        row = named.index[twice][0]
+        raise InputError(
+            f"{table} names {named[row]} twice, again in row {row + 2}. Keep one row for each "
+            "picture."
+        )
 
 
 def unread(config: Config) -> list[str]:

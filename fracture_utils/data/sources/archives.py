@@ -3,15 +3,15 @@
 import functools
 import itertools
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from fracture_utils import files
-from fracture_utils.data import folders
+from fracture_utils.data import folders, reader
 from fracture_utils.data.sources import published
 from fracture_utils.errors import InputError
 
@@ -41,11 +41,11 @@ def opened(source: Path, store: Path) -> published.Upstream:
 
 
 def _zips(folder: Path) -> list[Path]:
-    found = [path for path, reason in folders.walk(folder) if not reason]
     return [
         path
-        for path in found
-        if path.suffix.lower() == ".zip" and not published.hidden(path.relative_to(folder))
+        for path, reason in folders.walk(folder)
+        if path.suffix.lower() == ".zip"
+        and not (reason or folders.hidden(path.relative_to(folder)))
     ]
 
 
@@ -109,24 +109,14 @@ def _unpack_members(
         inside, target = PurePosixPath(name), folder / name
         there = target.exists() and target.stat().st_size == size
         with open_member(member) as stream:
-            head = stream.read(published.HEAD)
+            head = stream.read(reader.HEAD)
             reason = published.refusal(inside, functools.partial(bytes, head))
             if reason == published.NO_PICTURE and inside.suffix.lower() in TABLES:
                 reason = ""
             if reason:
                 left.append((name, reason))
             elif not there:
-                with files.replacing(target) as temporary:
-                    _copy_bytes(head, stream, temporary, size)
+                with files.replacing(target) as temporary, temporary.open("wb") as file:
+                    file.write(head)
+                    shutil.copyfileobj(stream, file)  # no more than the member declares
     return left
-
-
-def _copy_bytes(head: bytes, stream: BinaryIO, target: Path, size: int) -> None:
-    with target.open("wb") as file:
-        block = head
-        while block:
-            size -= len(block)
-            if size < 0:
-                raise ValueError("a member is larger than it declares")
-            file.write(block)
-            block = stream.read(2**20)

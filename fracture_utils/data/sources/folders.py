@@ -32,7 +32,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
         for file, path, place in zip(found, inside, places, strict=True)
         if place.label
     ]
-    table = published.frame(rows)
+    table = pd.DataFrame(rows)
     if table.empty:
         return table, published.boxes([])
     origin = table["file"].map(lambda file: upstream.inside[file].as_posix())

@@ -55,7 +55,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
                      "hardware": facts["hardware"], "multiscan": facts["multiscan"],
                      "mixed": facts["mixed"]})  # fmt: skip
     upstream.miss(known.index.difference(list(places)))
-    return published.frame(rows), _coco(upstream, places)
+    return pd.DataFrame(rows), _coco(upstream, places)
 
 
 def _coco(upstream: published.Upstream, places: dict[str, str]) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 """GRAZPEDWRI-DX: wrists of children, with the boxes of their fractures."""
 
-import hashlib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
 
+from fracture_utils.data import groups
 from fracture_utils.data.sources import published
 from fracture_utils.errors import InputError
 
@@ -23,7 +23,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
             continue
         facts = known.loc[file.stem]
         patient = facts["patient_id"]
-        split = "test" if _draw(patient) < published.TEST_SHARE else "train"
+        split = "test" if groups.draw(patient) < published.TEST_SHARE else "train"
         label = "fractured" if facts["fracture_visible"] in is_set else "normal"
         path = f"{split}/{label}/{file.name}"
         view = {"1": "frontal", "2": "lateral", "3": "oblique"}.get(facts["projection"][:1], "")
@@ -35,11 +35,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
         if label == "fractured" and file.stem in marks:
             boxes += [(path, *box) for box in _pascal(marks[file.stem])]
     upstream.miss(known.index.difference([file.stem for file in upstream.pictures]))
-    return published.frame(rows), published.boxes(boxes)
-
-
-def _draw(patient: str) -> float:
-    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
+    return pd.DataFrame(rows), published.boxes(boxes)
 
 
 def _pascal(path: Path) -> list[tuple[float, ...]]:

@@ -24,7 +24,7 @@ def read(upstream: published.Upstream) -> tuple[pd.DataFrame, pd.DataFrame]:
                      "split": split, "patient": patient, "study": study,
                      "body_part": part.lower(),
                      "finding": "abnormal" if finding == "positive" else "normal"})  # fmt: skip
-    return published.frame(rows), published.boxes([])
+    return pd.DataFrame(rows), published.boxes([])
 
 
 SOURCE = published.Source(

@@ -88,7 +88,7 @@ def _check_destination(destination: Path, kind: published.Source) -> None:
             return
     theirs = (path.relative_to(destination) for path, _ in folders.walk(destination))
     if destination.is_file() or any(
-        path.parts[0] != "phantoms" and not published.hidden(path) for path in theirs
+        path.parts[0] != "phantoms" and not folders.hidden(path) for path in theirs
     ):
         raise InputError(f"{destination} holds something else; choose a new or empty folder.")
 

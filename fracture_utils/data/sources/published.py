@@ -1,6 +1,5 @@
 """What a published data set is, and how its files are found and read."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -8,13 +7,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fracture_utils.data import dicom, folders, reader
+from fracture_utils import files
+from fracture_utils.data import dicom, folders, reader, sidecars
 from fracture_utils.errors import InputError
 
 TEST_SHARE = 0.2
 """Of the patients, where a source has no test list of its own."""
-HEAD = 132
-"""Bytes that tell what a file is."""
 HIDDEN, NO_PICTURE, NO_CLASS = "hidden", "no picture", "no class in its path"
 UNLISTED, MISSING = "not in the publisher's table", "named in a table, but not there"
 """Why files are left out."""
@@ -51,7 +49,7 @@ class Upstream:
 
     def leave(self, file: Path, reason: str) -> None:
         """Leave a file out, for a reason of a few words."""
-        self._left.append((_legible(self.inside[file]), reason))
+        self._left.append((folders.legible(self.inside[file]), reason))
         self._used.add(file)
 
     def miss(self, names: Iterable[str]) -> None:
@@ -60,7 +58,9 @@ class Upstream:
 
     def left_out(self) -> pd.DataFrame:
         """What was left out up to now: path (below its root) and reason, sorted."""
-        rest = [(_legible(self.inside[file]), NO_PICTURE) for file in self._others - self._used]
+        rest = [
+            (folders.legible(self.inside[file]), NO_PICTURE) for file in self._others - self._used
+        ]
         return pd.DataFrame(sorted([*self._left, *rest]), columns=["path", "reason"])
 
     def ending(self, suffix: str) -> dict[str, Path]:
@@ -92,19 +92,10 @@ class Upstream:
         each picture once; all as text. InputError where it is another.
         """
         path = self.one(name)
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is no table ({str(error).splitlines()[0]}).") from None
+        table = files.read_spreadsheet(path)
         if missing := [name for name in columns if name not in table]:
             raise InputError(f"{path} has no column {', '.join(missing)}; is it the published one?")
-        twice = table[columns[0]].duplicated()
-        if twice.any():
-            row = table.index[twice][0]
-            raise InputError(
-                f"{path} names {table[columns[0]][row]} twice, again in row {row + 2}. Keep one "
-                "row."
-            )
+        sidecars.refuse_twice(path, table[columns[0]])
         return table.set_index(columns[0])
 
 
@@ -125,24 +116,18 @@ class Source(NamedTuple):
     neighbours: int = 0
 
 
-def frame(rows: list[dict]) -> pd.DataFrame:
-    """The table of pictures, what is unknown empty."""
-    table = pd.DataFrame(rows, columns=None if rows else ["file", "path", "label", "split"])
-    return table.fillna("")
-
-
 def boxes(rows: list[tuple]) -> pd.DataFrame:
     """The table of boxes."""
-    return pd.DataFrame(rows, columns=["path", "xmin", "ymin", "xmax", "ymax"])
+    return pd.DataFrame(rows, columns=sidecars.BOX_COLUMNS)
 
 
 def refusal(inside: PurePath, head: Callable[[], bytes]) -> str:
     """Why a file, `inside` its root, is no picture; empty where it may be one, by its ending or by
-    its content. `head` gives its first HEAD bytes.
+    its content. `head` gives its first reader.HEAD bytes.
     """
-    if hidden(inside):
+    if folders.hidden(inside):
         return HIDDEN
-    if _legible(inside) != inside.as_posix():
+    if folders.legible(inside) != inside.as_posix():
         return "its name is no valid text"
     suffix = inside.suffix.lower()
     if suffix in reader.SUFFIXES:
@@ -150,15 +135,6 @@ def refusal(inside: PurePath, head: Callable[[], bytes]) -> str:
     begin = head()
     known = dicom.resembles(begin) or (not suffix and begin.startswith(tuple(reader.MAGIC)))
     return "" if known else NO_PICTURE
-
-
-def hidden(inside: PurePath) -> bool:
-    """Whether a file is a leftover of the system or of a tool."""
-    return any(part.startswith((".", "__MACOSX")) for part in inside.parts)
-
-
-def _legible(inside: PurePath) -> str:
-    return inside.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _files(root: Path, apart: Path) -> Iterator[tuple[Path, str]]:
@@ -170,10 +146,4 @@ def _files(root: Path, apart: Path) -> Iterator[tuple[Path, str]]:
         if skipped is None or not inside.is_relative_to(skipped):
             if not reason and not path.is_file():
                 reason = "it cannot be opened"
-            yield path, reason or refusal(inside, functools.partial(_head, path))
-
-
-def _head(path: Path) -> bytes:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(HEAD)
-    return b""
+            yield path, reason or refusal(inside, functools.partial(reader.head, path))
