@@ -24,16 +24,15 @@ from fracture_utils.predict import odd, said
 STAMP = "NOT FOR DIAGNOSIS - research and education only"
 WIDTH, LETTERS, LINE = 1024, 100, 26
 """Of the capture in pixels, of a line of text in letters, and its height in pixels."""
-KEPT = (
-    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
-    *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
-    *("ReferringPhysicianName", "StudyDescription", "BodyPartExamined", "Laterality"),
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-)
-"""What a capture says as its source does."""
 DUE = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-       "StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientOrientation")  # fmt: skip
-"""What every capture has, if only empty (type 2)."""
+       "StudyID", "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
+"""What a capture says as its source does, or else empty (type 2)."""
+KEPT = (
+    *("IssuerOfPatientID", "StudyInstanceUID", "StudyDescription", "BodyPartExamined"),
+    *("Laterality", "LossyImageCompression", "LossyImageCompressionRatio"),
+    "LossyImageCompressionMethod",
+)
+"""What it says only where its source does."""
 
 
 def write(table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -107,12 +106,11 @@ def _dataset(source: Any, pixels: np.ndarray) -> Any:
 
     capture, now = Dataset(), datetime.now()  # local, as the study's own times
     capture.SpecificCharacterSet = "ISO_IR 192"
-    for name in DUE:
-        setattr(capture, name, "")
-    for name in KEPT:
+    for name in (*DUE, *KEPT):
         with contextlib.suppress(ValueError):  # a number that is none is left out
-            if name in source:
-                setattr(capture, name, source.get(name))
+            if name in DUE or name in source:
+                setattr(capture, name, source.get(name, ""))
+    capture.PatientOrientation = ""
     capture.SOPClassUID = SecondaryCaptureImageStorage
     capture.SeriesInstanceUID, capture.SeriesNumber = generate_uid(), None
     capture.Modality, capture.ConversionType, capture.InstanceNumber = "OT", "WSD", 1

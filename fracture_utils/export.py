@@ -171,8 +171,7 @@ def _one(name: str, formats: Sequence[str], folder: Path, config: Config) -> dic
             word, suffix, _, opened = FORMATS[format_]
             path = work / f"{name}{suffix}"
             alone.export(str(path), format=word, verbose=False)
-            found[path.name] = _differences(opened(path), squares, expected)
-            _refuse(path.name, found[path.name])
+            found[path.name] = _differences(path.name, opened(path), squares, expected)
         _place(name, work, folder, _card(card, found))
     return found
 
@@ -216,24 +215,21 @@ def _place(name: str, work: Path, folder: Path, card: dict) -> None:
 
 
 def _differences(
-    asked: Callable[[np.ndarray], Answers], squares: np.ndarray, expected: Answers
+    file: str, asked: Callable[[np.ndarray], Answers], squares: np.ndarray, expected: Answers
 ) -> dict[str, float]:
+    """By what is answered, the largest difference from Keras; RunError where it is over LIMITS."""
     steps = range(0, len(squares), AT_ONCE)
     parts = [asked(squares[start : start + AT_ONCE, ..., None]) for start in steps]
-    found = {what: np.concatenate([part[what] for part in parts]) for what in LIMITS}
-    return {
-        what: float(np.abs(found[what].reshape(expected[what].shape) - expected[what]).max())
-        for what in LIMITS
-    }
-
-
-def _refuse(file: str, differences: dict[str, float]) -> None:
-    for what, value in differences.items():
-        if not value <= LIMITS[what]:
+    found = {}
+    for what, limit in LIMITS.items():
+        values = np.concatenate([part[what] for part in parts]).reshape(expected[what].shape)
+        found[what] = float(np.abs(values - expected[what]).max())
+        if not found[what] <= limit:  # so that NaN is refused, too
             raise RunError(
                 f"{file} was not written: on phantoms its {what} differs from that of Keras by "
-                f"{value:.2g}, and {LIMITS[what]:g} is allowed. Choose another --format."
+                f"{found[what]:.2g}, and {limit:g} is allowed. Choose another --format."
             )
+    return found
 
 
 def _card(card: dict, found: dict[str, dict[str, float]]) -> dict:

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from fracture_utils import files, tables
-from fracture_utils.config import PREFIX, Config
+from fracture_utils.config import Config
 from fracture_utils.data import reader
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import localisation
@@ -91,18 +91,15 @@ def predict_one(path: Path, config: Config) -> pd.DataFrame:
     """The rows of `answer` for one picture, from a process of its own, which keeps Keras and its
     chatter out of the notebook. InputError where the picture cannot be read.
     """
-    environment = process.environment() | {
-        f"{PREFIX}MODELS_DIR": str(config.models_dir),
-        f"{PREFIX}RESULTS_DIR": str(config.results_dir),
-    }
     command = [sys.executable, "-m", "fracture_utils", "predict", str(path)]
+    command += ["--models-dir", str(config.models_dir), "--results-dir", str(config.results_dir)]
     done = subprocess.run(
         command,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
         check=False,
-        env=environment,
+        env=process.environment(),
     )
     if done.returncode:
         reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."

@@ -15,7 +15,6 @@ from fracture_utils import events, files, lazy, tables
 from fracture_utils.config import SPLITS, Config
 from fracture_utils.data import reader, store
 from fracture_utils.errors import InputError
-from fracture_utils.lazy import Lazy
 from fracture_utils.ledger import Ledger, claim
 from fracture_utils.models import backbones, crew, process
 from fracture_utils.models.backbones import REGISTRY
@@ -112,7 +111,7 @@ def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) ->
     return table.merge(images[["path", *known]], on="path", validate="many_to_one")
 
 
-def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> dict[str, Lazy]:
+def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> dict[str, lazy.Lazy]:
     """The class activation map of each trained network and test picture: maps[model][path].
 
     Each, float32 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
@@ -122,7 +121,7 @@ def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> di
     seen = images[images["split"] != "train"].reset_index(drop=True)
     tested = list(seen[seen["split"] == "test"].itertuples())
 
-    def of(name: str) -> Lazy:
+    def of(name: str) -> lazy.Lazy:
         folder = folder_of(name, config)
         size = files.read_json(folder / "network.json")["input_size"]
         squares = lazy.rows(folder / "heatmaps.npz", "maps")
@@ -132,7 +131,7 @@ def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> di
             shape = (row.height, row.width)
             return reader.unfit(squares(row.Index), shape, size, config.aspect)
 
-        return Lazy([row.path for row in tested], made)
+        return lazy.Lazy([row.path for row in tested], made)
 
     return {name: of(name) for name in networks.loc[networks["status"] == "trained", "model"]}
 
