@@ -81,7 +81,7 @@ def notebook(monkeypatch, tmp_path):
     def train(images, config, boxes):
         row = {"status": "trained", "why": "", "initialisation": "imagenet", "note": ""}
         row |= {"precision": "float32", "hardware": "CPU", "parameters": 3e6, "seconds": 1.0}
-        row |= {"waiting": 0.0}
+        row |= {"waiting": 0.0} | {f"seconds_{stage}": 0.2 for stage in jobs.STAGES}
         row |= {"seconds_per_picture": 0.01, "randomised_correlation": 0.1, "multiply_adds": 0.6}
         return pd.DataFrame([{"model": name} | row for name in NETWORKS])
 
