@@ -13,23 +13,14 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from scipy import ndimage
 
-from fracture_utils.data import dicom
-from fracture_utils.data.greys import (
-    MAX_PIXELS,
-    RefusedError,
-    check_size,
-    first_line,
-    luminance,
-    stretch,
-)
+from fracture_utils.data import dicom, greys
 from fracture_utils.errors import InputError
 
 CODE = ("data/greys", "data/dicom", "data/reader")
@@ -54,16 +45,8 @@ GRID = 64
 MAX_BYTES = 256 * 2**20
 MAX_SCANS = 500
 """A progressive JPEG has about ten; thousands of empty ones would keep a decoder busy for hours."""
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.T,
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].T,
-    8: np.rot90,
-}
-"""What makes a picture upright, by its EXIF orientation."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is turned."""
 LUMINANCE_TABLE_SUM = 3688
 """Sum of the luminance quantisation table of the JPEG standard (Annex K), quality 50."""
 
@@ -102,14 +85,14 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         with _quiet:
             pixels, facts = (dicom.decode if dicom.resembles(data) else _decode)(data)
-    except RefusedError as error:
+    except greys.RefusedError as error:
         raise ReadError(path, str(error)) from None
     except Image.DecompressionBombError:
-        raise ReadError(path, f"it declares more than {MAX_PIXELS:,} pixels") from None
+        raise ReadError(path, f"it declares more than {greys.MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ReadError(path, dicom.NO_PICTURE) from None
     except Exception as error:  # a decoder given a hostile file may raise anything
-        raise ReadError(path, f"it is truncated or damaged ({first_line(error)})") from None
+        raise ReadError(path, f"it is truncated or damaged ({greys.first_line(error)})") from None
     facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "file_bytes": len(data)}
     facts["sha256"] = hashlib.sha256(data).hexdigest()
     return np.ascontiguousarray(pixels), {"jpeg_quality": np.nan, "patient": ""} | facts
@@ -201,7 +184,7 @@ def _read_bytes(path: Path) -> bytes:
             raise ReadError(path, f"it has more than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ReadError(path, f"the system refuses it ({first_line(error)})") from None
+        raise ReadError(path, f"the system refuses it ({greys.first_line(error)})") from None
     if not data:
         raise ReadError(path, "it is empty (0 bytes)")
     return data
@@ -211,10 +194,10 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     if data[:3] == b"\xff\xd8\xff":
         _check_jpeg(data)
     with _open(data) as image:
-        check_size(*image.size)
+        greys.check_size(*image.size)
         pages, depth = getattr(image, "n_frames", 1), _bit_depth(image, data)
         if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
-            raise RefusedError(f"it holds {pages} pages; save each as a file of its own")
+            raise greys.RefusedError(f"it holds {pages} pages; save each as a file of its own")
         facts: dict[str, Any] = {"bit_depth": depth}
         if tables := getattr(image, "quantization", None):
             facts["jpeg_quality"] = _jpeg_quality(tables)
@@ -222,8 +205,10 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         raw = _raw_mode(image) if deep else ""
         orientation = _orientation(image)
         pixels = _deep_colour(image, data, raw) if deep else _grey(image, depth)
-    if orientation in TURNS and image.format != "TIFF":  # which Pillow turns itself
-        pixels = TURNS[orientation](pixels)
+    if orientation and image.format != "TIFF":  # which Pillow turns itself
+        picture = Image.fromarray(pixels)
+        picture.getexif()[ORIENTATION] = orientation
+        pixels = np.asarray(ImageOps.exif_transpose(picture))
     return pixels, facts
 
 
@@ -238,24 +223,24 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         TiffImagePlugin.TiffImageFile(io.BytesIO(data))
     except SyntaxError as error:  # how Pillow says that it knows no such pixels
         if kind == "TIFF":
-            raise RefusedError(
+            raise greys.RefusedError(
                 f"it is a TIFF of a kind that is not read ({error}); save it as a plain grey one"
             ) from None
-    raise RefusedError(f"it begins like a {kind}, but is truncated or damaged") from None
+    raise greys.RefusedError(f"it begins like a {kind}, but is truncated or damaged") from None
 
 
 def _check_jpeg(data: bytes) -> None:
     """That it is of a process that Pillow decodes, in a number of scans that ends soon."""
     if data.count(b"\xff\xda") > MAX_SCANS:
-        raise RefusedError("it is a JPEG with an absurd number of scans")
+        raise greys.RefusedError("it is a JPEG with an absurd number of scans")
     place = 2
     while data[place : place + 1] == b"\xff" and len(data) > place + 4:
         marker, bits = data[place + 1], data[place + 4]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if marker in (0xC3, 0xC7, 0xCB, 0xCF):
-                raise RefusedError("it is a lossless JPEG, which is not read; save it as PNG")
+                raise greys.RefusedError("it is a lossless JPEG, which is not read; save it as PNG")
             if bits != 8:
-                raise RefusedError(
+                raise greys.RefusedError(
                     f"it is a JPEG of {bits} bits, which is not read; save it as PNG"
                 )
             return
@@ -271,9 +256,9 @@ def _grey(image: Image.Image, depth: int) -> np.ndarray:
         if image.mode == "I" and depth == 32 and tags and not signed:
             values = values.view(np.uint32)  # which Pillow keeps as if it had a sign
         hidden = values == clear if isinstance(clear, int) else None
-        return stretch(values, inverted=tags.get(262) == 0, hidden=hidden)
+        return greys.stretch(values, inverted=tags.get(262) == 0, hidden=hidden)
     if image.mode == "L" and signed:
-        return stretch(np.asarray(image).view(np.int8))
+        return greys.stretch(np.asarray(image).view(np.int8))
     if image.mode == "LAB":
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
@@ -306,7 +291,7 @@ def _deep_colour(image: Image.Image, data: bytes, raw: str) -> np.ndarray:
     decoded once for the high and once for the low bytes.
     """
     if image.mode == "CMYK" or getattr(image, "tag_v2", {}).get(284) == 2:
-        raise RefusedError(
+        raise greys.RefusedError(
             f"it is {image.mode} of 16 bits in a layout that is not read; save it grey"
         )
     if raw == "LA;16B":
@@ -318,15 +303,15 @@ def _deep_colour(image: Image.Image, data: bytes, raw: str) -> np.ndarray:
         plain = raw[:-1].replace("a;", "A;")  # a: colours that are already over black
         high, low = _decoded(data, plain + order), _decoded(data, plain + "LB"[order == "L"])
         samples = high.astype(np.uint16) << 8 | low
-        grey = luminance(samples)
+        grey = greys.luminance(samples)
     alpha = np.full(grey.shape, 65535, np.uint16)
     if image.mode == "RGBA" and "a;" not in raw:
         alpha = samples[..., -1]
     elif clear := image.info.get("transparency"):
         alpha = np.where((samples == clear).all(-1), 0, alpha)
     if not alpha.any() or alpha.min() == 65535:
-        return stretch(grey)
-    return np.rint(stretch(grey, hidden=alpha == 0) * (alpha / 65535)).astype(np.uint8)
+        return greys.stretch(grey)
+    return np.rint(greys.stretch(grey, hidden=alpha == 0) * (alpha / 65535)).astype(np.uint8)
 
 
 def _decoded(data: bytes, raw: str) -> np.ndarray:
@@ -349,7 +334,7 @@ def _bit_depth(image: Image.Image, data: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int | None:
     try:
-        return image.getexif().get(0x0112)
+        return image.getexif().get(ORIENTATION)
     except Exception:  # a broken EXIF block says nothing about the pixels
         return None
 
