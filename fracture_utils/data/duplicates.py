@@ -197,18 +197,8 @@ def _sample(images: np.ndarray, warp: np.ndarray, stride: int) -> tuple[np.ndarr
     x, y = np.moveaxis(np.einsum("nij,jhw->nihw", warp, _grid(stride)), 1, 0)
     x, y = (x + 1) * (SIDE - 1) / 2, (y + 1) * (SIDE - 1) / 2
     inside = (x >= 0) & (x <= SIDE - 1) & (y >= 0) & (y <= SIDE - 1)
-    left = np.clip(x, 0, SIDE - 1.001).astype(np.int32)
-    top = np.clip(y, 0, SIDE - 1.001).astype(np.int32)
-    right_share, lower_share = np.clip(x - left, 0, 1), np.clip(y - top, 0, 1)
-    flat = images.reshape(len(images), -1)
-    place = (top * SIDE + left).reshape(len(images), -1)
-
-    def at(offset: int) -> np.ndarray:
-        return np.take_along_axis(flat, place + offset, 1).reshape(x.shape)
-
-    upper = at(0) * (1 - right_share) + at(1) * right_share
-    lower = at(SIDE) * (1 - right_share) + at(SIDE + 1) * right_share
-    return upper * (1 - lower_share) + lower * lower_share, inside
+    image = np.broadcast_to(np.arange(len(images))[:, None, None], x.shape)
+    return ndimage.map_coordinates(images, [image, y, x], order=1, mode="nearest"), inside
 
 
 def _align(
