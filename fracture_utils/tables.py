@@ -40,8 +40,9 @@ def _parse(text: str) -> tuple[dict[str, str], dict[str, list[Column]]]:
     rows: dict[str, str] = {}
     columns: dict[str, list[Column]] = {}
     for block in text.strip().split("\n\n"):
-        (table, row), *lines = block.split("\n")[0].split(": "), *block.split("\n")[1:]
-        rows[table], columns[table] = row, []
+        title, *lines = block.split("\n")
+        table, rows[table] = title.split(": ")
+        columns[table] = []
         for line in lines:
             name, kind, unit, meaning = re.split(r" {2,}|(?<=[?±]) ", line)
             plain, required = name.rstrip("?±"), "?" not in name
@@ -66,8 +67,7 @@ def write(folder: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
     """
     if fault := _fault(name, table):
         raise ValueError(f"The table {name} {fault}; SCHEMAS in schemas.py says what it holds.")
-    path = Path(folder) / f"{name}.csv"
-    files.write_table(path, table)
+    files.write_table(Path(folder) / f"{name}.csv", table)
     return read(folder, name)
 
 

@@ -58,8 +58,8 @@ def ranked(findings: pd.DataFrame, *more: dict[str, str]) -> pd.DataFrame:
     """The findings and `more` of them (rows with COLUMNS), the worst first."""
     found = pd.DataFrame([*findings.to_dict("records"), *more], columns=COLUMNS)
     rank = found["severity"].map(SEVERITIES.index)
-    order = found.assign(rank=rank).sort_values(["rank", "check", "path", "other"]).index
-    return found.loc[order].reset_index(drop=True)
+    order = ["rank", "check", "path", "other"]
+    return found.assign(rank=rank).sort_values(order, ignore_index=True)[list(COLUMNS)]
 
 
 def apply(table: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFrame:
@@ -113,11 +113,10 @@ def surplus(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
 
 def _unreadable(found: pd.DataFrame) -> list[dict]:
     advice = "mend it or take it away; the run goes on without it"
+    left = found[found["reason"] != ""]
     return [
         finding("info" if "hidden" in reason else "amber", "left out", path, reason, advice)
-        for path, reason in found.loc[found["reason"] != "", ["path", "reason"]].itertuples(
-            index=False
-        )
+        for path, reason in zip(left["path"], left["reason"], strict=True)
     ]
 
 
@@ -134,10 +133,10 @@ def _one_sided(findings: list[dict], label_of: pd.Series) -> list[dict]:
 
 
 def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list[dict]:
-    exact = facts.groupby("sha256")["path"].transform("first")
-    origin = pd.Index(facts["path"]).get_indexer(exact)
-    same = np.flatnonzero(origin != np.arange(len(facts)))
-    equal = pd.DataFrame({"first": origin[same], "second": same, "mirrored": False})
+    number = pd.Series(range(len(facts)))
+    origin = number.groupby(facts["sha256"]).transform("first")
+    equal = pd.DataFrame({"first": origin, "second": number, "mirrored": False})
+    equal = equal[origin != number]
     near = duplicates.find(thumbnails, config.cache_dir)
     digest = facts["sha256"].to_numpy()
     near = near[digest[near["first"].astype(int)] != digest[near["second"].astype(int)]]
