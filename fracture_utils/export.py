@@ -11,7 +11,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,17 +139,13 @@ def standalone(explained: "keras.Model", card: dict) -> "keras.Model":
 
 def phantoms(size: int, aspect: str) -> np.ndarray:
     """PICTURES phantoms as a network wants them, uint8 (n, size, size), upright and not."""
-    drawn = (
+    drawn = [
         render(patient, view, SIDE, 0)[0]
         for patient in draw_patients(PICTURES, 0)
         for view in range(patient.views)
-    )
-    shapes = (slice(None), slice(None, 3 * SIDE // 4))
-    fitted = [
-        reader.fit(picture[:, shapes[number % 2]], size, aspect)
-        for number, picture in enumerate(islice(drawn, PICTURES))
     ]
-    return np.stack(fitted)
+    drawn[1::2] = [picture[:, : 3 * SIDE // 4] for picture in drawn[1::2]]
+    return np.stack([reader.fit(picture, size, aspect) for picture in drawn])
 
 
 def _one(name: str, formats: Sequence[str], folder: Path, config: Config) -> dict[str, dict]:
