@@ -17,6 +17,7 @@ from PIL import Image
 import fracture_utils
 from fracture_utils.data import phantoms
 from fracture_utils.errors import InputError
+from fracture_utils.evaluation.plots import style
 from fracture_utils.models import cards, jobs
 
 ROOT = Path(fracture_utils.__file__).parents[1]
@@ -109,6 +110,7 @@ def notebook(monkeypatch, tmp_path):
 
     for name, fake in (("train", train), ("history", history), ("predictions", answers)):
         monkeypatch.setattr(jobs, name, fake)
+    monkeypatch.setattr(style, "RESOLUTION", style.RESOLUTION // 5)  # most of the time
     monkeypatch.setattr(jobs, "heatmaps", heat)
     monkeypatch.setattr(jobs, "seeds", lambda *_: pd.DataFrame())
     monkeypatch.setattr(cards, "save", lambda *_: None)
@@ -153,7 +155,7 @@ def test_a_handful_of_pictures_gives_a_report(pool, notebook, tmp_path, count, s
     scores = pd.read_csv(results / "scores.csv")
     assert set(NETWORKS) <= set(scores["model"])
     with Image.open(results / "figures" / "verdict.png") as card:
-        assert card.size == (1200, 630)
+        assert card.size == (1200 // 5, 630 // 5)
 
 
 @pytest.mark.parametrize("count", [2, 13])
