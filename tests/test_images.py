@@ -117,6 +117,7 @@ def test_the_sidecar_is_merged_and_must_agree():
         {
             "path": table["path"],
             "body_part": "wrist",
+            "reason": "a fall",  # also the name of a fact about files
             "width": "9.0",
             "label": table["label"],
             "split": table["split"],
@@ -125,7 +126,7 @@ def test_the_sidecar_is_merged_and_must_agree():
     known = known.replace({"split": {"validation": "train"}})
     known.to_csv("data/images.csv", index=False)
     merged = radiographs.table(config)
-    assert list(merged.columns) == [*images.COLUMNS, "body_part"]
+    assert list(merged.columns) == [*images.COLUMNS, "body_part", "reason"]
     assert (merged["width"] == 40).all()
     known.iloc[1:].to_csv("data/images.csv", index=False)
     assert radiographs.table(config)["body_part"].tolist()[:2] == ["", "wrist"]

@@ -28,7 +28,7 @@ def table(config: Config, taken: inventory.Inventory) -> pd.DataFrame:
     pictures = found[readable].reset_index(drop=True)
     known = sidecars.pictures(config, found)
     pictures["split"] = _said_splits(config, pictures, known)
-    extra = [name for name in known if name in ("path", "patient") or name not in inventory.FACTS]
+    extra = [name for name in known if name in ("path", "group") or name not in COLUMNS]
     merged = pictures[["path"]].merge(known[extra], how="left", on="path").fillna("")
     if "patient" not in merged and (pictures["patient"] != "").any():
         merged["patient"] = pictures["patient"]
