@@ -1,12 +1,10 @@
 """Phantoms: synthetic radiographs of limbs, the data set that needs no download.
 
-A patient is a skeleton of bent, flared tubes in three dimensions. A view turns it about the
-long axis and sums the chords of cortex, spongiosa and soft tissue (an elliptic tube seen from
-any side is elliptic again, so the chords are exact); rays are attenuated by the law of Beer
-and Lambert; the detector adds scatter, blur, quantum noise and the usual logarithmic grey
-scale, bone bright. A fracture is a surface through one tube, whose fragments are drawn apart,
-shifted and bent. Growth plates, nutrient canals, overlapping bones, skin folds, casts,
-markers, framing and exposure are drawn from the same distribution in both classes.
+`anatomy` draws a patient: a skeleton of bent, flared tubes in three dimensions. `radiography`
+makes a view of it: turns it about the long axis and exposes a detector behind it. A fracture is a
+surface through one tube, whose fragments are drawn apart, shifted and bent. Growth plates,
+nutrient canals, overlapping bones, skin folds, casts, markers, framing and exposure are drawn
+from the same distribution in both classes.
 """
 
 import json
