@@ -2,8 +2,8 @@
 
 import importlib.util
 import time
-from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 
@@ -42,28 +42,22 @@ def write(history: pd.DataFrame, folder: Path) -> list[Path]:
         for run, columns in RUNS.items():
             path = folder / str(model) / run / NAME
             with files.replacing(path) as temporary, temporary.open("wb") as file:
-                _write(file, _scalars(rows, times, columns))
+                _write(file, rows, times, columns)
             written.append(path)
     return written
 
 
-def _scalars(
-    rows: pd.DataFrame, times: pd.Series, columns: dict[str, str]
-) -> Iterable[tuple[float, int, str, float]]:
-    """Wall time, step, tag and value of what is a number."""
-    for (_, row), moment in zip(rows.iterrows(), times.fillna(time.time()), strict=True):
-        for column, tag in columns.items():
-            if column in row and pd.notna(row[column]):
-                yield float(moment), int(row["epoch"]), f"{row['stage']}/{tag}", float(row[column])
-
-
-def _write(file, scalars: Iterable[tuple[float, int, str, float]]) -> None:
+def _write(file: BinaryIO, rows: pd.DataFrame, times: pd.Series, columns: dict[str, str]) -> None:
+    """Those of the columns that are numbers, epoch by epoch, each at its wall time."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     writer = RecordWriter(file)
     writer.write(Event(file_version="brain.Event:2", wall_time=time.time()).SerializeToString())
-    for moment, step, tag, value in scalars:
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-        writer.write(Event(wall_time=moment, step=step, summary=summary).SerializeToString())
+    for row, moment in zip(rows.to_dict("records"), times.fillna(time.time()), strict=True):
+        for column, name in columns.items():
+            if pd.notna(value := row.get(column)):
+                shown = Summary.Value(tag=f"{row['stage']}/{name}", simple_value=value)
+                event = Event(wall_time=moment, step=row["epoch"], summary=Summary(value=[shown]))
+                writer.write(event.SerializeToString())
