@@ -78,8 +78,7 @@ def _source(path: Path) -> Any:
 
 def _picture(rows: pd.DataFrame, notes: Sequence[str]) -> np.ndarray:
     """Overlay, answers and notes, uint8 RGB (height, WIDTH, 3)."""
-    told = [said(row) for row in rows.to_dict("records")]
-    told = [*filter(None, [odd(rows)]), *told, *filter(None, notes)]
+    told = [odd(rows), *map(said, rows.to_dict("records")), *notes]
     lines = [line for text in told for line in textwrap.wrap(text, LETTERS)]
     with Image.open(rows["overlay"].iloc[-1]) as overlay:
         height = max(1, round(overlay.height * WIDTH / overlay.width))
@@ -89,13 +88,8 @@ def _picture(rows: pd.DataFrame, notes: Sequence[str]) -> np.ndarray:
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((0, 0, WIDTH, 2 * LINE - 1), fill="#8b0000")
     draw.text((12, 10), STAMP, "white", ImageFont.load_default(30))
-    draw.text(
-        (12, height + 2 * LINE + 8),
-        "\n".join(lines),
-        "white",
-        ImageFont.load_default(18),
-        spacing=6,
-    )
+    place, words = (12, height + 2 * LINE + 8), "\n".join(lines)
+    draw.text(place, words, "white", ImageFont.load_default(18), spacing=6)
     return np.asarray(canvas)
 
 
