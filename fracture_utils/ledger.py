@@ -112,11 +112,9 @@ class Ledger:
         entry = self._read().get(stage)
         if entry is None:
             return NEW
-        changed = [
-            part for part in {**entry["key"], **key} if entry["key"].get(part) != key.get(part)
-        ]
-        if changed:
-            return " and ".join(sorted(changed)) + " changed"
+        before = entry["key"]
+        if changed := sorted(p for p in before | key if before.get(p) != key.get(p)):
+            return f"{' and '.join(changed)} changed"
         for name, digest in entry["files"].items():
             path = self.folder / name
             if not path.is_file():
