@@ -2,6 +2,7 @@
 working folder of its own.
 """
 
+import functools
 import gc
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fracture_utils import files
+from fracture_utils.models import progress
 from fracture_utils.models.backbones import RELEASED_DIR
 
 matplotlib.use("Agg")
@@ -39,6 +41,14 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def speed():
+    """How fast the machine is gets measured once, not before each training: it takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "_speed", functools.cache(progress._speed))
+        yield
 
 
 @pytest.fixture(autouse=True)
