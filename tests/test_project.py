@@ -16,6 +16,7 @@ import pytest
 from fracture_utils.__main__ import EVALUATION
 from fracture_utils.config import Config
 from fracture_utils.evaluation import rescoring
+from fracture_utils.evaluation.plots import style
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = nbformat.read(ROOT / "fracture-detection.ipynb", as_version=4)
@@ -221,7 +222,8 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("run", ["quick", "results", "results/fracatlas"])
-def test_evaluate_gives_the_tables_that_the_notebook_gave(run, quick_run, tmp_path):
+def test_evaluate_gives_the_tables_that_the_notebook_gave(run, quick_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "RESOLUTION", 40)  # this asks for tables
     results = quick_run / "results" if run == "quick" else ROOT / run
     settings = json.loads((results / "run.json").read_text(encoding="utf-8"))["settings"]
     asked = {name: settings[name] for name in EVALUATION}
