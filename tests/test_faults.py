@@ -17,7 +17,7 @@ from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import plots
-from fracture_utils.ledger import Results
+from fracture_utils.ledger import Ledger, Results
 from fracture_utils.models import backbones, jobs
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
@@ -26,51 +26,70 @@ KILLS = 5
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """Predictions, history and seconds a stage of a run that nobody disturbed."""
-    config = small_run(data, tmp_path_factory.mktemp("whole"), fine_tune_epochs=4)
-    networks = jobs.train(data[1], config, NO_BOXES)
+def undisturbed(data, tmp_path_factory):
+    """The folder of a run that nobody disturbed, its settings and its networks."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = small_run(data, folder, fine_tune_epochs=4)
+    return folder, config, jobs.train(data[1], config, NO_BOXES)
+
+
+@pytest.fixture
+def copied(data, undisturbed):
+    """A function that copies that run into a folder; returns its settings there."""
+
+    def copy(folder):
+        shutil.copytree(undisturbed[0], folder, dirs_exist_ok=True)
+        return small_run(data, folder, fine_tune_epochs=4)
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def whole(data, undisturbed):
+    """Its predictions, history and seconds a stage."""
+    _, config, networks = undisturbed
     seconds = {stage: networks[f"seconds_{stage}"].item() for stage in jobs.STAGES}
     return jobs.predictions(networks, data[1], config), jobs.history(networks, config), seconds
 
 
 class Assassin:
-    """Kills the worker of a job with SIGKILL at random moments of one stage, KILLS times."""
+    """Kills the worker of a job with SIGKILL at random moments of every stage, KILLS times each."""
 
-    def __init__(self, stage, config, seconds):
-        self.stage, self.dice, self.seconds = stage, random.Random(stage), seconds
+    def __init__(self, config, seconds):
+        self.dice, self.seconds = random.Random(0), seconds
         self.pattern = f"fracture_utils.models.worker {config.cache_dir}"
-        self.kills, self.now = 0, ""
+        self.kills, self.now = dict.fromkeys(jobs.STAGES, 0), ""
 
     def hear(self, event):
         self.now = event.get("stage", self.now)
-        if self.now == self.stage and "why" in event:
-            threading.Timer(self.dice.uniform(0, self.seconds), self.strike).start()
+        if "why" in event and self.kills[self.now] < KILLS:
+            moment = self.dice.uniform(0, self.seconds[self.now])
+            threading.Timer(moment, self.strike, [self.now]).start()
 
-    def strike(self):
-        if self.now == self.stage and self.kills < KILLS:
+    def strike(self, stage):
+        if self.now == stage and self.kills[stage] < KILLS:
             kill = ["pkill", "-9", "-f", self.pattern]
-            self.kills += subprocess.run(kill, check=False).returncode == 0
+            self.kills[stage] += subprocess.run(kill, check=False).returncode == 0
+
+    def lacking(self):
+        """The first stage in which it was not there often enough, and those after it."""
+        alive = [self.kills[stage] < KILLS for stage in jobs.STAGES]
+        return jobs.STAGES[alive.index(True) :] if any(alive) else ()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", jobs.STAGES)
 def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
-    data,
-    whole,
-    tmp_path,
-    monkeypatch,
-    stage,
+    data, whole, tmp_path, monkeypatch
 ):
     predictions, history, seconds = whole
     config = small_run(data, tmp_path, fine_tune_epochs=4)
-    assassin, hear = Assassin(stage, config, seconds[stage]), Progress.hear
+    assassin, hear = Assassin(config, seconds), Progress.hear
     monkeypatch.setattr(
         Progress,
         "hear",
         lambda self, name, event: hear(self, name, event) or assassin.hear(event),
     )
-    networks, best = None, -np.inf
+    ledger, networks, best = Ledger(jobs.folder_of("MobileNet", config)), None, -np.inf
     while networks is None:
         assassin.now = ""
         try:
@@ -81,15 +100,16 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
             meta, _ = files.read_arrays(checkpoint)
             assert meta["best_auc"] >= best  # the best never gets worse
             best = meta["best_auc"]
-        if networks is not None and assassin.kills < KILLS:  # it got away: from the beginning
-            shutil.rmtree(config.cache_dir / "networks")
+        if networks is not None and assassin.lacking():  # it got away: from that stage on anew
+            for stage in assassin.lacking():
+                ledger.record(stage, {}, [])
             networks, best = None, -np.inf
     resumed = jobs.predictions(networks, data[1], config)
     pd.testing.assert_frame_equal(resumed, predictions, check_exact=True)
     clocks = ["seconds", "seconds_waiting"]
     again = jobs.history(networks, config).drop(columns=clocks)
     pd.testing.assert_frame_equal(again, history.drop(columns=clocks), check_exact=True)
-    assert assassin.kills == KILLS
+    assert assassin.kills == dict.fromkeys(jobs.STAGES, KILLS)
     assert not list(config.results_dir.rglob(files.TEMPORARY_PREFIX + "*"))
 
 
@@ -167,10 +187,9 @@ def test_a_full_disk_keeps_the_tables_and_figures_that_stand(disk):
     assert kept[1].read_bytes() != before[1]
 
 
-def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, disk):
+def test_a_read_only_results_folder_is_one_sentence_and_stays_as_it_is(data, disk, copied):
     folder = disk("size=100m")
-    config = small_run(data, folder)
-    jobs.train(data[1], config, NO_BOXES)
+    config = copied(folder)
     before = contents(folder)
     disk("ro")
     for changed in (config, config.model_copy(update={"head_epochs": 2})):
@@ -195,9 +214,8 @@ def cut(content):
 
 
 @pytest.mark.parametrize("spoil", [flip, cut])
-def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, tmp_path, spoil):
-    config = small_run(data, tmp_path, fine_tune_epochs=4)
-    jobs.train(data[1], config, NO_BOXES)
+def test_damaged_files_and_a_clock_set_back_do_not_hurt(data, whole, copied, tmp_path, spoil):
+    config = copied(tmp_path)
     folder = config.cache_dir / "networks" / "MobileNet"
     damaged = [config.cache_dir / "pixels/32.npy", *folder.glob("*.npz")]
     damaged += [config.models_dir / "MobileNet.weights.h5"]
@@ -238,9 +256,8 @@ def test_a_network_that_overflows_in_float16_is_trained_in_float32(data, tmp_pat
     pd.testing.assert_frame_equal(jobs.train(data[1], config, NO_BOXES), networks)
 
 
-def test_results_of_another_data_set_are_not_mixed_in(data, whole, tmp_path, capsys):
-    config = small_run(data, tmp_path)
-    jobs.train(data[1], config, NO_BOXES)
+def test_results_of_another_data_set_are_not_mixed_in(data, copied, tmp_path, capsys):
+    config = copied(tmp_path)
     fewer = data[1].iloc[4:].reset_index(drop=True)
     networks = jobs.train(fewer, config, NO_BOXES)
     assert "frozen features again, because data changed" in capsys.readouterr().out
