@@ -5,14 +5,12 @@ photometric interpretation. Damage, a missing decoder and an odd header are thre
 optional part that says nothing (a window of no width, an empty slope) is left out.
 """
 
-import contextlib
 import hashlib
 import io
 import math
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -205,27 +203,21 @@ def _grey(values: np.ndarray, dataset: Any) -> np.ndarray:
     from pydicom.pixels import apply_color_lut
 
     photometric, stored = _photometric(dataset), _stored(values, dataset)
-    if photometric == "PALETTE COLOR":
-        with _table():
-            return colour(apply_color_lut(stored, dataset)[..., :3])
     if photometric in COLOUR:
         return colour(stored)
     hidden = _padding(values, dataset)
     if hidden is not None:
         hidden |= _padding(stored, dataset)
-    with _table():
-        shown = _windowed(_rescaled(stored, dataset), dataset)
-    return stretch(shown, photometric == "MONOCHROME1", hidden)
-
-
-@contextlib.contextmanager
-def _table() -> Iterator[None]:
     try:
-        yield
-    except RefusedError:
-        raise
-    except Exception as error:
+        if photometric == "PALETTE COLOR":
+            shown = apply_color_lut(stored, dataset)[..., :3]
+        else:
+            shown = _windowed(_rescaled(stored, dataset), dataset)
+    except Exception as error:  # a table may be of any length and kind
         raise _odd(f"its lookup table cannot be used: {first_line(error)}") from None
+    if photometric == "PALETTE COLOR":
+        return colour(shown)
+    return stretch(shown, photometric == "MONOCHROME1", hidden)
 
 
 def _stored(values: np.ndarray, dataset: Any) -> np.ndarray:
