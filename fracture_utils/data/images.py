@@ -105,25 +105,18 @@ def _split_off_validation(pictures: pd.DataFrame, config: Config) -> pd.Series:
     """The split of each picture; validation takes whole groups of train (see `groups.lowest`),
     unless the user has laid out a validation of his own.
     """
-    if (pictures["split"] == "validation").any():
+    splits = pictures["split"]
+    if (splits == "validation").any():
         why = "as you have split them off: move some, or leave that to the run"
-        return _with_both_classes(pictures, pictures["split"], config, why)
-    train = pictures[pictures["split"] == "train"]
-    chosen = groups.lowest(train, config.validation_share, config.seed)
-    splits = pictures["split"].mask(
-        (pictures["split"] == "train") & pictures["group"].isin(chosen), "validation"
-    )
-    why = (
-        "because too few patients (groups) have it. Add pictures of other patients, or name the "
-        "true patient of each picture in the column patient of "
-        f"{config.pictures_dir / 'images.csv'}"
-    )
-    return _with_both_classes(pictures, splits, config, why)
-
-
-def _with_both_classes(
-    pictures: pd.DataFrame, splits: pd.Series, config: Config, why: str
-) -> pd.Series:
+    else:
+        train = splits == "train"
+        chosen = groups.lowest(pictures[train], config.validation_share, config.seed)
+        splits = splits.mask(train & pictures["group"].isin(chosen), "validation")
+        why = (
+            "because too few patients (groups) have it. Add pictures of other patients, or name "
+            "the true patient of each picture in the column patient of "
+            f"{config.pictures_dir / 'images.csv'}"
+        )
     for split, label in itertools.product(SPLITS, CLASS_NAMES):
         if not ((splits == split) & (pictures["label"] == label)).any():
             raise InputError(

@@ -265,17 +265,13 @@ def _grey(image: Image.Image, depth: int) -> np.ndarray:
     if image.has_transparency_data:
         if isinstance(clear, int) and image.mode == "L" and depth < 8:
             image.info["transparency"] = clear * 255 // (2**depth - 1)
-        return _over_black(*np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0))
+        grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0)
+        if not alpha.any():  # it was never filled in
+            return grey
+        return (grey.astype(np.uint16) * alpha // 255).astype(np.uint8)  # over black, as padding is
     if image.mode == "CMYK":
         image = image.convert("RGB")
     return np.asarray(image.convert("L"))
-
-
-def _over_black(grey: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Over black, like the padding; where every pixel is transparent, alpha was never filled in."""
-    if not alpha.any():
-        return grey
-    return (grey.astype(np.uint16) * alpha // 255).astype(np.uint8)
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
