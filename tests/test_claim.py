@@ -40,8 +40,8 @@ def config(tmp_path):
         columns=["model", "status", "initialisation", "parameters"],
     )  # fmt: skip
     pairs = pd.DataFrame({"model_a": ["VGG16"], "model_b": ["MobileNet"], "difference": [0.03]})
-    pairs = pairs.assign(difference_low=-0.02, difference_high=0.08)
-    tests = [f"{test}{end}" for test in comparison.TESTS for end in ("", "_holm")]
+    pairs = pairs.assign(difference_low=-0.02, difference_high=0.08, family="networks")
+    tests = [name for name in comparison.COLUMNS if name.startswith("p_")]
     pairs = pairs.assign(**dict.fromkeys(tests, 0.2))
     run = {
         "source": "pictures", "attribution": "By A. N. Author.", "seed": 7,

@@ -15,6 +15,7 @@ from fracture_utils.config import Config
 from fracture_utils.evaluation import (
     calibration,
     cases,
+    comparison,
     gallery,
     localisation,
     page,
@@ -345,7 +346,9 @@ def test_without_javascript_the_chosen_numbers_stand_there(results):
     assert (results / "report.html").stat().st_size < 2_000_000
 
 
-COMPARISONS = ["model_a", "model_b", "difference", "p_delong_holm"]
+def pair(p):
+    known = {"model_a": ["A"], "model_b": ["B"], "difference": [0.1], "p_delong_holm": [p]}
+    return pd.DataFrame(known).reindex(columns=comparison.COLUMNS)
 
 
 def table(**columns):
@@ -378,8 +381,7 @@ def table(**columns):
     ],
 )
 def test_headline_and_lights_follow_the_tables(scores, p, colours, words):
-    comparisons = pd.DataFrame([("A", "B", 0.1, p)], columns=COMPARISONS)
-    said = verdict.of(scores, comparisons[: len(scores) - 1], pd.DataFrame(columns=["model"]))
+    said = verdict.of(scores, pair(p)[: len(scores) - 1], pd.DataFrame(columns=["model"]))
     assert [light.colour for light in said.lights] == colours
     assert words in said.headline
     assert said.missed == pytest.approx((25, 20, 40))
@@ -387,8 +389,7 @@ def test_headline_and_lights_follow_the_tables(scores, p, colours, words):
 
 
 def test_a_chosen_network_that_the_test_puts_behind_another_is_called_so():
-    comparisons = pd.DataFrame([("A", "B", 0.1, 0.01)], columns=COMPARISONS)
-    said = verdict.of(table(), comparisons, pd.DataFrame(columns=["model"]), model="B")
+    said = verdict.of(table(), pair(0.01), pd.DataFrame(columns=["model"]), model="B")
     assert said.headline.startswith("B, chosen on validation but behind 1 of 1 others on the test")
     assert said.lights[0].colour == "red"
 
@@ -399,7 +400,7 @@ def test_the_leaderboard_knows_ties_references_and_random_starts():
         initialisation=["random", "none"],
         kind=["network", "reference"],
     )
-    board = page.leaderboard(scores, pd.DataFrame(columns=COMPARISONS), pd.DataFrame(), "A")
+    board = page.leaderboard(scores, pair(0.2)[:0], pd.DataFrame(), "A")
     assert [(row["standing"], row["random"]) for row in board["rows"]] == [
         ("chosen", True),
         ("reference", False),

@@ -8,11 +8,13 @@ from scipy import optimize, special
 
 from fracture_utils import files
 from fracture_utils.evaluation import bootstrap, metrics
+from fracture_utils.evaluation.intervals import named
 from fracture_utils.evaluation.predictions import (
     ENSEMBLE,
     FRACTURED,
     NORMAL,
     SELECTED,
+    Answers,
     answers,
 )
 
@@ -46,22 +48,22 @@ def fit(
         seen = validation[validation["model"] == model]
         labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
         logits = seen["logit"].to_numpy(dtype=float)
-        row = {"model": model} | _line(labels, logits) | {"at_bound": False, "threshold": 0.5}
-        row |= {"threshold_low": np.nan, "threshold_high": np.nan}
+        row = {"model": model} | _line(labels, logits)
         if 0 < labels.sum() < len(labels):
             row["at_bound"] = bool(np.isclose(row["slope"], SLOPES, rtol=1e-3).any())
             probability = special.expit(calibrated(logits, row))
             ones, asked = np.ones((len(labels), 1)), (rule, target_sensitivity)
-            row["threshold"] = float(_thresholds(labels, probability, ones, *asked)[0])
+            threshold = _thresholds(labels, probability, ones, *asked)[0]
             groups = pd.factorize(seen["group"])[0]
             draws = [
                 _thresholds(labels, probability, weights, *asked)
                 for weights in bootstrap.resample(labels, groups, resamples, seed)
             ]
             ends = np.nanpercentile(np.concatenate(draws), [2.5, 97.5])
-            row["threshold_low"], row["threshold_high"] = map(float, ends)
+            row |= named("threshold", threshold, *ends)
             row["rule"] = rule if rule == "youden" else f"sensitivity {target_sensitivity:g}"
         else:
+            row |= {"at_bound": False} | named("threshold", 0.5, np.nan, np.nan)
             row["rule"] = "default: no validation pictures of both classes"
         rows.append(row | {"n": len(labels), "positives": int(labels.sum())})
     return pd.DataFrame(rows)
@@ -174,21 +176,16 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
     validation rows of both classes there is nothing to choose by.
     """
     networks = _members(predictions, networks)
-    validation = predictions[predictions["split"] == "validation"]
-    if validation["label"].nunique() < 2:
+    known = _validated(predictions, networks)
+    if known is None:
         return networks
-    seen = answers(validation[validation["model"].isin(networks)], "validation")
-    logits = {
-        model: _fitted(seen.labels, seen.logits[:, index])
-        for index, model in enumerate(seen.models)
-    }
+    seen, logits = known
+
+    def mean(members: list[str]) -> np.ndarray:
+        return np.mean([logits[model] for model in members], axis=0)
 
     def merit(members: list[str]) -> tuple[float, float]:
-        mean = np.mean([logits[model] for model in members], axis=0)
-        loss = np.mean(np.logaddexp(0, mean) - seen.labels * mean)
-        weights = np.ones((len(mean), 1))
-        auc = metrics.area(*metrics.curve(seen.labels, mean, weights))[0]
-        return round(float(auc), 9), -float(loss)
+        return _merit(seen.labels, mean(members))
 
     picked: list[str] = []
     while len(picked) < len(networks):
@@ -197,7 +194,7 @@ def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
         if len(picked) >= 2 and merit(best)[0] <= merit(picked)[0]:
             break
         picked = best
-    means = np.column_stack([np.mean([logits[m] for m in of], axis=0) for of in (picked, networks)])
+    means = np.column_stack([mean(picked), mean(networks)])
     draws = metrics.resampled_auc(seen.labels, means, seen.groups, RESAMPLES, 0)
     clearly = np.percentile(draws[:, 0] - draws[:, 1], 2.5) > 0
     return sorted(picked, key=networks.index) if clearly else networks
@@ -209,23 +206,31 @@ def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> 
     then by their order. The test has no say. None where validation has not both classes.
     """
     names = _members(predictions, networks)
-    validation = predictions[predictions["split"] == "validation"]
-    if validation["label"].nunique() < 2 or not names:
+    known = _validated(predictions, names)
+    if known is None:
         return None
-    seen = answers(validation[validation["model"].isin(names)], "validation")
-
-    def merit(name: str) -> tuple[float, float]:
-        logits = seen.logits[:, seen.models.index(name)]
-        scaled = _fitted(seen.labels, logits)
-        loss = np.mean(np.logaddexp(0, scaled) - seen.labels * scaled)
-        auc = metrics.area(*metrics.curve(seen.labels, logits, np.ones((len(logits), 1))))[0]
-        return round(float(auc), 9), -float(loss)
-
-    return max(names, key=merit)
+    seen, logits = known
+    return max(names, key=lambda name: _merit(seen.labels, logits[name]))
 
 
-def _fitted(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    return calibrated(logits, _line(labels, logits))
+def _validated(
+    predictions: pd.DataFrame, networks: list[str]
+) -> tuple[Answers, dict[str, np.ndarray]] | None:
+    """What the networks say of the validation pictures, and their calibrated logits (n,) by name;
+    None where there are no networks or not both classes.
+    """
+    validation = predictions[predictions["split"] == "validation"]
+    if validation["label"].nunique() < 2 or not networks:
+        return None
+    seen = answers(validation[validation["model"].isin(networks)], "validation")
+    own = zip(seen.models, seen.logits.T, strict=True)
+    return seen, {name: calibrated(raw, _line(seen.labels, raw)) for name, raw in own}
+
+
+def _merit(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """What a choice goes by: the AUC, and among equals the smaller log loss."""
+    auc = metrics.area(*metrics.curve(labels, logits, np.ones((len(logits), 1))))[0]
+    return round(float(auc), 9), -float(np.mean(np.logaddexp(0, logits) - labels * logits))
 
 
 def _line(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
 from fracture_utils import tables
@@ -50,14 +51,13 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
         p_delong = _p_delong(auc[a] - auc[b], variance)
         right = seen.decisions[:, [a, b]] == (seen.labels == 1)[:, None]
-        p_decisions = []
-        for of_class in (seen.labels == 1, seen.labels == 0):
-            first, second = right[of_class].T
-            p_decisions.append(paired(first, second, seen.groups[of_class]))
-        names = seen.models[a], seen.models[b], _family(seen.kinds[a], seen.kinds[b])
-        rows.append(
-            (*names, auc[a] - auc[b], low, high, p_delong, *p_decisions, _mcnemar(*right.T))
-        )
+        classes = (seen.labels == 1, seen.labels == 0)
+        p_decisions = [paired(right[of, 0], right[of, 1], seen.groups[of]) for of in classes]
+        agreement = confusion_matrix(*right.T, labels=[False, True])
+        p_mcnemar = mcnemar(agreement, exact=True).pvalue
+        family = "ensembles" if "ensemble" in (seen.kinds[a], seen.kinds[b]) else "networks"
+        names = seen.models[a], seen.models[b], family
+        rows.append((*names, auc[a] - auc[b], low, high, p_delong, *p_decisions, p_mcnemar))
     table = pd.DataFrame(rows, columns=COLUMNS[:10])
     for test in TESTS:
         table[f"{test}_holm"] = table.groupby("family")[test].transform(holm)
@@ -66,29 +66,18 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
     return table
 
 
-def _family(*kinds: str) -> str:
-    return "ensembles" if "ensemble" in kinds else "networks"
-
-
-def _mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    cells = pd.crosstab(first, second).reindex(index=[False, True], columns=[False, True])
-    return float(mcnemar(cells.fillna(0).to_numpy(), exact=True).pvalue)
-
-
 def against(comparisons: pd.DataFrame, model: str) -> pd.DataFrame:
     """The pairs of one model, by the name of the other: lead (AUC of the model less the other's),
-    error (its standard error), and p after Holm's correction: p_chosen_holm where it is there,
-    else p_delong_holm.
+    error (its standard error), and p after Holm's correction: p_chosen_holm where it is known, else
+    p_delong_holm.
     """
     mine = (comparisons["model_a"] == model) | (comparisons["model_b"] == model)
     rows = comparisons[mine]
     first = rows["model_a"] == model
-    ends = rows.get("difference_high", np.nan) - rows.get("difference_low", np.nan)
-    p = rows["p_delong_holm"]
     known = {
         "lead": np.where(first, 1, -1) * rows["difference"],
-        "error": ends / (2 * QUANTILE),
-        "p": rows["p_chosen_holm"].fillna(p) if "p_chosen_holm" in rows else p,
+        "error": (rows["difference_high"] - rows["difference_low"]) / (2 * QUANTILE),
+        "p": rows["p_chosen_holm"].fillna(rows["p_delong_holm"]),
     }
     return pd.DataFrame(known).set_axis(rows["model_b"].where(first, rows["model_a"]), axis=0)
 
@@ -98,8 +87,7 @@ def detectable(comparisons: pd.DataFrame, model: str) -> tuple[float, float]:
     POWER standard errors of the paired difference, of the easiest and the hardest of its pairs
     with networks. NaN where no pair has a standard error.
     """
-    table = comparisons[comparisons["family"] == "networks"] if "family" in comparisons else None
-    error = against(comparisons if table is None else table, model)["error"]
+    error = against(comparisons[comparisons["family"] == "networks"], model)["error"]
     return POWER * error.min(), POWER * error.max()
 
 
