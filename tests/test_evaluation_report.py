@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from pages import Page
@@ -284,3 +285,12 @@ def test_the_record_of_a_run_is_short_and_in_words():
         dict(grids.record(run | {"settings": usual})["rows"])["settings other than the default"]
         == "none"
     )
+
+
+def test_a_number_without_an_interval_has_none_in_the_grid_either():
+    """As where all test pictures are of one patient; it was "0.800 (nan to nan)"."""
+    scores = {name: [np.nan] for m in metrics.METRICS for name in (f"{m}_low", f"{m}_high")}
+    scores |= {name: [0.8] for name in metrics.METRICS} | {"ppv": [np.nan], "model": ["A"]}
+    scores = pd.DataFrame(scores | {"initialisation": ["random"], "n": [9], "positives": [3]})
+    rows = dict(grids.scores(scores, "fractured")["rows"])
+    assert (rows["AUC"], rows["PPV"]) == ("0.800 (no interval)", "not defined")

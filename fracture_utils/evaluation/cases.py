@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from fracture_utils import files
-from fracture_utils.evaluation.gallery import OUTCOMES
+from fracture_utils.evaluation.gallery import OUTCOME_OF, OUTCOMES
 from fracture_utils.evaluation.localisation import boxes_of, coloured
 from fracture_utils.evaluation.predictions import FRACTURED, NORMAL
 
@@ -19,7 +19,6 @@ FOLDER = "cases"
 """Below the figures; a run on pictures that nobody may pass on goes without it."""
 SIDE, BOX = 320, "#56B4E9"
 """Longest side of a picture in a card, in pixels, and the colour of the fracture's box."""
-OUTCOME_OF = {truth_and_decision: outcome for outcome, truth_and_decision in OUTCOMES.items()}
 UNKNOWN = "not stated"
 
 

@@ -18,7 +18,7 @@ from fracture_utils.errors import InputError
 from fracture_utils.evaluation import comparison, subgroups
 from fracture_utils.evaluation.metrics import METRICS
 from fracture_utils.evaluation.predictions import ENSEMBLE, FRACTURED
-from fracture_utils.evaluation.wording import counted, listed
+from fracture_utils.evaluation.wording import counted, listed, ranged
 from fracture_utils.ledger import code_fingerprint
 
 UNKNOWN = "not stated"
@@ -227,8 +227,7 @@ def _of_results(known: Mapping[str, pd.DataFrame], chosen: str) -> dict[int, str
     if not scores.empty:
         row = scores.set_index("model").loc[chosen]
         cells = [
-            f"{name.replace('_', ' ')} {row[name]:.3f} ({row[f'{name}_low']:.3f} to "
-            f"{row[f'{name}_high']:.3f})"
+            f"{name.replace('_', ' ')} {ranged(row, name)}"
             for name in ("auc", "average_precision", "sensitivity", "specificity", "ppv", "npv")
         ]
         rivals = (scores["kind"] != "reference").sum()

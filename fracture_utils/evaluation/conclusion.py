@@ -86,7 +86,8 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
     row = networks.iloc[0]
     if chosen in set(networks["model"]):
         row = networks.set_index("model", drop=False).loc[chosen]
-    model, point = row["model"], _point(row["model"], operating_points)
+    model, points = row["model"], operating_points
+    point = None if points is None else points.set_index("model").loc[model]
     said = [_reached(row, networks, chosen == model)]
     if not np.isnan(row["auc"]):
         said += [
@@ -96,20 +97,11 @@ def sentences(  # noqa: PLR0913  (one a table that it tells of)
             _more(model, comparisons),
             *_ensembles(scores, row, comparisons),
         ]
-    said += [
-        findings.missed(row, point),
-        findings.unsteady(point),
-        *findings.worth(row, worth, net_benefit),
-    ]
-    said += [*findings.uneven(model, by_group), findings.believed(row, point)]
-    said += [*findings.pointing(model, located), _few(row), _metadata(scores), *ends]
+    said += [findings.missed(row, point), findings.unsteady(point)]
+    said += findings.worth(row, worth, net_benefit) + findings.uneven(model, by_group)
+    said += [findings.believed(row, point), *findings.pointing(model, located)]
+    said += [_few(row), _metadata(scores), *ends]
     return [reword(sentence, positive) for sentence in said if sentence]
-
-
-def _point(model: str, operating_points: pd.DataFrame | None) -> pd.Series | None:
-    if operating_points is None:
-        return None
-    return operating_points.set_index("model").loc[model]
 
 
 def _swapped(networks: pd.DataFrame) -> list[str]:
@@ -268,9 +260,9 @@ def _worth(networks: pd.DataFrame, source: str) -> list[str]:
     said = []
     if random:
         names = "All networks" if len(random) == len(networks) > 1 else listed(random)
-        verb, their = ("started", "their") if len(random) > 1 else ("started", "its")
+        their = "their" if len(random) > 1 else "its"
         said.append(
-            f"{names} {verb} from random weights, not from ImageNet: "
+            f"{names} started from random weights, not from ImageNet: "
             f"{their} numbers say nothing about what the architecture can do."
         )
     if source == "phantoms":

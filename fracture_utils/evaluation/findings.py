@@ -8,7 +8,14 @@ import pandas as pd
 from fracture_utils.evaluation import localisation, use
 from fracture_utils.evaluation.intervals import SIGNIFICANT, errors_of_100
 from fracture_utils.evaluation.subgroups import ALL, FEWEST, TESTED
-from fracture_utils.evaluation.wording import between, counted, in_words, p_value, percent
+from fracture_utils.evaluation.wording import (
+    counted,
+    in_words,
+    p_value,
+    percent,
+    ranged,
+    spread_in_percent,
+)
 
 FEW_POSITIVES = 50
 """Fractures in validation below which a threshold is warned of."""
@@ -67,16 +74,12 @@ def believed(row: Mapping, point: Mapping | None) -> str:
     if np.isnan(row["calibration_p"]):
         return f"{how} cannot be judged on so few test pictures."
     found = (
-        f"observed over expected fractures {_with_interval(row, 'observed_expected')}, slope "
-        f"{_with_interval(row, 'calibration_slope')}, {p_value(row['calibration_p'])}"
+        f"observed over expected fractures {ranged(row, 'observed_expected', 2)}, slope "
+        f"{ranged(row, 'calibration_slope', 2)}, {p_value(row['calibration_p'])}"
     )
     if row["calibration_p"] < SIGNIFICANT:
         return f"{how} should not be taken at their word ({found})."
     return f"{how} are not shown to be wrong ({found})."
-
-
-def _with_interval(row: Mapping, name: str) -> str:
-    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
 
 
 def worth(row: Mapping, worth: pd.DataFrame | None, curve: pd.DataFrame | None) -> list[str]:
@@ -107,13 +110,11 @@ def _range(low: float, high: float) -> str:
 def _predictive(model: str, row: Mapping) -> str:
     alarm = "it never calls a picture fractured"
     if not np.isnan(row["ppv"]):
-        low, high = 100 * row["ppv_low"], 100 * row["ppv_high"]
-        alarm = f"{percent(row['ppv'])} of its alarms are right{between(low, high, '{:.0f}', ' %')}"
-    low, high = 100 * row["npv_low"], 100 * row["npv_high"]
+        alarm = f"{percent(row['ppv'])} of its alarms are right{spread_in_percent(row, 'ppv')}"
     return (
         f"Where {percent(row['prevalence'])} of the pictures are fractured, {alarm}, and "
         f"{percent(row['npv'])} of the pictures that {model} calls normal are normal"
-        f"{between(low, high, '{:.0f}', ' %')}."
+        f"{spread_in_percent(row, 'npv')}."
     )
 
 
@@ -146,9 +147,8 @@ def _differs(
     for place in (0, -1):
         row, value = rows.iloc[place], flags.get(words[place], words[place])
         of_class = row["positives"] if measure == "sensitivity" else row["n"] - row["positives"]
-        low, high = 100 * row[f"{measure}_low"], 100 * row[f"{measure}_high"]
         parts.append(
-            f"{percent(row[measure])} for {value}{between(low, high, '{:.0f}', ' %')[:-1]}; "
+            f"{percent(row[measure])} for {value}{spread_in_percent(row, measure)[:-1]}; "
             f"{counted(int(of_class), OF_CLASS[measure])})"
         )
     corrected = f"after Holm's correction for {family} tests" if family > 1 else "a single test"
@@ -168,11 +168,10 @@ def pointing(model: str, located: pd.DataFrame | None) -> list[str]:
         localisation.CENTRE: "better than chance, but not shown to be better than the middle",
         localisation.CHANCE: "they are not shown to point at the fracture",
     }[row["verdict"]]
-    low, high = 100 * row["hit_rate_low"], 100 * row["hit_rate_high"]
     return [
         f"The heat maps of {model} are highest in or right beside the fracture in "
         f"{percent(row['hit_rate'])} of {counted(int(row['pictures']), 'pictures')}"
-        f"{between(low, high, '{:.0f}', ' %')}, against {percent(row['swapped'])} for the maps of "
+        f"{spread_in_percent(row, 'hit_rate')}, against {percent(row['swapped'])} for the maps of "
         f"other pictures ({p_value(row['p_swapped'])}) and {percent(row['centre'])} for the "
         f"middle of the picture ({p_value(row['p_centre'])}): {verdict}.",
         f"They hold {row['energy_ratio']:.1f} times as much in the box as an even map, and find "

@@ -14,6 +14,7 @@ OUTCOMES = {
     "cleared": (NORMAL, NORMAL),
 }
 """Truth and decision, in the order in which a reader should see them."""
+OUTCOME_OF = {answer: outcome for outcome, answer in OUTCOMES.items()}
 ROUNDING = 1e-6
 """Of a mean: a probability that equals it counts as reaching it."""
 

@@ -10,6 +10,7 @@ from fracture_utils.config import Config
 from fracture_utils.evaluation.comparison import RULE, TESTS
 from fracture_utils.evaluation.metrics import METRICS
 from fracture_utils.evaluation.predictions import FRACTURED
+from fracture_utils.evaluation.wording import ranged
 
 MOST_FINDINGS, MOST_SUSPECTS = 100, 20
 """Rows of the audit, and of labels to look at, that are shown; the rest is in the tables."""
@@ -43,11 +44,7 @@ def scores(scores: pd.DataFrame | None, positive: str) -> Grid | None:
         return None
     rows = [["initialisation", *scores["initialisation"].astype(str)]]
     for metric in [name for name in METRICS if name in scores]:
-        low, high = scores[f"{metric}_low"], scores[f"{metric}_high"]
-        cells = [
-            f"{value:.3f} ({a:.3f} to {b:.3f})" if pd.notna(value) else "not defined"
-            for value, a, b in zip(scores[metric], low, high, strict=True)
-        ]
+        cells = [ranged(row, metric) for row in scores.to_dict("records")]
         rows.append([SHORT.get(metric, metric.replace("_", " ")), *cells])
     n, positives = scores["n"].iloc[0], scores["positives"].iloc[0]
     caption = f"Every metric with its 95 % interval ({n:,} test pictures, {positives:,} {positive})"

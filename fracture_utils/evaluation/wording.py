@@ -3,12 +3,26 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
+
+from fracture_utils.evaluation.intervals import ENDS
 
 YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes", "False": "no", "True": "yes"}
 
 
-def between(low: float, high: float, form: str = "{:.3f}", unit: str = "") -> str:
-    """The interval of a number, in brackets behind it; why there is none where it is not known."""
+def spread(row: Mapping, metric: str) -> str:
+    """The interval of a number in a row of a table, in brackets behind it; why there is none where
+    it is not known.
+    """
+    return _between(row[f"{metric}_low"], row[f"{metric}_high"], "{:.3f}", "")
+
+
+def spread_in_percent(row: Mapping, share: str) -> str:
+    """`spread` behind a whole percentage."""
+    return _between(100 * row[f"{share}_low"], 100 * row[f"{share}_high"], "{:.0f}", " %")
+
+
+def _between(low: float, high: float, form: str, unit: str) -> str:
     if np.isnan(low) or np.isnan(high):
         return " (too few groups for an interval)"
     if low == high:
@@ -16,9 +30,19 @@ def between(low: float, high: float, form: str = "{:.3f}", unit: str = "") -> st
     return f" (95 % interval {form.format(low)} to {form.format(high)}{unit})"
 
 
-def spread(row: Mapping, metric: str) -> str:
-    """`between` for a metric of a row of scores."""
-    return between(row[f"{metric}_low"], row[f"{metric}_high"])
+def ranged(row: Mapping, metric: str, digits: int = 3) -> str:
+    """A number in a row of a table with its 95 % interval: "0.812 (0.744 to 0.880)"."""
+    value, low, high = (row[f"{metric}{end}"] for end in ENDS)
+    if np.isnan(value):
+        return "not defined"
+    if np.isnan(low):
+        return f"{value:.{digits}f} (no interval)"
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def of_each(table: pd.DataFrame, metric: str) -> str:
+    """`ranged` for every model of a table."""
+    return "; ".join(f"{row['model']} {ranged(row, metric)}" for row in table.to_dict("records"))
 
 
 def percent(share: float) -> str:

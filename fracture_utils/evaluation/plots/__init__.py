@@ -7,14 +7,19 @@ from them. Parameters that are tables bear the tables' names.
 
 from fracture_utils.evaluation.plots.album import Album
 from fracture_utils.evaluation.plots.card import verdict
-from fracture_utils.evaluation.plots.curves import precision_recall, reliability, roc
+from fracture_utils.evaluation.plots.curves import (
+    decision_curve,
+    free_response,
+    precision_recall,
+    reliability,
+    roc,
+)
 from fracture_utils.evaluation.plots.data import audit, augmentation, class_distribution
 from fracture_utils.evaluation.plots.decisions import confusion_matrices, sample_predictions
 from fracture_utils.evaluation.plots.maps import gallery, heatmaps, localisation
 from fracture_utils.evaluation.plots.ranking import pairwise, ranking, subgroups
 from fracture_utils.evaluation.plots.style import Chart, appearance, best
 from fracture_utils.evaluation.plots.training import accuracy_against_cost, history
-from fracture_utils.evaluation.plots.worth import decision_curve, free_response
 
 FIGURES = (
     *(class_distribution, audit, augmentation, history, ranking, roc, precision_recall),
@@ -23,29 +28,4 @@ FIGURES = (
 )
 """Every figure, in the order of the story."""
 
-__all__ = [
-    "FIGURES",
-    "Album",
-    "Chart",
-    "accuracy_against_cost",
-    "appearance",
-    "audit",
-    "augmentation",
-    "best",
-    "class_distribution",
-    "confusion_matrices",
-    "decision_curve",
-    "free_response",
-    "gallery",
-    "heatmaps",
-    "history",
-    "localisation",
-    "pairwise",
-    "precision_recall",
-    "ranking",
-    "reliability",
-    "roc",
-    "sample_predictions",
-    "subgroups",
-    "verdict",
-]
+__all__ = ["FIGURES", "Album", "Chart", "appearance", "best", *(draw.__name__ for draw in FIGURES)]

@@ -1,4 +1,6 @@
-"""Figures over all thresholds: curves of trade-offs, and what a probability is worth."""
+"""Figures over all thresholds: curves of trade-offs, what a probability is worth, whether acting
+on it pays, and how many boxes the marks find.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy import special, stats
+from scipy import special
+from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation import metrics, use
 from fracture_utils.evaluation.plots.style import (
     FAINT,
+    INK,
     MUTED,
     WIDTH,
     Chart,
@@ -18,13 +22,15 @@ from fracture_utils.evaluation.plots.style import (
     chart_of,
     figure,
     numbered,
-    ranged,
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED, Answers, answers, contenders
-from fracture_utils.evaluation.probabilities import BINS
+from fracture_utils.evaluation.probabilities import BINS, bins
 from fracture_utils.evaluation.verdict import chosen
+from fracture_utils.evaluation.wording import of_each, ranged
 
+LEAST = -0.05
+"""Net benefit below which nothing is shown: acting on all falls without end."""
 CHANCE: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
 
 
@@ -47,7 +53,7 @@ def roc(predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTUR
         f"At its chosen threshold {row.name} finds {100 * row['sensitivity']:.0f} % of the "
         f"{positive} pictures and sounds a false alarm on {100 - 100 * row['specificity']:.0f} % "
         "of the normal ones; its curve shows what other thresholds would give.",
-        f"ROC curves. AUC with 95 % interval: {_values(scores, 'auc')}.",
+        f"ROC curves. AUC with 95 % interval: {of_each(scores, 'auc')}.",
     )
 
 
@@ -74,12 +80,8 @@ def precision_recall(
         f"Of the pictures that {row.name} calls {positive} at its chosen threshold, {called} "
         f"really are; calling all of them so would give {100 * prevalence:.0f} %.",
         "Curves of positive predictive value against sensitivity. Average precision with 95 % "
-        f"interval: {_values(scores, 'average_precision')}.",
+        f"interval: {of_each(scores, 'average_precision')}.",
     )
-
-
-def _values(scores: pd.DataFrame, metric: str) -> str:
-    return "; ".join(f"{row['model']} {ranged(row, metric)}" for row in scores.to_dict("records"))
 
 
 def _trade_off(
@@ -118,7 +120,7 @@ def _trade_off(
             numbered(ax, line, number, taken)
     ax.plot([], [], label="chance", **CHANCE)
     legend = ax.legend(
-        loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False,
+        loc="upper left", bbox_to_anchor=(1.02, 1.02),
         title=f"{title}, 95 % interval\n(marker: chosen threshold)",
     )  # fmt: skip
     legend.get_texts()[0].set_fontweight("bold")
@@ -162,7 +164,7 @@ def reliability(
     ax.plot(after["said"], after["share"], linewidth=1.5, label="after, 95 % bands", **look)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"share that is {positive}")
     ax.tick_params(labelbottom=False)
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(loc="upper left")
     edges = (np.arange(BINS) + 0.5) / BINS
     counts = after["count"].reindex(range(BINS), fill_value=0)
     bars = below.bar(edges, counts, 0.9 / BINS, color=look["color"], alpha=0.6)
@@ -183,15 +185,10 @@ def _bins(said: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Per bin of equal width that holds a picture: mean probability said, share of fractures with
     the exact 95 % interval of Clopper and Pearson, and count.
     """
-    number = np.minimum((said * BINS).astype(int), BINS - 1)
-    table = pd.DataFrame({"said": said, "share": labels}).groupby(number)
-    bins = table.mean().assign(count=table.size())
-    found = (bins["share"] * bins["count"]).round().astype(int)
-    bands = [
-        stats.binomtest(hits, count).proportion_ci(method="exact")
-        for hits, count in zip(found, bins["count"], strict=True)
-    ]
-    return bins.assign(low=[band.low for band in bands], high=[band.high for band in bands])
+    table = pd.DataFrame({"said": said, "share": labels}).groupby(bins(said).argmax(axis=0))
+    shares = table.mean().assign(count=table.size())
+    low, high = proportion_confint(table["share"].sum(), shares["count"], method="beta")
+    return shares.assign(low=low, high=high)
 
 
 def _errors(ax: Axes, models: list[str], errors: np.ndarray, chosen: str) -> None:
@@ -209,13 +206,13 @@ def _errors(ax: Axes, models: list[str], errors: np.ndarray, chosen: str) -> Non
 
 
 def _told(
-    model: str, positive: str, models: list[str], errors: list[list[float]], bins: pd.DataFrame
+    model: str, positive: str, models: list[str], errors: list[list[float]], shares: pd.DataFrame
 ) -> tuple[str, str]:
     place = models.index(model)
     before, after = (100 * error for error in errors[place])
     rows = [
         f"{100 * said:.0f} % said, {100 * share:.0f} % of {count:,} were"
-        for said, share, count in zip(bins["said"], bins["share"], bins["count"], strict=True)
+        for said, share, count in zip(shares["said"], shares["share"], shares["count"], strict=True)
     ]
     others = [
         f"{name} {100 * pair[0]:.1f} and {100 * pair[1]:.1f}"
@@ -228,3 +225,92 @@ def _told(
         f"Reliability diagram of {model}, share {positive} by probability said: {'; '.join(rows)}. "
         f"Error in points before and after scaling: {'; '.join(others)}.",
     )
+
+
+@figure
+def decision_curve(
+    decision_curve: pd.DataFrame,
+    scores: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    positive: str = FRACTURED,
+) -> Chart:
+    """Net benefit against the probability from which on a person would act, beside acting on every
+    picture and on none; the chosen network (without `predictions` the best) with its interval.
+    """
+    chart, ax = chart_of(4.6)
+    first = chosen(predictions, scores)
+    every = decision_curve.drop_duplicates("threshold")
+    top = max(decision_curve["net_benefit"].max(), 0.01) if len(decision_curve) else 1
+    ax.set(
+        xlim=(0, 1),
+        ylim=(LEAST, 1.15 * top),
+        xlabel=f"probability of {positive} from which on one would act",
+        ylabel="net benefit, true positives a picture",
+        title="What acting on a network is worth",
+    )
+    _lines(ax, decision_curve, "threshold", "net_benefit", first)
+    ax.plot(every["threshold"], every["treat_all"], color=INK, linestyle="--", label="act on all")
+    ax.axhline(0, color=FAINT, label="act on none")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02))
+    pays = use.worthwhile(decision_curve, first)
+    where = f"from a probability of {pays[0]:.2f} to {pays[1]:.2f}" if pays else "nowhere"
+    return chart.say(
+        f"Acting on {first} is shown to be worth more than acting on every picture and than acting "
+        f"on none {where} (the whole 95 % interval, shaded).",
+        f"Curves of net benefit against threshold. {first} lies above both others {where}.",
+    )
+
+
+@figure
+def free_response(
+    froc: pd.DataFrame, scores: pd.DataFrame, predictions: pd.DataFrame | None = None
+) -> Chart:
+    """Sensitivity per lesion against false marks per picture, the chosen network (without
+    `predictions` the best) with its interval; a sentence where no boxes are known.
+    """
+    chart, ax = chart_of(4.6)
+    first = chosen(predictions, scores)
+    if froc.empty:
+        ax.text(0.5, 0.5, "no boxes are known", ha="center", transform=ax.transAxes)
+        ax.set_axis_off()
+        return chart.say("No boxes are known, so no mark can be judged.", "No curve.")
+    ticks = [1 / 32, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, ["1/32", "1/8", "1/4", "1/2", *map(str, ticks[4:])])
+    ax.set(
+        ylim=(-0.02, 1.02),
+        xlabel="false marks per picture",
+        ylabel="sensitivity per box",
+        xlim=(froc["false_marks"].min(), froc["false_marks"].max()),
+        title="How many boxes the peaks of the heat maps find",
+    )
+    _lines(ax, froc, "false_marks", "sensitivity", first)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02))
+    rows = froc[(froc["model"] == first) & (froc["false_marks"] == 1)]
+    told = "".join(
+        f"{first} finds {100 * row.sensitivity:.0f} % (95 % interval "
+        f"{100 * row.sensitivity_low:.0f} to {100 * row.sensitivity_high:.0f} %) of "
+        f"{row.lesions} boxes at one false mark per picture."
+        for row in rows.itertuples()
+    )
+    return chart.say(
+        f"{told} A mark is a peak of the map; it finds a box in or right beside which it lies.",
+        f"Free-response curves. {told}",
+    )
+
+
+def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, first: str) -> None:
+    """A line a model: the first in colour and over its interval, the others in grey with the number
+    under which the legend names them. Scales and limits of `ax` are set before.
+    """
+    models = sorted(table["model"].unique(), key=lambda name: name != first)
+    taken: list[np.ndarray] = []
+    for number, model in enumerate(models, 1):
+        rows = table[table["model"] == model]
+        if model == first:
+            colour = appearance(model, models)["color"]
+            ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=colour, alpha=0.15)
+            ax.plot(rows[x], rows[y], color=colour, linewidth=2.4, zorder=3, label=short(model))
+            continue
+        ax.plot(rows[x], rows[y], color=MUTED, linewidth=1.0, label=f"{number}  {short(model)}")
+        numbered(ax, (rows[x].to_numpy(float), rows[y].to_numpy(float)), number, taken)

@@ -42,7 +42,7 @@ def class_distribution(images: pd.DataFrame, positive: str = FRACTURED) -> Chart
     ax.set_xticks(range(len(counts)), ticks)
     ax.set(ylabel="pictures", title=f"{len(images):,} pictures by split and class")
     ax.margins(y=0.12)
-    ax.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.14), ncols=2)
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 1.14), ncols=2)
     low, high = shares.min(), shares.max()
     share = f"{low:.0f} %" if low == high else f"{low:.0f} to {high:.0f} %"
     numbers = [
@@ -77,7 +77,7 @@ def audit(audit: pd.DataFrame) -> Chart:
     title = "What the data audit found" if len(counts) else "The data audit found nothing"
     ax.set(xlabel="findings", title=title)
     if order:
-        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02))
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
     return chart.say(_gravest(audit), f"Bar chart of findings by check: {_each(counts, checks)}.")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from fracture_utils.evaluation.gallery import OUTCOMES
+from fracture_utils.evaluation.gallery import OUTCOME_OF
 from fracture_utils.evaluation.plots.style import (
     INK,
     WRONG,
@@ -23,7 +23,6 @@ from fracture_utils.evaluation.verdict import chosen
 
 CELL = {True: ("#1B5E8A", "white"), False: ("#F3D9D5", INK)}
 """Background and text of right and of wrong decisions: contrasts of 7.3 and 12.2 to 1."""
-WORDS = {answer: outcome for outcome, answer in OUTCOMES.items()}
 
 
 @figure
@@ -116,11 +115,11 @@ def sample_predictions(
         truth = positive if row["label"] == FRACTURED else row["label"]
         said = probability(row["probability"], threshold[row["model"]])
         ax.set_title(
-            f"{truth}: {WORDS[row['label'], row['decision']]}\nprobability {said}",
+            f"{truth}: {OUTCOME_OF[row['label'], row['decision']]}\nprobability {said}",
             size=9, color=INK if right else WRONG, weight="normal" if right else "bold",
         )  # fmt: skip
     outcomes = pd.Series(
-        [WORDS[pair] for pair in zip(rows["label"], rows["decision"], strict=True)]
+        [OUTCOME_OF[pair] for pair in zip(rows["label"], rows["decision"], strict=True)]
     )
     counted = ", ".join(f"{count} {name}" for name, count in outcomes.value_counts().items())
     model = " and ".join(rows["model"].unique())

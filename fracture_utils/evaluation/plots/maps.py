@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
+from fracture_utils.evaluation.gallery import OUTCOME_OF
 from fracture_utils.evaluation.localisation import POINTS, boxes_of, overlay
-from fracture_utils.evaluation.plots.decisions import WORDS
 from fracture_utils.evaluation.plots.style import (
     INK,
     WRONG,
@@ -22,12 +22,11 @@ from fracture_utils.evaluation.plots.style import (
     interval,
     panels,
     probability,
-    ranged,
     short,
     xray,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
-from fracture_utils.evaluation.wording import listed
+from fracture_utils.evaluation.wording import listed, of_each
 
 LARGEST_SHOWN = 600
 """Longest side of an X-ray beside its heat map, in pixels: what the panel can show."""
@@ -58,17 +57,16 @@ def localisation(localisation: pd.DataFrame) -> Chart:
         widest = table[[f"{name}_high", *bars]].max(axis=None) if len(table) else 1
         ax.set(xlim=(-0.03 * widest, 1.1 * widest), xlabel=f"{title}, 95 % interval")
         if len(table):
-            ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=1)
+            ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=1)
     axes.flat[0].set_yticks(range(len(models)), [short(model) for model in models])
     axes.flat[0].set_ylim(max(len(models), 1) - 0.5, -0.5)
     verdict, pictures = _pointing(table), table["pictures"].max() if len(table) else 0
     chart.suptitle(textwrap.fill(f"{verdict} ({pictures} test pictures with boxes)", 90), size=11)
-    numbers = [f"{row['model']} {ranged(row, 'hit_rate')}" for row in table.to_dict("records")]
     middle = f"; always the centre {table['centre'].iloc[0]:.3f}" if len(table) else ""
     return chart.say(
         f"{verdict}. A heat map that does not point is no evidence of where the fracture is.",
         f"Share of {pictures} pictures whose heat map is highest in or beside the fracture's box: "
-        f"{'; '.join(numbers) or 'none'}{middle}.",
+        f"{of_each(table, 'hit_rate') or 'none'}{middle}.",
     )
 
 
@@ -129,7 +127,7 @@ def gallery(
     said = [[row for row in records if row["path"] == path] for path in first]
     shown = [pictures[k] for k in place], [maps[k] for k in place]
     chart = _cards(*shown, boxes, said, operating_points, caution, positive)
-    wrong = [WORDS[card[0]["label"], card[0]["decision"]] for card in said]
+    wrong = [OUTCOME_OF[card[0]["label"], card[0]["decision"]] for card in said]
     missed, alarms = wrong.count("missed"), wrong.count("false alarm")
     models = listed(list(rows["model"].unique()))
     return chart.say(
@@ -178,7 +176,7 @@ def _headings(pair: np.ndarray, answers: list[dict], threshold: pd.Series, posit
     row, lines = answers[0], []
     wrong = any(answer["label"] != answer["decision"] for answer in answers)
     truth = positive if row["label"] == FRACTURED else row["label"]
-    lines = [f"{truth}: {WORDS[row['label'], row['decision']]}"]
+    lines = [f"{truth}: {OUTCOME_OF[row['label'], row['decision']]}"]
     for answer in answers:
         said = probability(answer["probability"], threshold[answer["model"]])
         lines.append(f"{short(answer['model'], 18)} {said}")

@@ -16,13 +16,12 @@ from fracture_utils.evaluation.plots.style import (
     chart_of,
     figure,
     interval,
-    ranged,
     short,
 )
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.subgroups import ALL, FEWEST
 from fracture_utils.evaluation.verdict import chosen
-from fracture_utils.evaluation.wording import in_words, listed, p_value
+from fracture_utils.evaluation.wording import in_words, listed, of_each, p_value, ranged
 
 
 @figure
@@ -57,8 +56,7 @@ def ranking(scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
         title=f"How well each model ranks {positive} above normal",
         xlabel=f"AUC with 95 % interval, {n:,} test pictures, {positives:,} {positive}",
     )
-    numbers = [f"{row['model']} {ranged(row, 'auc')}" for row in rows.to_dict("records")]
-    return chart.say(_first(scores), f"AUC with 95 % interval: {'; '.join(numbers)}.")
+    return chart.say(_first(scores), f"AUC with 95 % interval: {of_each(rows, 'auc')}.")
 
 
 def _first(scores: pd.DataFrame) -> str:

@@ -42,6 +42,7 @@ TEXT: Any = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
+    "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.parse_math": False,
@@ -198,13 +199,6 @@ def short(text: object, longest: int = 24) -> str:
     text = " ".join(str(text).split())
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
-
-
-def ranged(row: pd.Series | dict, name: str) -> str:
-    """A metric with its 95 % interval."""
-    if np.isnan(row[f"{name}_low"]):
-        return "not defined" if np.isnan(row[name]) else f"{row[name]:.3f} (no interval)"
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
 def probability(value: float, threshold: float) -> str:

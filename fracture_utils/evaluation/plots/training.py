@@ -15,10 +15,9 @@ from fracture_utils.evaluation.plots.style import (
     appearance,
     chart_of,
     figure,
-    ranged,
     short,
 )
-from fracture_utils.evaluation.wording import listed
+from fracture_utils.evaluation.wording import listed, ranged
 
 
 @figure
@@ -44,7 +43,7 @@ def history(history: pd.DataFrame) -> Chart:
     words = ["training", "validation", "fine-tuning begins", "kept epoch"]
     if not (history["stage"] == "fine_tune").any():
         del lines[2], words[2]
-    chart.legend(lines, words, loc="outside upper center", ncols=4, frameon=False)
+    chart.legend(lines, words, loc="outside upper center", ncols=4)
     return chart.say(_gained(history, models, kept), _ends(history, models, kept))
 
 
@@ -109,7 +108,7 @@ def accuracy_against_cost(scores: pd.DataFrame, networks: pd.DataFrame) -> Chart
     axes.flat[1].set_xlabel(f"{panels[1][1]}\n{hardware}".strip())
     axes.flat[0].set_ylabel("AUC, 95 % interval")
     chart.suptitle("What accuracy costs (up and to the left is better)", size=11)
-    axes.flat[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.flat[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return chart.say(_cheapest(rows, hardware), _costs(rows))
 
 
