@@ -63,8 +63,8 @@ def _write(path: Path, image: Image.Image) -> None:
 
 
 def cards(
-    gallery: pd.DataFrame | None,
-    predictions: pd.DataFrame | None,
+    gallery: pd.DataFrame,
+    predictions: pd.DataFrame,
     points: pd.DataFrame,
     layers: Path | None = None,
 ) -> list[dict[str, object]]:
@@ -76,7 +76,7 @@ def cards(
     addresses, empty where there is none) and answers: model, probability and threshold (0 to 1) and
     outcome, a row a model that was asked.
     """
-    if gallery is None or gallery.empty or predictions is None or "model" not in points:
+    if gallery.empty or predictions.empty or points.empty:
         return []
     threshold = points.set_index("model")["threshold"]
     asked = list(dict.fromkeys(gallery["model"]))

@@ -21,11 +21,9 @@ Grid = dict[str, object]
 """of (name of the table whose columns are explained, or empty), caption, head, rows, folded."""
 
 
-def of(
-    caption: str, table: pd.DataFrame | None, folded: bool = True, name: str = ""
-) -> Grid | None:
+def of(caption: str, table: pd.DataFrame, folded: bool = True, name: str = "") -> Grid | None:
     """Any table as it is; None where it is empty."""
-    if table is None or table.empty:
+    if table.empty:
         return None
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     head = [str(column).replace("_", " ") for column in table]
@@ -38,9 +36,9 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def scores(scores: pd.DataFrame | None, positive: str) -> Grid | None:
+def scores(scores: pd.DataFrame, positive: str) -> Grid | None:
     """Metrics in rows, models in columns, so that the table fits a page."""
-    if scores is None:
+    if scores.empty:
         return None
     rows = [["initialisation", *scores["initialisation"].astype(str)]]
     for metric in [name for name in METRICS if name in scores]:
@@ -52,9 +50,9 @@ def scores(scores: pd.DataFrame | None, positive: str) -> Grid | None:
     return {"of": "scores", "caption": caption, "head": head, "rows": rows, "folded": True}
 
 
-def comparisons(comparisons: pd.DataFrame | None) -> Grid | None:
+def comparisons(comparisons: pd.DataFrame) -> Grid | None:
     """A row a pair: difference with its interval, and each p before and after correction."""
-    if comparisons is None or comparisons.empty:
+    if comparisons.empty:
         return None
     known = {name: title for name, title in TITLES.items() if name in comparisons}
     tests = [f"{name}{end}" for name in known for end in ("", "_holm")]
@@ -76,6 +74,8 @@ def comparisons(comparisons: pd.DataFrame | None) -> Grid | None:
 
 def splits(images: pd.DataFrame) -> Grid | None:
     """Pictures and groups of each split, and how common the positive class is there."""
+    if images.empty:
+        return None
     counts = pd.crosstab(images["split"], images["label"])
     shares = counts.get(FRACTURED, 0) / counts.sum(axis=1)
     counts[f"share {FRACTURED}"] = [f"{100 * share:.0f} %" for share in shares]
@@ -85,6 +85,8 @@ def splits(images: pd.DataFrame) -> Grid | None:
 
 def findings(audit: pd.DataFrame) -> Grid | None:
     """The findings of the audit, the gravest first."""
+    if audit.empty:
+        return None
     order = audit["severity"].map({"red": 0, "amber": 1}).fillna(2)
     shown = audit.assign(order=order).sort_values("order", kind="stable").drop(columns="order")
     more = f" (the first {MOST_FINDINGS}; all are in audit.csv)" * (len(audit) > MOST_FINDINGS)

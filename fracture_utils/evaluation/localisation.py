@@ -187,7 +187,7 @@ def positive(heat: np.ndarray) -> np.ndarray:
 
 def warning(localisation: pd.DataFrame, model: str) -> str:
     """What the caption of a model's heat maps must say; empty where they point at fractures."""
-    rows = localisation[localisation["model"] == model]
+    rows = localisation[localisation["model"] == model] if len(localisation) else localisation
     if rows.empty:
         return "Unchecked: no boxes are known, so nobody knows whether these maps show fractures."
     row = rows.iloc[0]

@@ -47,7 +47,8 @@ def chosen(predictions: pd.DataFrame | None, scores: pd.DataFrame) -> str:
     where the predictions have no validation of both classes.
     """
     rows = single(scores)
-    model = None if predictions is None else calibration.chosen(predictions, list(rows["model"]))
+    known = predictions is not None and len(predictions)
+    model = calibration.chosen(predictions, list(rows["model"])) if known else None
     return model or rows["model"].iloc[0]
 
 
