@@ -24,8 +24,7 @@ evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe
                 localisation, gallery, findings, conclusion, claim, verdict, plots/,
                 cases, drawings, grids, page, report, rescoring (no Keras)
 run             the record of a run
-inference       what the networks say about pictures
-predict, widget one X-ray in the terminal, and in the notebook
+predict, widget what the networks say about X-rays, in the terminal and in the notebook
 capture         an answer as DICOM
 export          networks as files that answer without Keras
 clean           free disk space

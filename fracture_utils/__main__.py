@@ -88,9 +88,9 @@ def _predict(given: argparse.Namespace) -> int:
         raise InputError(f"There is no file {absent}; correct the name.")
     if given.dicom_out and given.numbers_only:
         raise InputError("--dicom-out shows heat maps; leave --numbers-only away.")
-    from fracture_utils import capture, inference, predict
+    from fracture_utils import capture, predict
 
-    panel = inference.Panel(_config(given))
+    panel = predict.Panel(_config(given))
     table, problems = predict.answer(given.pictures, panel, draw=not given.numbers_only)
     sys.stdout.writelines(f"{line}\n" for line in predict.sentences(table, panel))
     if given.dicom_out:

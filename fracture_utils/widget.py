@@ -9,8 +9,7 @@ from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation.conclusion import EDUCATION
-from fracture_utils.inference import Panel
-from fracture_utils.predict import odd, predict_one
+from fracture_utils.predict import Panel, odd, predict_one
 
 BROWSER = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 """Variables of the environment, one of which is set where a notebook stands in a browser."""

@@ -67,7 +67,7 @@ ORDER = [
     *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.card"),
     *("evaluation.cases", "evaluation.drawings", "evaluation.grids", "evaluation.page"),
     *("evaluation.report", "evaluation.rescoring"),
-    *("run", "inference", "predict", "capture", "widget"),
+    *("run", "predict", "capture", "widget"),
     *("export", "clean", "headless", "__main__"),
 ]
 MODULES = {
@@ -122,7 +122,6 @@ def test_tensorflow_is_imported_in_one_module_at_most():
 def test_what_the_notebook_uses_stays_free_of_keras():
     allowed = {"data.batches"} | {n for n in MODULES if n.startswith("models.")}
     allowed |= {
-        "inference",
         "predict",
         "capture",
         "widget",

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import special
 from sklearn.datasets import load_sample_image
 
-from fracture_utils import files, inference, predict, widget
+from fracture_utils import files, predict, widget
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
 from fracture_utils.data import phantoms, places, store
@@ -50,7 +50,7 @@ def answered(trained):
     """What the package answers in this process about some test pictures."""
     config, _, _, predictions = trained
     paths = [config.pictures_dir / p for p in predictions.query("split == 'test'")["path"]]
-    return paths, *predict.answer(paths[:20], inference.Panel(config))
+    return paths, *predict.answer(paths[:20], predict.Panel(config))
 
 
 def command(config, *paths):
@@ -148,10 +148,10 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     china, flower = tmp_path / "china.jpg", tmp_path / "flower.jpg"
     for path in (china, flower):
         Image.fromarray(load_sample_image(path.name)).save(path)
-    panel = inference.Panel(config)
+    panel = predict.Panel(config)
     table, _ = predict.answer([china, flower], panel)
     assert list(table["warning"].str.split(", ").str[0]) == ["size", "size"]
-    assert set(table["decision"]) == {inference.WITHHELD}
+    assert set(table["decision"]) == {predict.WITHHELD}
     lines = list(predict.sentences(table, panel))
     assert lines[1].startswith("  No decision: the picture is unlike those")
     rate = table["warning_rate"].iloc[0]
@@ -159,7 +159,7 @@ def test_photographs_are_flagged_and_x_rays_seldom(trained, answered, tmp_path):
     assert f"About one in {1 / rate:.0f} ordinary pictures is warned of" in lines[1]
     large = tmp_path / "large.png"
     Image.open(answered[0][0]).resize((64, 640)).save(large)
-    assert "aspect ratio" in predict.answer([large], inference.Panel(config))[0]["warning"].iloc[0]
+    assert "aspect ratio" in predict.answer([large], predict.Panel(config))[0]["warning"].iloc[0]
 
 
 def test_every_file_of_the_networks_is_read_once(trained, answered, monkeypatch):
@@ -168,13 +168,13 @@ def test_every_file_of_the_networks_is_read_once(trained, answered, monkeypatch)
         asked = getattr(files, name)
         monkeypatch.setattr(files, name, lambda path, a=asked: read.append(path.name) or a(path))
     monkeypatch.setattr(predict, "CHUNK", 2)
-    predict.answer(answered[0][:5], inference.Panel(config), draw=False)
+    predict.answer(answered[0][:5], predict.Panel(config), draw=False)
     assert sorted(read) == ["Ensemble.json", "MobileNet.json", "MobileNet.known.npz"]
 
 
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered):
     config = trained[0]
-    panel = inference.Panel(config)
+    panel = predict.Panel(config)
     assert panel.together is None
     panel.load()
     card = panel.cards["MobileNet"]
@@ -242,10 +242,10 @@ def test_heat_maps_are_warned_of_in_the_words_of_the_data_and_where_nobody_check
     for given, words in (
         (card, "They miss the fracture."),
         (abnormal, "They miss the abnormality."),
-        (unsaid, inference.UNCHECKED),
+        (unsaid, predict.UNCHECKED),
     ):
         monkeypatch.setattr(cards, "read", lambda config, g=given: ({"MobileNet": g}, None))
-        assert inference.Panel(trained[0]).caution() == words
+        assert predict.Panel(trained[0]).caution() == words
 
 
 def test_a_damaged_card_is_one_sentence(trained, monkeypatch, capsys):
@@ -272,9 +272,9 @@ def test_without_networks_a_sentence_says_what_to_do(tmp_path, capsys, monkeypat
 def test_released_networks_answer_where_no_run_has_been_and_say_why(trained, monkeypatch, tmp_path):
     config = trained[0].model_copy(update={"models_dir": tmp_path / "empty"})
     monkeypatch.setattr(cards, "RELEASED_DIR", trained[0].models_dir)
-    panel = inference.Panel(config)
+    panel = predict.Panel(config)
     assert panel.origin().startswith(f"{tmp_path / 'empty'} holds no trained network.")
-    assert "holds no" not in inference.Panel(trained[0]).origin()
+    assert "holds no" not in predict.Panel(trained[0]).origin()
 
 
 @pytest.fixture
@@ -325,6 +325,6 @@ def test_an_odd_picture_is_shown_with_a_warning(trained, answered, shown):
 
 
 def test_odd_words_count_when_half_of_the_networks_say_them():
-    assert inference._agreed(["size, content", "size", "size", ""]) == "size"
-    assert inference._agreed(["", "content"]) == "content"
-    assert inference._agreed(["", ""]) == ""
+    assert predict._agreed(["size, content", "size", "size", ""]) == "size"
+    assert predict._agreed(["", "content"]) == "content"
+    assert predict._agreed(["", ""]) == ""

@@ -13,11 +13,10 @@ from sklearn.metrics import roc_auc_score
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data import phantoms, reader
-from fracture_utils.inference import Panel
 from fracture_utils.models import cards, classifier, heatmaps
 from fracture_utils.models.backbones import RELEASED_DIR, Weights
 from fracture_utils.networks import REGISTRY
-from fracture_utils.predict import answer
+from fracture_utils.predict import Panel, answer
 
 CASES = Path(__file__).parent / "cases"
 FRACATLAS = Path(__file__).parents[2] / "shared" / "data" / "fracatlas"
