@@ -58,8 +58,9 @@ def named(pictures: pd.DataFrame) -> pd.Series:
     patients = pictures["path"].str.extract(f"({PATIENT.pattern})", re.IGNORECASE)[0].fillna("")
     groups = groups.mask(groups == "", patients.str.lower())
     stems = pictures["path"].map(lambda path: Path(path).stem)
-    originals = pictures["label"] + "/" + stems.map(lambda stem: COPY.sub("", stem))
-    copies = originals.isin(originals[stems != stems.map(lambda stem: COPY.sub("", stem))])
+    bare = stems.map(lambda stem: COPY.sub("", stem))
+    originals = pictures["label"] + "/" + bare
+    copies = originals.isin(originals[stems != bare])
     return groups.mask((groups == "") & copies, originals)
 
 
@@ -96,10 +97,9 @@ def lowest(pictures: pd.DataFrame, share: float, seed: int) -> set[str]:
     then the others fill up the normal ones. Of each kind of group at least one is taken and half
     are left, where there are two.
     """
-    draws = {group: draw(f"{seed}:{group}") for group in pictures["group"].unique()}
     counts = pd.crosstab(pictures["group"], pictures["label"] == "fractured")
     counts = counts.reindex(columns=[False, True], fill_value=0)
-    counts = counts.loc[sorted(counts.index, key=draws.__getitem__)]
+    counts = counts.loc[sorted(counts.index, key=lambda group: draw(f"{seed}:{group}"))]
     wanted = share * counts.sum()
     fractured = counts[counts[True] > 0]
     chosen = list(fractured.index[: _cut(fractured[True], wanted[True])])

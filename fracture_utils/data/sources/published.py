@@ -1,5 +1,6 @@
 """What a published data set is, and how its files are found and read."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -70,22 +71,18 @@ class Upstream:
         return found
 
     def one(self, name: str) -> Path:
-        """The one file of this name; InputError where there is another number of them."""
-        found = [path for path in self._others if path.name == name]
+        """The one file of this name, in any case; InputError where there is another number."""
+        found = [path for path in self._others if path.name.casefold() == name.casefold()]
         if len(found) != 1:
             raise InputError(f"{self.root} should hold one {name}, but holds {len(found)}.")
         self._used.add(found[0])
         return found[0]
 
     def beside(self, name: str) -> Path:
-        """The table that lies beside a person's own pictures, if there is one of this name, in any
-        case; else a path where nothing is.
-        """
-        found = [path for path in self._others if path.name.casefold() == name]
-        if len(found) != 1:
-            return self.root / name / "absent"
-        self._used.add(found[0])
-        return found[0]
+        """The table that may lie beside a person's own pictures; else a path where nothing is."""
+        with contextlib.suppress(InputError):
+            return self.one(name)
+        return self.root / name / "absent"
 
     def table(self, name: str, columns: list[str]) -> pd.DataFrame:
         """The published table of this name, by the first of the needed `columns`, which names
