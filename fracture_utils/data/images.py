@@ -32,12 +32,8 @@ def table(config: Config, taken: inventory.Inventory) -> pd.DataFrame:
     merged = pictures[["path"]].merge(known[extra], how="left", on="path").fillna("")
     if "patient" not in merged and (pictures["patient"] != "").any():
         merged["patient"] = pictures["patient"]
-    grouped = groups.of(
-        pictures.assign(**merged),
-        taken.of(pictures["path"]),
-        config.cache_dir,
-        config.neighbours,
-    )
+    facts, thumbnails = pictures.assign(**merged), taken.of(pictures["path"])
+    grouped = groups.of(facts, thumbnails, config.cache_dir, config.neighbours)
     splits = _split_off_validation(pictures.assign(group=grouped), config)
     pictures = pictures.assign(group=grouped, split=splits)
     return pictures[COLUMNS].merge(merged.drop(columns="group", errors="ignore"), on="path")
