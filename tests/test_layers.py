@@ -64,7 +64,7 @@ ORDER = [
     *("evaluation.verdict",),
     *("evaluation.plots.style", "evaluation.plots.album", "evaluation.plots.data"),
     *("evaluation.plots.training", "evaluation.plots.ranking", "evaluation.plots.curves"),
-    *("evaluation.plots.decisions", "evaluation.plots.maps", "evaluation.plots.card"),
+    *("evaluation.plots.decisions", "evaluation.plots.maps"),
     *("evaluation.cases", "evaluation.drawings", "evaluation.grids", "evaluation.page"),
     *("evaluation.report", "evaluation.rescoring"),
     *("run", "predict", "capture", "widget"),

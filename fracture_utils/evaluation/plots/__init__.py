@@ -6,7 +6,6 @@ from them. Parameters that are tables bear the tables' names.
 """
 
 from fracture_utils.evaluation.plots.album import Album
-from fracture_utils.evaluation.plots.card import verdict
 from fracture_utils.evaluation.plots.curves import (
     decision_curve,
     free_response,
@@ -15,7 +14,11 @@ from fracture_utils.evaluation.plots.curves import (
     roc,
 )
 from fracture_utils.evaluation.plots.data import audit, augmentation, class_distribution
-from fracture_utils.evaluation.plots.decisions import confusion_matrices, sample_predictions
+from fracture_utils.evaluation.plots.decisions import (
+    confusion_matrices,
+    sample_predictions,
+    verdict,
+)
 from fracture_utils.evaluation.plots.maps import gallery, heatmaps, localisation
 from fracture_utils.evaluation.plots.ranking import pairwise, ranking, subgroups
 from fracture_utils.evaluation.plots.style import Chart, appearance, best

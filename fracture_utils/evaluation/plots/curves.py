@@ -12,18 +12,7 @@ from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.evaluation import metrics, use
-from fracture_utils.evaluation.plots.style import (
-    FAINT,
-    INK,
-    MUTED,
-    WIDTH,
-    Chart,
-    appearance,
-    chart_of,
-    figure,
-    numbered,
-    short,
-)
+from fracture_utils.evaluation.plots import style
 from fracture_utils.evaluation.predictions import FRACTURED, Answers, answers, contenders
 from fracture_utils.evaluation.probabilities import BINS, bins
 from fracture_utils.evaluation.verdict import chosen
@@ -31,11 +20,11 @@ from fracture_utils.evaluation.wording import of_each, ranged
 
 LEAST = -0.05
 """Net benefit below which nothing is shown: acting on all falls without end."""
-CHANCE: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": "--"}
+CHANCE: dict[str, Any] = {"color": style.FAINT, "linewidth": 1, "linestyle": "--"}
 
 
-@figure
-def roc(predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
+@style.figure
+def roc(predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED) -> style.Chart:
     """Sensitivity against false alarms on the test rows, the chosen thresholds marked."""
 
     def rates(found, alarms, positives, negatives):
@@ -57,10 +46,10 @@ def roc(predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTUR
     )
 
 
-@figure
+@style.figure
 def precision_recall(
     predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
-) -> Chart:
+) -> style.Chart:
     """Positive predictive value against sensitivity on the test rows."""
 
     def rates(found, alarms, positives, _):
@@ -90,7 +79,7 @@ def _trade_off(
     metric: str,
     title: str,
     rates: Callable[..., tuple[np.ndarray, np.ndarray]],
-) -> tuple[Chart, Axes]:
+) -> tuple[style.Chart, Axes]:
     """A curve a model over all thresholds, and a marker at the chosen one: the chosen network in
     colour, the others in grey with the number under which the legend names them.
 
@@ -98,7 +87,7 @@ def _trade_off(
     of fractured and of normal pictures.
     """
     seen = answers(predictions, "test")
-    chart, ax = chart_of(max(4.9, 0.4 * len(seen.models) + 2.0))
+    chart, ax = style.chart_of(max(4.9, 0.4 * len(seen.models) + 2.0))
     rows, first = scores.set_index("model"), chosen(predictions, scores)
     order = sorted(seen.models, key=lambda name: (name != first, -rows[metric].fillna(0)[name]))
     lines = {model: _line(seen, model, rates) for model in order}
@@ -106,18 +95,19 @@ def _trade_off(
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     for number, model in enumerate(order, 1):
         line, point = lines[model]
-        look = appearance(model, seen.models)
+        look = style.appearance(model, seen.models)
         if model == first:
             wide = {"linewidth": 2.4, "zorder": 3}
         else:
-            look |= {"color": MUTED}
+            look |= {"color": style.MUTED}
             wide = {"linewidth": 1.0}
         tag = "" if model == first else f"{number}  "
         ax.plot(*line, color=look["color"], **wide)
         ax.plot(*point, markersize=9 if model == first else 6, linestyle="", zorder=4, **look)
-        ax.plot([], [], label=f"{tag}{short(model)}\n{ranged(rows.loc[model], metric)}", **look)
+        name, value = style.short(model), ranged(rows.loc[model], metric)
+        ax.plot([], [], label=f"{tag}{name}\n{value}", **look)
         if tag:
-            numbered(ax, line, number, taken)
+            style.numbered(ax, line, number, taken)
     ax.plot([], [], label="chance", **CHANCE)
     legend = ax.legend(
         loc="upper left", bbox_to_anchor=(1.02, 1.02),
@@ -142,24 +132,24 @@ def _line(
         return line, rates(*chosen, *sizes)
 
 
-@figure
+@style.figure
 def reliability(
     predictions: pd.DataFrame, scores: pd.DataFrame, positive: str = FRACTURED
-) -> Chart:
+) -> style.Chart:
     """Share of fractures against the probability said by the chosen network, with counts and bands,
     after calibration (before: pale); beside it the calibration error of every model.
     """
     seen, model = contenders(predictions), chosen(predictions, scores)
-    place, look = seen.models.index(model), appearance(model, seen.models)
+    place, look = seen.models.index(model), style.appearance(model, seen.models)
     said = {"before": special.expit(seen.logits), "after": seen.probabilities}
     height = max(4.6, 0.36 * len(seen.models) + 1.6)
-    chart = Chart(figsize=(WIDTH, height), dpi=100, layout="constrained")
+    chart = style.Chart(figsize=(style.WIDTH, height), dpi=100, layout="constrained")
     grid = chart.add_gridspec(2, 2, height_ratios=(4, 1), width_ratios=(1.25, 1))
     ax, below = chart.add_subplot(grid[0, 0]), chart.add_subplot(grid[1, 0])
     ax.plot([0, 1], [0, 1], **CHANCE)
     before = _bins(said["before"][:, place], seen.labels)
     after = _bins(said["after"][:, place], seen.labels)
-    ax.plot(before["said"], before["share"], "-", color=FAINT, label="before scaling")
+    ax.plot(before["said"], before["share"], "-", color=style.FAINT, label="before scaling")
     ax.vlines(after["said"], after["low"], after["high"], color=look["color"], alpha=0.45, lw=4)
     ax.plot(after["said"], after["share"], linewidth=1.5, label="after, 95 % bands", **look)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"share that is {positive}")
@@ -177,7 +167,9 @@ def reliability(
     ]
     _errors(chart.add_subplot(grid[:, 1]), seen.models, np.array(errors), model)
     off = 100 * errors[place][1]
-    chart.suptitle(f"Probabilities of {short(model)} are {off:.1f} points off on average", size=11)
+    chart.suptitle(
+        f"Probabilities of {style.short(model)} are {off:.1f} points off on average", size=11
+    )
     return chart.say(*_told(model, positive, seen.models, errors, after))
 
 
@@ -194,11 +186,11 @@ def _bins(said: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 def _errors(ax: Axes, models: list[str], errors: np.ndarray, chosen: str) -> None:
     """The calibration error of every model before (hollow) and after (filled) scaling."""
     for place, model in enumerate(models):
-        colour = appearance(model, models)["color"] if model == chosen else MUTED
+        colour = style.appearance(model, models)["color"] if model == chosen else style.MUTED
         ax.plot(100 * errors[place], [place, place], color=colour, linewidth=1)
         ax.plot(100 * errors[place, 0], place, "o", color=colour, markerfacecolor="white")
         ax.plot(100 * errors[place, 1], place, "o", color=colour)
-    ax.set_yticks(range(len(models)), [short(model, 18) for model in models])
+    ax.set_yticks(range(len(models)), [style.short(model, 18) for model in models])
     ax.set_ylim(len(models) - 0.5, -0.5)
     ax.set_xlim(left=0)
     ax.margins(x=0.1)
@@ -227,17 +219,17 @@ def _told(
     )
 
 
-@figure
+@style.figure
 def decision_curve(
     decision_curve: pd.DataFrame,
     scores: pd.DataFrame,
     predictions: pd.DataFrame | None = None,
     positive: str = FRACTURED,
-) -> Chart:
+) -> style.Chart:
     """Net benefit against the probability from which on a person would act, beside acting on every
     picture and on none; the chosen network (without `predictions` the best) with its interval.
     """
-    chart, ax = chart_of(4.6)
+    chart, ax = style.chart_of(4.6)
     first = chosen(predictions, scores)
     every = decision_curve.drop_duplicates("threshold")
     top = max(decision_curve["net_benefit"].max(), 0.01) if len(decision_curve) else 1
@@ -249,8 +241,10 @@ def decision_curve(
         title="What acting on a network is worth",
     )
     _lines(ax, decision_curve, "threshold", "net_benefit", first)
-    ax.plot(every["threshold"], every["treat_all"], color=INK, linestyle="--", label="act on all")
-    ax.axhline(0, color=FAINT, label="act on none")
+    ax.plot(
+        every["threshold"], every["treat_all"], color=style.INK, linestyle="--", label="act on all"
+    )
+    ax.axhline(0, color=style.FAINT, label="act on none")
     ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02))
     pays = use.worthwhile(decision_curve, first)
     where = f"from a probability of {pays[0]:.2f} to {pays[1]:.2f}" if pays else "nowhere"
@@ -261,14 +255,14 @@ def decision_curve(
     )
 
 
-@figure
+@style.figure
 def free_response(
     froc: pd.DataFrame, scores: pd.DataFrame, predictions: pd.DataFrame | None = None
-) -> Chart:
+) -> style.Chart:
     """Sensitivity per lesion against false marks per picture, the chosen network (without
     `predictions` the best) with its interval; a sentence where no boxes are known.
     """
-    chart, ax = chart_of(4.6)
+    chart, ax = style.chart_of(4.6)
     first = chosen(predictions, scores)
     if froc.empty:
         ax.text(0.5, 0.5, "no boxes are known", ha="center", transform=ax.transAxes)
@@ -306,11 +300,11 @@ def _lines(ax: Axes, table: pd.DataFrame, x: str, y: str, first: str) -> None:
     models = sorted(table["model"].unique(), key=lambda name: name != first)
     taken: list[np.ndarray] = []
     for number, model in enumerate(models, 1):
-        rows = table[table["model"] == model]
+        rows, name = table[table["model"] == model], style.short(model)
         if model == first:
-            colour = appearance(model, models)["color"]
+            colour = style.appearance(model, models)["color"]
             ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=colour, alpha=0.15)
-            ax.plot(rows[x], rows[y], color=colour, linewidth=2.4, zorder=3, label=short(model))
+            ax.plot(rows[x], rows[y], color=colour, linewidth=2.4, zorder=3, label=name)
             continue
-        ax.plot(rows[x], rows[y], color=MUTED, linewidth=1.0, label=f"{number}  {short(model)}")
-        numbered(ax, (rows[x].to_numpy(float), rows[y].to_numpy(float)), number, taken)
+        ax.plot(rows[x], rows[y], color=style.MUTED, linewidth=1.0, label=f"{number}  {name}")
+        style.numbered(ax, (rows[x].to_numpy(float), rows[y].to_numpy(float)), number, taken)

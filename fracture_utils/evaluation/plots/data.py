@@ -7,34 +7,26 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from fracture_utils.config import CLASS_NAMES, SPLITS
-from fracture_utils.evaluation.plots.style import (
-    CLASS_COLOURS,
-    Chart,
-    chart_of,
-    figure,
-    panels,
-    short,
-    xray,
-)
+from fracture_utils.evaluation.plots import style
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.wording import listed
 
 SEVERITY_COLOURS = {"red": "#B2182B", "amber": "#E69F00", "info": "#9DB4C8"}
 
 
-@figure
-def class_distribution(images: pd.DataFrame, positive: str = FRACTURED) -> Chart:
+@style.figure
+def class_distribution(images: pd.DataFrame, positive: str = FRACTURED) -> style.Chart:
     """How many pictures of each class each split holds."""
     counts = pd.crosstab(images["split"], images["label"])
     counts = counts.reindex(
         index=[s for s in SPLITS if s in counts.index], columns=list(CLASS_NAMES), fill_value=0
     )
-    chart, ax = chart_of(4)
+    chart, ax = style.chart_of(4)
     for place, name in enumerate(CLASS_NAMES):
         word = positive if name == FRACTURED else name
         bars = ax.bar(
             np.arange(len(counts)) + 0.36 * (place - 0.5), counts[name], 0.34, label=word,
-            color=CLASS_COLOURS[name],
+            color=style.CLASS_COLOURS[name],
         )  # fmt: skip
         ax.bar_label(bars, fmt="{:,.0f}", padding=2)
     shares = (100 * counts[FRACTURED] / counts.sum(axis=1)).round()
@@ -55,14 +47,14 @@ def class_distribution(images: pd.DataFrame, positive: str = FRACTURED) -> Chart
     )
 
 
-@figure
-def audit(audit: pd.DataFrame) -> Chart:
+@style.figure
+def audit(audit: pd.DataFrame) -> style.Chart:
     """How many findings each check of the data made, the severe first."""
     order = [name for name in SEVERITY_COLOURS if name in set(audit["severity"])]
     counts = audit.groupby(["severity", "check"]).size().rename("count").reset_index()
     counts["rank"] = counts["severity"].map(order.index) if len(counts) else 0
     counts = counts.sort_values(["rank", "count"], ascending=[True, False], ignore_index=True)
-    chart, ax = chart_of(0.32 * max(len(counts), 2) + 1.2)
+    chart, ax = style.chart_of(0.32 * max(len(counts), 2) + 1.2)
     for severity in order:
         rows = counts[counts["severity"] == severity]
         bars = ax.barh(
@@ -70,7 +62,7 @@ def audit(audit: pd.DataFrame) -> Chart:
         )
         ax.bar_label(bars, fmt="{:,.0f}", padding=3)
     checks = [check.replace("_", " ") for check in counts["check"]]
-    ax.set_yticks(range(len(counts)), [short(check, 40) for check in checks])
+    ax.set_yticks(range(len(counts)), [style.short(check, 40) for check in checks])
     ax.set_ylim(max(len(counts), 1) - 0.5, -0.5)
     ax.margins(x=0.1)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -96,12 +88,12 @@ def _each(counts: pd.DataFrame, checks: Sequence[str]) -> str:
     return "; ".join(f"{severity} {check} {count:,}" for severity, check, count in found) or "none"
 
 
-@figure
-def augmentation(picture: np.ndarray, views: Sequence[np.ndarray]) -> Chart:
+@style.figure
+def augmentation(picture: np.ndarray, views: Sequence[np.ndarray]) -> style.Chart:
     """One X-ray, uint8 (height, width), and what training sees of it."""
-    chart, axes = panels(len(views) + 1, 2.2)
+    chart, axes = style.panels(len(views) + 1, 2.2)
     for place, (ax, view) in enumerate(zip(axes.flat, [picture, *views], strict=False)):
-        xray(ax, view)
+        style.xray(ax, view)
         ax.set_title(f"view {place}" if place else "as it is", size=9)
     return chart.say(
         f"A training picture as it is, and {len(views)} views of it as training sees them: "

@@ -12,19 +12,7 @@ from PIL import Image
 
 from fracture_utils.evaluation.gallery import OUTCOME_OF
 from fracture_utils.evaluation.localisation import POINTS, boxes_of, overlay
-from fracture_utils.evaluation.plots.style import (
-    INK,
-    WRONG,
-    Chart,
-    appearance,
-    chart_of,
-    figure,
-    interval,
-    panels,
-    probability,
-    short,
-    xray,
-)
+from fracture_utils.evaluation.plots import style
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.wording import listed, of_each
 
@@ -33,22 +21,22 @@ LARGEST_SHOWN = 600
 BARS = {"swapped": ("maps of other pictures", "--"), "centre": ("always the centre", ":")}
 
 
-@figure
-def localisation(localisation: pd.DataFrame) -> Chart:
+@style.figure
+def localisation(localisation: pd.DataFrame) -> style.Chart:
     """How often the heat maps point at a box, against the maps of other pictures (dashed) and
     against always pointing at the middle (dotted); and how much of them lies inside.
     """
     table = localisation.reset_index(drop=True)
     models = list(table["model"])
-    chart, axes = chart_of(0.36 * max(len(models), 1) + 1.9, 1, 2, sharey=True)
+    chart, axes = style.chart_of(0.36 * max(len(models), 1) + 1.9, 1, 2, sharey=True)
     panels = [
         ("hit_rate", list(BARS), "highest point in or beside a box"),
         ("energy", ["area"], "share of the map inside a box"),
     ]
     for ax, (name, bars, title) in zip(axes.flat, panels, strict=True):
         for place, row in table.iterrows():
-            look = appearance(row["model"], models)
-            interval(ax, row[name], row[f"{name}_low"], row[f"{name}_high"], place, look)
+            look = style.appearance(row["model"], models)
+            style.interval(ax, row, name, place, look)
         for column in bars if len(table) else ():
             word, line = BARS.get(column, ("an even map", "--"))
             ax.axvline(
@@ -58,7 +46,7 @@ def localisation(localisation: pd.DataFrame) -> Chart:
         ax.set(xlim=(-0.03 * widest, 1.1 * widest), xlabel=f"{title}, 95 % interval")
         if len(table):
             ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=1)
-    axes.flat[0].set_yticks(range(len(models)), [short(model) for model in models])
+    axes.flat[0].set_yticks(range(len(models)), [style.short(model) for model in models])
     axes.flat[0].set_ylim(max(len(models), 1) - 0.5, -0.5)
     verdict, pictures = _pointing(table), table["pictures"].max() if len(table) else 0
     chart.suptitle(textwrap.fill(f"{verdict} ({pictures} test pictures with boxes)", 90), size=11)
@@ -82,7 +70,7 @@ def _pointing(table: pd.DataFrame) -> str:
     return f"Only the heat maps of {who} clearly beat pointing at the centre"
 
 
-@figure
+@style.figure
 def heatmaps(
     pictures: Sequence[np.ndarray],
     maps: Sequence[np.ndarray],
@@ -91,7 +79,7 @@ def heatmaps(
     operating_points: pd.DataFrame,
     caution: str = "",
     positive: str = FRACTURED,
-) -> Chart:
+) -> style.Chart:
     """X-rays, uint8 (height, width), each beside what of its heat map lies above the mean.
 
     `rows` are their predictions (path, model, label, decision, probability) in the same order;
@@ -108,7 +96,7 @@ def heatmaps(
     )
 
 
-@figure
+@style.figure
 def gallery(
     pictures: Sequence[np.ndarray],
     maps: Sequence[np.ndarray],
@@ -117,7 +105,7 @@ def gallery(
     operating_points: pd.DataFrame,
     caution: str = "",
     positive: str = FRACTURED,
-) -> Chart:
+) -> style.Chart:
     """The surest answers, misses first: one card a picture, with what each model asked says of it;
     the heat map is that of the first. Arguments as in `heatmaps`, a row a picture and model.
     """
@@ -146,9 +134,9 @@ def _cards(
     operating_points: pd.DataFrame,
     caution: str,
     positive: str,
-) -> Chart:
+) -> style.Chart:
     threshold = operating_points.set_index("model")["threshold"]
-    chart, axes = panels(2 * len(pictures), 2.5)
+    chart, axes = style.panels(2 * len(pictures), 2.5)
     for pair, picture, heat, answers in zip(
         axes.reshape(-1, 2), pictures, maps, said, strict=False
     ):
@@ -156,7 +144,7 @@ def _cards(
         _headings(pair, answers, threshold, positive)
     if caution:
         lines = [textwrap.fill(line, 115) for line in caution.splitlines()]
-        chart.suptitle("\n".join(lines), size=9, color=WRONG)
+        chart.suptitle("\n".join(lines), size=9, color=style.WRONG)
     return chart
 
 
@@ -165,7 +153,7 @@ def _pair(pair: Iterable[Axes], picture: np.ndarray, heat: np.ndarray, boxes: np
     sides = [max(1, round(side * scale)) for side in picture.T.shape]
     small = np.asarray(Image.fromarray(picture).resize((sides[0], sides[1])))
     for ax, view in zip(pair, [small, overlay(small, heat)], strict=True):
-        xray(ax, view)
+        style.xray(ax, view)
         for xmin, ymin, xmax, ymax in boxes * scale:
             corner, size = (xmin - 0.5, ymin - 0.5), (xmax - xmin, ymax - ymin)
             ax.add_patch(mpl.patches.Rectangle(corner, *size, fill=False, lw=1.2, color="#56B4E9"))
@@ -178,11 +166,13 @@ def _headings(pair: np.ndarray, answers: list[dict], threshold: pd.Series, posit
     truth = positive if row["label"] == FRACTURED else row["label"]
     lines = [f"{truth}: {OUTCOME_OF[row['label'], row['decision']]}"]
     for answer in answers:
-        said = probability(answer["probability"], threshold[answer["model"]])
-        lines.append(f"{short(answer['model'], 18)} {said}")
+        said = style.probability(answer["probability"], threshold[answer["model"]])
+        lines.append(f"{style.short(answer['model'], 18)} {said}")
     pair[0].set_title(
-        "\n".join(lines), size=8, color=WRONG if wrong else INK,
+        "\n".join(lines), size=8, color=style.WRONG if wrong else style.INK,
         weight="bold" if wrong else "normal",
     )  # fmt: skip
     known = [str(row[name]) for name in ("body_part", "view") if row.get(name)]
-    pair[1].set_title(f"{short(Path(row['path']).name, 28)}\n{short(' '.join(known))}", size=8)
+    pair[1].set_title(
+        f"{style.short(Path(row['path']).name, 28)}\n{style.short(' '.join(known))}", size=8
+    )

@@ -7,44 +7,34 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.evaluation.intervals import SIGNIFICANT
-from fracture_utils.evaluation.plots.style import (
-    FAINT,
-    INK,
-    Chart,
-    appearance,
-    best,
-    chart_of,
-    figure,
-    interval,
-    short,
-)
+from fracture_utils.evaluation.plots import style
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.subgroups import ALL, FEWEST
 from fracture_utils.evaluation.verdict import chosen
 from fracture_utils.evaluation.wording import in_words, listed, of_each, p_value, ranged
 
 
-@figure
-def ranking(scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
+@style.figure
+def ranking(scores: pd.DataFrame, positive: str = FRACTURED) -> style.Chart:
     """The AUC of each model with its interval, best first, references last."""
     models = list(scores["model"])
     reference = scores["kind"] == "reference"
     rows = scores.assign(last=reference).sort_values(
         ["last", "auc"], ascending=[True, False], kind="stable", ignore_index=True
     )
-    chart, ax = chart_of(0.36 * len(rows) + 1.4)
+    chart, ax = style.chart_of(0.36 * len(rows) + 1.4)
     labels = []
     for place, row in rows.iterrows():
-        look = appearance(row["model"], models)
+        look = style.appearance(row["model"], models)
         if row["initialisation"] == "random":
             look = look | {"markerfacecolor": "white"}
-        interval(ax, row["auc"], row["auc_low"], row["auc_high"], place, look)
+        style.interval(ax, row, "auc", place, look)
         start = {"random": "\n(random start)"}.get(row["initialisation"], "")
-        labels.append(short(row["model"]) + start)
+        labels.append(style.short(row["model"]) + start)
         ax.text(
             1.02, place, ranged(row, "auc"), transform=ax.get_yaxis_transform(), va="center", size=9
         )
-    ax.axvline(0.5, color=FAINT, linewidth=1, linestyle="--", zorder=0)
+    ax.axvline(0.5, color=style.FAINT, linewidth=1, linestyle="--", zorder=0)
     ax.annotate(
         "chance", (0.5, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
         textcoords="offset points", va="top", size=8, color="#666666",
@@ -60,7 +50,7 @@ def ranking(scores: pd.DataFrame, positive: str = FRACTURED) -> Chart:
 
 
 def _first(scores: pd.DataFrame) -> str:
-    row = scores.set_index("model").loc[best(scores)]
+    row = scores.set_index("model").loc[style.best(scores)]
     if np.isnan(row["auc"]):
         return "Without both classes in the test pictures no model can be ranked."
     hollow = " Hollow markers started from random weights."
@@ -71,14 +61,14 @@ def _first(scores: pd.DataFrame) -> str:
     )
 
 
-@figure
-def pairwise(comparisons: pd.DataFrame) -> Chart:
+@style.figure
+def pairwise(comparisons: pd.DataFrame) -> style.Chart:
     """Which models can be told apart: difference in AUC and adjusted p of each pair."""
     own = comparisons["family"] == "networks"
     comparisons = comparisons[own] if own.any() else comparisons
     models = list(dict.fromkeys([*comparisons["model_a"], *comparisons["model_b"]]))
     k = len(models)
-    chart, ax = chart_of(min(8.0, 0.62 * k + 1.5))
+    chart, ax = style.chart_of(min(8.0, 0.62 * k + 1.5))
     for row in comparisons.itertuples():
         x, y = models.index(row.model_a), models.index(row.model_b)
         apart = row.p_delong_holm < SIGNIFICANT
@@ -87,12 +77,12 @@ def pairwise(comparisons: pd.DataFrame) -> Chart:
         text = f"{row.difference:+.3f}\n{p_value(row.p_delong_holm)}"
         ax.text(
             x, y, text if k <= 10 else f"{row.difference:+.2f}", ha="center", va="center",
-            size=min(9, 98 / k), color="white" if apart else INK,
+            size=min(9, 98 / k), color="white" if apart else style.INK,
         )  # fmt: skip
     ax.set(xlim=(-0.5, max(k - 1.5, 0.5)), ylim=(k - 0.5, 0.5))
-    names = [short(m) if k > 8 else textwrap.fill(short(m), 12) for m in models[:-1]]
+    names = [style.short(m) if k > 8 else textwrap.fill(style.short(m), 12) for m in models[:-1]]
     ax.set_xticks(range(max(k - 1, 0)), names, rotation=90 if k > 8 else 0)
-    ax.set_yticks(range(1, k), [short(m) for m in models[1:]])
+    ax.set_yticks(range(1, k), [style.short(m) for m in models[1:]])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     tied = int((~(comparisons["p_delong_holm"] < SIGNIFICANT)).sum())
@@ -126,13 +116,13 @@ def _asked_alone(comparisons: pd.DataFrame) -> str:
     return f" Corrected for the pairs of the chosen network alone, {listed(pairs)} differ."
 
 
-@figure
+@style.figure
 def subgroups(
     subgroups: pd.DataFrame,
     predictions: pd.DataFrame,
     scores: pd.DataFrame,
     positive: str = FRACTURED,
-) -> Chart:
+) -> style.Chart:
     """AUC, sensitivity and specificity of the chosen network (or the first that the table is
     about) on the whole (a line) and in each subgroup that is large enough, with counts.
     """
@@ -141,11 +131,11 @@ def subgroups(
     rows = subgroups[subgroups["model"] == model]
     rows = rows[~rows["value"].astype(str).isin(["", "nan"]) & rows["sensitivity"].notna()]
     rows = rows.reset_index(drop=True)
-    chart, axes = chart_of(0.34 * max(len(rows), 1) + 1.5, 1, 3, sharey=True)
-    look = appearance(model, [model])
+    chart, axes = style.chart_of(0.34 * max(len(rows), 1) + 1.5, 1, 3, sharey=True)
+    look = style.appearance(model, [model])
     for ax, name in zip(axes.flat, ("auc", "sensitivity", "specificity"), strict=True):
         for place, row in rows.iterrows():
-            interval(ax, row[name], row[f"{name}_low"], row[f"{name}_high"], place, look)
+            style.interval(ax, row, name, place, look)
         for whole in rows.loc[rows["column"] == "all", name]:
             ax.axvline(whole, color=look["color"], linewidth=0.8, linestyle=":")
         for start in np.flatnonzero(rows["column"].ne(rows["column"].shift()))[1:]:
@@ -157,7 +147,7 @@ def subgroups(
     axes.flat[0].set_yticks(range(len(rows)), ticks)
     axes.flat[0].set_ylim(max(len(rows), 1) - 0.5, -0.5)
     chart.suptitle(
-        f"{short(model)} by subgroup ({positive}/all test pictures; dotted: all)", size=11
+        f"{style.short(model)} by subgroup ({positive}/all test pictures; dotted: all)", size=11
     )
     return chart.say(*_weakest(rows, words, model, positive))
 
@@ -167,7 +157,7 @@ def _words(rows: pd.DataFrame) -> list[str]:
     said = []
     for column, group in rows.groupby("column", sort=False):
         name = str(column).replace("_", " ")
-        words = [f"{name}: {short(word)}" for word in in_words(group["value"])]
+        words = [f"{name}: {style.short(word)}" for word in in_words(group["value"])]
         said += ["all pictures"] if column == ALL else words
     return said
 

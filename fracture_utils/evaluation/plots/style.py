@@ -161,12 +161,11 @@ def xray(ax: Axes, picture: np.ndarray) -> None:
     ax.set_axis_off()
 
 
-def interval(
-    ax: Axes, value: float, low: float, high: float, place: int, look: dict[str, Any]
-) -> None:
-    """A point with its interval, lying on row `place`."""
-    ax.plot([low, high], [place, place], color=look["color"], linewidth=2, solid_capstyle="butt")
-    ax.plot(value, place, markersize=8, linestyle="", **look)
+def interval(ax: Axes, row: pd.Series, name: str, place: int, look: dict[str, Any]) -> None:
+    """A number of a table's row as a point with its interval, lying on row `place`."""
+    ends = [row[f"{name}_low"], row[f"{name}_high"]]
+    ax.plot(ends, [place, place], color=look["color"], linewidth=2, solid_capstyle="butt")
+    ax.plot(row[name], place, markersize=8, linestyle="", **look)
 
 
 def numbered(

@@ -8,38 +8,30 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from fracture_utils.evaluation.plots.style import (
-    INK,
-    MUTED,
-    Chart,
-    appearance,
-    chart_of,
-    figure,
-    short,
-)
+from fracture_utils.evaluation.plots import style
 from fracture_utils.evaluation.wording import listed, ranged
 
 
-@figure
-def history(history: pd.DataFrame) -> Chart:
+@style.figure
+def history(history: pd.DataFrame) -> style.Chart:
     """Loss and AUC by epoch, training and validation, a row a network; a dot at the kept epoch."""
     models = list(history["model"].unique())
-    chart, axes = chart_of(1.3 * len(models) + 0.7, len(models), 2, sharey="col")
+    chart, axes = style.chart_of(1.3 * len(models) + 0.7, len(models), 2, sharey="col")
     axes = axes.reshape(-1, 2)
     kept = {}
     for (left, right), model in zip(axes, models, strict=True):
         rows = history[history["model"] == model].reset_index(drop=True)
         kept[model] = int(rows["val_auc"].fillna(-1).idxmax())
         for ax, name in ((left, "loss"), (right, "auc")):
-            _course(ax, rows, name, appearance(model, models)["color"], kept[model])
-        left.set_ylabel(short(model, 16))
+            _course(ax, rows, name, style.appearance(model, models)["color"], kept[model])
+        left.set_ylabel(style.short(model, 16))
     axes[0, 0].set_title("loss")
     axes[0, 1].set_title("AUC")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     looks: list[dict[str, Any]] = [{"linestyle": ":"}, {}, {"linestyle": "--", "linewidth": 0.8}]
-    lines = [Line2D([], [], color=INK, **look) for look in looks]
-    lines.append(Line2D([], [], color=INK, marker="o", linestyle="", markersize=6))
+    lines = [Line2D([], [], color=style.INK, **look) for look in looks]
+    lines.append(Line2D([], [], color=style.INK, marker="o", linestyle="", markersize=6))
     words = ["training", "validation", "fine-tuning begins", "kept epoch"]
     if not (history["stage"] == "fine_tune").any():
         del lines[2], words[2]
@@ -53,7 +45,7 @@ def _course(ax: Axes, rows: pd.DataFrame, name: str, colour: str, kept: int) -> 
     ax.plot(epochs, rows[f"val_{name}"], color=colour)
     ax.plot(epochs[kept], rows.loc[kept, f"val_{name}"], "o", color=colour, markersize=6)
     for start in np.flatnonzero(rows["stage"].ne(rows["stage"].shift()))[1:]:
-        ax.axvline(start + 0.5, color=MUTED, linewidth=0.8, linestyle="--")
+        ax.axvline(start + 0.5, color=style.MUTED, linewidth=0.8, linestyle="--")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
 
@@ -85,23 +77,27 @@ def _ends(history: pd.DataFrame, models: list[str], kept: dict[str, int]) -> str
     return f"Line charts of loss and AUC by epoch: {'; '.join(said)}."
 
 
-@figure
-def accuracy_against_cost(scores: pd.DataFrame, networks: pd.DataFrame) -> Chart:
+@style.figure
+def accuracy_against_cost(scores: pd.DataFrame, networks: pd.DataFrame) -> style.Chart:
     """AUC against parameters and against time a picture, for the networks that were trained."""
     costs = networks.dropna(subset=["parameters", "seconds_per_picture"])
     wanted = ["model", "parameters", "seconds_per_picture"]
     rows = scores.merge(costs[wanted], on="model")
-    chart, axes = chart_of(4.2, 1, 2, sharey=True)
-    hardware = listed([short(name, 44) for name in costs.get("hardware", pd.Series()).unique()])
+    chart, axes = style.chart_of(4.2, 1, 2, sharey=True)
+    hardware = listed(
+        [style.short(name, 44) for name in costs.get("hardware", pd.Series()).unique()]
+    )
     panels = [
         (rows["parameters"] / 1e6, "parameters (millions)"),
         (1000 * rows["seconds_per_picture"], "milliseconds a picture"),
     ]
     for ax, (cost, title) in zip(axes.flat, panels, strict=True):
         for x, row in zip(cost, rows.to_dict("records"), strict=True):
-            look = appearance(row["model"], rows["model"])
+            look = style.appearance(row["model"], rows["model"])
             ax.plot([x, x], [row["auc_low"], row["auc_high"]], color=look["color"], alpha=0.5)
-            ax.plot(x, row["auc"], linestyle="", markersize=8, label=short(row["model"]), **look)
+            ax.plot(
+                x, row["auc"], linestyle="", markersize=8, label=style.short(row["model"]), **look
+            )
         ax.set(xlabel=title, xscale="log")
         ax.margins(x=0.12)
         _plain_log_ticks(ax)
