@@ -137,8 +137,8 @@ def offline(folder: Path) -> dict[str, str]:
 
 
 def command(folder: Path) -> subprocess.CompletedProcess:
-    """A quick run as the README starts it."""
-    options = ["--quick", "--source", "phantoms", "--backbones", NAMES]
+    """A quick run as the README starts it, but for a shorter training of the evidence heads."""
+    options = ["--quick", "--source", "phantoms", "--backbones", NAMES, "--place-epochs", "3"]
     for name in ("data", "models", "weights", "results"):
         options += [f"--{name}-dir", str(folder / name)]
     return subprocess.run(
@@ -154,6 +154,7 @@ def execute(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         settings = {f"FRACTURE_{n.upper()}_DIR": folder / n for n in ("data", "models", "weights")}
         settings |= {"FRACTURE_QUICK": "1", "FRACTURE_SOURCE": "phantoms"}
+        settings |= {"FRACTURE_PLACE_EPOCHS": "3"}
         for name, value in (settings | offline(folder)).items():
             patch.setenv(name, str(value))
         parameters = {"results_dir": str(folder / "results"), "backbone_names": NAMES}
