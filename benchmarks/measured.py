@@ -1,9 +1,12 @@
 """Figures as files: what was measured, how, on what machine, and what else was at work on it."""
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import platform
+import runpy
 import statistics
 import subprocess
 import sys
@@ -15,25 +18,44 @@ from fracture_utils import files
 from fracture_utils.ledger import versions
 
 RESULTS = Path(__file__).parent / "results"
+TOGETHER = "--together"
 
 
 def arguments(description: str, rounds: int = 3) -> argparse.ArgumentParser:
-    """A command line with what all measurements have in common: --rounds and --output."""
+    """A command line with what all measurements have in common: --rounds, --output, --together."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=rounds, help="of each way, in turns")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
+    parser.add_argument(
+        TOGETHER, action="store_true", help="in one process, to see that it works: measures nothing"
+    )
     return parser
 
 
 def apart(script: str, *words: object) -> Any:
-    """What `script` prints as JSON in its last line, in a fresh process of its own."""
+    """What `script` prints as JSON in its last line, in a fresh process of its own, or in this one
+    where --together was asked.
+    """
+    if TOGETHER in sys.argv:
+        return _here([script, *map(str, words)])
     command = [sys.executable, script, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{Path(script).name} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _here(command: list[str]) -> Any:
+    asked, said = sys.argv, io.StringIO()
+    sys.argv = command
+    try:
+        with contextlib.redirect_stdout(said):
+            runpy.run_path(command[0], run_name="__main__")
+    finally:
+        sys.argv = asked
+    return json.loads(said.getvalue().splitlines()[-1])
 
 
 def answer(value: object) -> None:

@@ -48,7 +48,8 @@ def test_the_memory_of_the_audit(tmp_path):
 def test_the_stock_recipe(tmp_path):
     phantoms.make(tmp_path / "data", 96, 64, 0)
     words = (tmp_path / "data", "random", "MobileNet", "--size", 32, "--epochs", 2)
-    found = measured(tmp_path / "out", "stock", *words, "--measured", 1, "--fine-tune", 1)
+    words += ("--measured", 1, "--fine-tune", 1, "--together")
+    found = measured(tmp_path / "out", "stock", *words)
     row = found["networks"]["MobileNet"]
     assert row["stock"]["epochs run"] == {"head": 1, "fine_tune": 1}
     assert {0 <= row[who]["AUC"] <= 1 for who in ("stock", "package")} == {True}
@@ -59,6 +60,7 @@ def test_the_stock_recipe(tmp_path):
 
 @pytest.mark.slow
 def test_the_forward_pass(tmp_path):
-    found = measured(tmp_path / "out", "forward", "MobileNet", "--pictures", 48, "--size", 32)
+    words = ("MobileNet", "--pictures", 48, "--size", 32, "--together")
+    found = measured(tmp_path / "out", "forward", *words)
     assert found["MobileNet"]["pictures/s"]["float32"]["median"] > 0
     assert found["MobileNet"]["largest change of a logit"] >= 0
