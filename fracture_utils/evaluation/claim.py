@@ -200,9 +200,7 @@ def _of_models(
     trained = networks[networks["status"] == "trained"]
     names, settings = listed(list(trained["model"])), run["settings"]
     parts = [f"{row.model} {row.parameters / 1e6:.1f} million" for row in trained.itertuples()]
-    starts = [
-        f"{row.model} from {row.initialisation} weights" for row in trained.itertuples()
-    ]  # fmt: skip
+    starts = [f"{row.model} from {row.initialisation} weights" for row in trained.itertuples()]
     digests = [f"{n} {c['weights_sha256']}" for n, c in cards.items() if "weights_sha256" in c]
     seen = ("views", "head_epochs", "fine_tune_epochs", "fine_tune_depth", "batch_size", "dropout")
     shown = listed([f"{name} {settings[name]}" for name in seen if name in settings])
@@ -212,9 +210,8 @@ def _of_models(
         6: f"Comparison of {len(trained)} networks; {run['purpose']}.",
         22: f"Parameters: {listed(parts)}; one logit for {FRACTURED}; layers as Keras has them.",
         23: listed([f"{name} {version}" for name, version in run["versions"].items()]) + ".",
-        24: listed(starts)
-        + ". "
-        + (f"Trained weights (SHA-256): {'; '.join(digests)}." * bool(digests)),
+        24: f"{listed(starts)}. "
+        + (f"Trained weights (SHA-256): {'; '.join(digests)}." if digests else ""),
         25: f"Augmented pictures, the seed {run['seed']}, {shown}; all settings below.",
         26: f"{chosen}: the highest AUC on the validation pictures. The test chose nothing.",
         27: f"Mean of the calibrated logits of {listed(members)}." if members else "",

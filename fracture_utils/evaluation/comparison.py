@@ -43,11 +43,10 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
     auc, covariance = delong(seen.labels, seen.logits, seen.groups)
     ranking = np.argsort(-auc, kind="stable")
     draws = resampled_auc(seen.labels, seen.logits, seen.groups, resamples, seed)
-    rows = []
+    several, rows = len(np.unique(seen.groups)) > 1, []
     for a, b in itertools.combinations(ranking, 2):
-        low, high = np.nan, np.nan
-        if len(np.unique(seen.groups)) > 1:
-            low, high = np.percentile(draws[:, a] - draws[:, b], [2.5, 97.5])
+        gains = draws[:, a] - draws[:, b]
+        ends = np.percentile(gains, [2.5, 97.5]) if several else (np.nan, np.nan)
         variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
         p_delong = _p_delong(auc[a] - auc[b], variance)
         right = seen.decisions[:, [a, b]] == (seen.labels == 1)[:, None]
@@ -57,7 +56,7 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         p_mcnemar = mcnemar(agreement, exact=True).pvalue
         family = "ensembles" if "ensemble" in (seen.kinds[a], seen.kinds[b]) else "networks"
         names = seen.models[a], seen.models[b], family
-        rows.append((*names, auc[a] - auc[b], low, high, p_delong, *p_decisions, p_mcnemar))
+        rows.append((*names, auc[a] - auc[b], *ends, p_delong, *p_decisions, p_mcnemar))
     table = pd.DataFrame(rows, columns=COLUMNS[:10])
     for test in TESTS:
         table[f"{test}_holm"] = table.groupby("family")[test].transform(holm)

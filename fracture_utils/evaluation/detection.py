@@ -53,7 +53,8 @@ def curve(
     percentiles of a bootstrap over groups; where every lesion or none is found, they are those of
     Clopper and Pearson (1934). Empty where no test picture has a box.
     """
-    seen = _pictures(images, boxes)
+    test = images[images["split"] == "test"]
+    seen = test[(test["label"] != FRACTURED) | test["path"].isin(boxes["path"])]
     if not len(seen) or not (seen["label"] == FRACTURED).any():
         return pd.DataFrame(columns=COLUMNS)
     grid = next(iter(next(iter(maps.values())).values())).shape
@@ -73,11 +74,6 @@ def curve(
         for model, its in maps.items()
     ]
     return pd.concat(curves, ignore_index=True)[COLUMNS]
-
-
-def _pictures(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
-    test = images[images["split"] == "test"]
-    return test[(test["label"] != FRACTURED) | test["path"].isin(boxes["path"])]
 
 
 def _curve(found: Found, weights: np.ndarray) -> pd.DataFrame:

@@ -15,7 +15,6 @@ from fracture_utils.evaluation.intervals import ENDS, errors_of_100, named
 from fracture_utils.evaluation.predictions import contenders
 from fracture_utils.evaluation.subgroups import design_effect
 
-VALUES = ("missed_of_100", "alarms_of_100", "ppv", "npv", "lr_positive", "lr_negative", "mcc")
 THRESHOLDS = np.arange(1, 100) / 100
 """Probabilities of a fracture from which on a person might act."""
 CURVE = [column.name for column in tables.COLUMNS["decision_curve"]]
@@ -28,8 +27,8 @@ def table(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a model but the references: model, prevalence, then each of VALUES with <value>_low
-    and <value>_high (95 %), at the threshold chosen on validation, on the test pictures.
+    """One row a model but the references, at the threshold chosen on validation, on the test
+    pictures: model, prevalence, then seven values, each with <value>_low and <value>_high (95 %).
 
     missed_of_100: of 100 fractures; alarms_of_100: of 100 normal pictures. ppv and npv hold where
     `prevalence` of the pictures are fractured (None: their share in the test). lr_positive and

@@ -94,23 +94,16 @@ def of(
 
 def _standing(model: str, places: pd.Series) -> str:
     """The first half of the headline; `places` are those of the other networks."""
-    count, tied = len(places) + 1, int(places.isin(["tie", "not tested"]).sum())
+    others, tied = len(places), int(places.isin(["tie", "not tested"]).sum())
     ahead = int((places == "ahead").sum())
-    if count == 1:
+    if not others:
         return f"{model}, the only network,"
     if ahead:
-        return (
-            f"{model}, chosen on validation but behind {ahead} of {count - 1} others on the test,"
-        )
-    if tied == count - 1:
-        return f"{count} networks, not to be told apart; {model}, the chosen one,"
+        return f"{model}, chosen on validation but behind {ahead} of {others} others on the test,"
     if tied:
-        return (
-            f"{count} networks, {tied + 1} of them not to be told apart; {model}, the chosen one,"
-        )
-    return (
-        f"{model}, ahead of {f'{count - 1} other networks' if count > 2 else 'the other network'},"
-    )
+        of_them = "" if tied == others else f"{tied + 1} of them "
+        return f"{others + 1} networks, {of_them}not to be told apart; {model}, the chosen one,"
+    return f"{model}, ahead of {f'{others} other networks' if others > 1 else 'the other network'},"
 
 
 def _ranking(row: pd.Series, places: pd.Series) -> Light:

@@ -20,6 +20,7 @@ from fracture_utils.evaluation.wording import of_each, ranged
 
 LEAST = -0.05
 """Net benefit below which nothing is shown: acting on all falls without end."""
+Points = tuple[np.ndarray, np.ndarray]
 CHANCE: dict[str, Any] = {"color": style.FAINT, "linewidth": 1, "linestyle": "--"}
 
 
@@ -78,7 +79,7 @@ def _trade_off(
     scores: pd.DataFrame,
     metric: str,
     title: str,
-    rates: Callable[..., tuple[np.ndarray, np.ndarray]],
+    rates: Callable[..., Points],
 ) -> tuple[style.Chart, Axes]:
     """A curve a model over all thresholds, and a marker at the chosen one: the chosen network in
     colour, the others in grey with the number under which the legend names them.
@@ -117,9 +118,7 @@ def _trade_off(
     return chart, ax
 
 
-def _line(
-    seen: Answers, model: str, rates: Callable[..., tuple[np.ndarray, np.ndarray]]
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _line(seen: Answers, model: str, rates: Callable[..., Points]) -> tuple[Points, Points]:
     """The curve of one model, and its point at the chosen threshold."""
     place, fractured = seen.models.index(model), seen.labels == 1
     sizes = np.array([fractured.sum(), (~fractured).sum()], dtype=float)
