@@ -23,8 +23,8 @@ hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machi
 hypothesis.settings.load_profile("unhurried")
 
 LONGEST = (
-    *("test_faults", "test_project", "test_small_sets", "test_benchmarks", "test_cluster"),
-    *("test_evaluation_plots", "test_predict", "test_released_models", "test_jobs"),
+    *("test_project", "test_faults", "test_small_sets", "test_benchmarks", "test_cluster"),
+    *("test_models", "test_evaluation_plots", "test_predict", "test_released_models", "test_jobs"),
 )
 """Files that take a minute or more."""
 
