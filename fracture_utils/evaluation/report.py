@@ -53,7 +53,7 @@ def provenance(folder: Path) -> tuple[str, dict[str, str], str]:
     """Source of the pictures, from run.json, initialisation of each network, from scores.csv, and
     the name of the positive class; empty, and fractured, where the folder holds no such run.
     """
-    run = _json(folder / "run.json") or {}
+    run = _json(folder / "run.json")
     source = _part(run, "settings").get("source", "")
     positive = str(run.get("positive", FRACTURED))
     scores = _table(folder / "scores.csv")
@@ -82,7 +82,8 @@ def write(
     folder = Path(folder)
     tables = {name: _table(folder / f"{name}.csv") for name in TABLES}
     tables["predictions"] = tables["predictions"] if predictions is None else predictions
-    points, run = _json(folder / "operating_points.json"), _json(folder / "run.json") or {}
+    points = pd.DataFrame(_json(folder / "operating_points.json"))
+    run = _json(folder / "run.json")
     figures = page.figures(folder / "figures", None if shown is None else set(shown))
     text = folder / "conclusion.txt"
     sentences = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
@@ -92,9 +93,8 @@ def write(
     positive = run.get("positive", FRACTURED)
     values = _heading(folder, run, positive) | {"sentences": sentences, "lacking": lacking}
     values |= _answers(tables, points, positive)
-    fitted = pd.DataFrame(points or [])
     layers = folder / "figures" / cases.FOLDER
-    values["cases"] = cases.cards(tables["gallery"], tables["predictions"], fitted, layers)
+    values["cases"] = cases.cards(tables["gallery"], tables["predictions"], points, layers)
     values["caution"] = _caution(values["cases"], tables["localisation"])
     beside = [*sorted(folder.glob("*.csv")), *folder.glob("claim.md"), *folder.glob("run.json")]
     values["beside"] = [path.name for path in beside]
@@ -179,7 +179,7 @@ def _markdown(text: object) -> jinja2.utils.markupsafe.Markup:
     return jinja2.utils.markupsafe.Markup(plain)
 
 
-def _answers(tables: Tables, points: Any, positive: str) -> dict[str, Any]:
+def _answers(tables: Tables, points: pd.DataFrame, positive: str) -> dict[str, Any]:
     """Card, explorer and leaderboard, as far as there are tables for them."""
     scores, predictions = tables["scores"], tables["predictions"]
     found: dict[str, Any] = {"data": {"positive": positive}}
@@ -190,8 +190,8 @@ def _answers(tables: Tables, points: Any, positive: str) -> dict[str, Any]:
     tests = tables["comparisons"]
     found["card"] = page.card(scores, tests, tables["localisation"], positive, chosen)
     found["board"] = page.leaderboard(scores, tests, tables["networks"], chosen)
-    if points and "decision" in predictions:
-        found["explorer"], data = page.explorer(predictions, chosen, pd.DataFrame(points))
+    if len(points) and "decision" in predictions:
+        found["explorer"], data = page.explorer(predictions, chosen, points)
         found["data"] |= data
     return found
 
@@ -206,7 +206,7 @@ def _caution(cards: list[dict], located: pd.DataFrame) -> str | None:
 def _sections(
     folder: Path,
     tables: Tables,
-    points: object,
+    points: pd.DataFrame,
     run: dict,
     figures: list[dict],
     positive: str,
@@ -219,7 +219,7 @@ def _sections(
     pictures = [grids.splits(tables["images"]), grids.findings(tables["audit"])]
     checklist = [grids.checklist(folder / "claim.md")]
     full = [grids.scores(tables["scores"], positive), grids.comparisons(tables["comparisons"])]
-    full += [grids.of("Fitted on validation pictures only", pd.DataFrame(points or []))]
+    full += [grids.of("Fitted on validation pictures only", points)]
     members = _members(tables["ensembles"])
     full += [grids.of("Members of the ensembles, chosen on validation", members)]
     full += [grids.record(run)]
@@ -257,7 +257,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _json(path: Path) -> Any:
-    return files.read_json(path) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else {}
 
 
 def _data(tables: Tables) -> tuple[list[str], list[str]]:
