@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
 from fracture_utils import tables
@@ -52,7 +51,7 @@ def pairs(predictions: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd
         right = seen.decisions[:, [a, b]] == (seen.labels == 1)[:, None]
         classes = (seen.labels == 1, seen.labels == 0)
         p_decisions = [paired(right[of, 0], right[of, 1], seen.groups[of]) for of in classes]
-        agreement = confusion_matrix(*right.T, labels=[False, True])
+        agreement = np.bincount(right @ [2, 1], minlength=4).reshape(2, 2)
         p_mcnemar = mcnemar(agreement, exact=True).pvalue
         family = "ensembles" if "ensemble" in (seen.kinds[a], seen.kinds[b]) else "networks"
         names = seen.models[a], seen.models[b], family
