@@ -16,9 +16,9 @@ ledger          what is done and still valid, and who holds a folder
 data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates, groups,
                 inventory, sidecars, sources/, images, agreement, audit, store, places,
                 augmentation, batches
-models/         precision, released, backbones, evidence, classifier, features, training, heads,
-                heatmaps, familiarity, prediction, progress, process, crew, cluster,
-                job, jobs, cards, worker
+models/         precision, released, backbones, evidence, classifier, folding, speed, features,
+                training, heads, heatmaps, familiarity, prediction, progress, process, crew,
+                cluster, job, jobs, cards, worker
 evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
                 calibration, comparison, wording, seeds, subgroups, use, detection,
                 localisation, gallery, findings, conclusion, claim, verdict, plots/,

@@ -37,6 +37,8 @@ ORDER = [
         "models.backbones",
         "models.evidence",
         "models.classifier",
+        "models.folding",
+        "models.speed",
         "models.features",
     ),
     *(

@@ -86,19 +86,20 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
     return found, missing
 
 
-def _keras_cache() -> Path:
+def keras_cache() -> Path:
+    """Where Keras keeps the weights that it downloads."""
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
 
 
 def _on_disk(backbone: Backbone, config: Config) -> Weights | None:
-    for folder in (config.weights_dir, _keras_cache()):
+    for folder in (config.weights_dir, keras_cache()):
         if folder and (path := Path(folder) / backbone.weights_file).is_file():
             return _imagenet(backbone, path)
     return None
 
 
 def _downloaded(backbone: Backbone) -> Weights:
-    path = _keras_cache() / backbone.weights_file
+    path = keras_cache() / backbone.weights_file
     download.fetch(backbone.weights_address, path, md5=backbone.weights_md5)
     return _imagenet(backbone, path)
 

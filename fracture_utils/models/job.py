@@ -31,7 +31,7 @@ _SETTINGS = {
 }  # fmt: skip
 """What each stage depends on, beside what the stages before it depend on."""
 CODE = (
-    *("models/classifier", "models/evidence", "models/features", "models/heads"),
+    *("models/classifier", "models/folding", "models/evidence", "models/features", "models/heads"),
     *("models/training", "models/prediction", "models/precision", "models/worker"),
     *("data/greys", "data/dicom", "data/reader", "data/store"),
     *("data/augmentation", "data/batches", "data/places"),

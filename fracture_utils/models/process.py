@@ -26,12 +26,14 @@ def environment() -> dict[str, str]:
     """The environment of a process that uses this package, wherever it is started.
 
     It writes UTF-8 whatever the code page, and its Keras runs on TensorFlow unless KERAS_BACKEND
-    names another, whatever ~/.keras/keras.json says.
+    names another, whatever ~/.keras/keras.json says. TensorFlow uses oneDNN, which it does by
+    itself only on processors with 512-bit instructions, though others gain as well
+    (benchmarks/README.md).
     """
     root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
     own = {"PYTHONPATH": os.pathsep.join(filter(None, [root, inherited]))}
     own |= {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return {"KERAS_BACKEND": "tensorflow"} | dict(os.environ) | own
+    return {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"} | dict(os.environ) | own
 
 
 def train(folder: Path, hear: Callable[[dict], None], card: str = "") -> tuple[int, str]:

@@ -29,10 +29,12 @@ from fracture_utils.models import (
     classifier,
     familiarity,
     features,
+    folding,
     heads,
     heatmaps,
     precision,
     prediction,
+    speed,
     training,
 )
 from fracture_utils.models.backbones import REGISTRY
@@ -65,12 +67,13 @@ class Desk:
         self.splits = job.images["split"].to_numpy()
         self.train = np.flatnonzero(self.splits == "train")
         self.judged = np.flatnonzero(self.splits != "train")
-        self.arithmetic = precision.resolve(job.config.precision)
-        self.body = classifier.body(self.backbone, job.weights, job.config, self.arithmetic)
+        arithmetic = precision.resolve(job.config.precision)
+        self.body = classifier.body(self.backbone, job.weights, job.config, arithmetic)
         if job.weights.initialisation == "random":
             batches = Batches(self.pixels, self.labels, self.train, job.config, epoch=0)
             first = range(min(len(batches), BATCHES_TO_ADAPT))
             classifier.adapt_normalisation(self.body, (batches[k][0] for k in first))
+        self.arithmetic = speed.arithmetic(self.body, job.config)
         self.views = features.views(len(self.labels), self.train, job.config)
         self.arrays: dict[str, np.ndarray] = {}
         self.without_maps = self._too_large()
@@ -227,7 +230,7 @@ class Desk:
         """The features and maps of the frozen network, computed as far as they are not there."""
         if not self.arrays:  # checked once a process
             self.arrays = features.extract(
-                self.body, self.pixels, self.views, self.config,
+                folding.folded(self.body), self.pixels, self.views, self.config,
                 self.job.folder / self.job.maps_name(), not self.without_maps, progress,
             )  # fmt: skip
         return self.arrays
@@ -238,7 +241,7 @@ class Desk:
         """
         at_hand = (self.job.folder / self.job.maps_name()).is_dir() and not self.without_maps
         if not (frozen and at_hand):
-            return heatmaps.look(explained, self.pixels, self.judged, self.config)
+            return heatmaps.look(folding.folded(explained), self.pixels, self.judged, self.config)
         maps, inside = [self._kept(_silent)["last"]], None
         if classifier.head_of(explained) == "evidence":
             maps, inside = [self._kept(_silent)["early"], *maps], self._truth[1]
