@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fracture_utils import predict
 from fracture_utils.config import Config
 from fracture_utils.data import reader
+from fracture_utils.predict import Panel
 
 MANY = 500
 
@@ -34,15 +34,15 @@ def seconds(paths: list[Path], *options: str) -> float:
 
 def forward(config: Config, paths: list[Path]) -> float:
     """Of all networks over the same pictures in memory, after a warm-up."""
-    cards, _ = predict._cards(config)
-    total = 0.0
-    for network in predict._load(cards, config).values():
-        size, aspect = network.card["input_size"], network.card["aspect"]
+    panel, total = Panel(config), 0.0
+    panel.load()
+    for name, network in panel.networks.items():
+        size, aspect = panel.cards[name]["input_size"], panel.cards[name]["aspect"]
         pixels = np.stack([reader.fit(reader.read(path), size, aspect) for path in paths])
         batch = pixels[..., None].astype(np.float32)
-        network.explained.predict(batch[:64], verbose=0)
+        network.predict(batch[:64], verbose=0)
         started = time.perf_counter()
-        network.explained.predict(batch, verbose=0, batch_size=config.batch_size)
+        network.predict(batch, verbose=0, batch_size=config.batch_size)
         total += time.perf_counter() - started
     return total
 

@@ -71,10 +71,11 @@ class Panel:
 
     def load(self) -> None:
         """Build the networks and fill them with their numbers."""
-        from fracture_utils.models import heatmaps
+        from fracture_utils.models import folding, heatmaps
 
         for name, card in self.cards.items():
-            self.networks[name] = heatmaps.explaining(cards.build(name, card, self.config))
+            model = heatmaps.explaining(cards.build(name, card, self.config))
+            self.networks[name] = folding.folded(model)
             self.known[name] = familiarity.read(familiarity.path(name, self.config))
 
     def answer(self, pictures: Sequence[Picture]) -> tuple[pd.DataFrame, list[np.ndarray]]:

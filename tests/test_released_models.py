@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data import phantoms, reader
-from fracture_utils.models import cards, classifier, heatmaps
+from fracture_utils.models import cards, classifier, heatmaps, precision
 from fracture_utils.models.backbones import RELEASED_DIR, Weights
 from fracture_utils.networks import REGISTRY
 from fracture_utils.predict import Panel, answer
@@ -53,8 +53,9 @@ def test_a_body_for_training_is_the_body_that_answers(name):
             assert np.array_equal(one, other)
 
 
-def test_phantoms_get_the_probabilities_that_they_got(tmp_path):
-    """To three hundredths, because processors with and without bfloat16 round differently."""
+def test_phantoms_get_the_probabilities_that_they_got(tmp_path, monkeypatch):
+    """In float32, because 16 bits, where a processor has them, change them by up to 0.03."""
+    monkeypatch.setattr(precision, "resolve", lambda _: "float32")
     expected = json.loads((CASES / "released_phantoms.json").read_text())
     phantoms.make(tmp_path / "phantoms", 48, 128, seed=7)
     paths = [tmp_path / "phantoms" / path for path in expected["paths"]]
@@ -63,7 +64,7 @@ def test_phantoms_get_the_probabilities_that_they_got(tmp_path):
     assert not problems
     for model, probabilities in expected["probabilities"].items():
         found = table.loc[table["model"] == model, "probability"]
-        np.testing.assert_allclose(found, probabilities, atol=0.03)
+        np.testing.assert_allclose(found, probabilities, atol=2e-3)
     assert set(table["model"]) == set(expected["probabilities"])
 
 
