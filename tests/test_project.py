@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from fracture_utils.__main__ import EVALUATION
@@ -232,7 +233,10 @@ def test_evaluate_gives_the_tables_that_the_notebook_gave(run, quick_run, tmp_pa
     rescoring.evaluate(results / "predictions.csv", config)
     names = {path.name for path in config.results_dir.glob("*.csv")}
     assert {"scores.csv", "comparisons.csv", "use.csv", "subgroups.csv", "gallery.csv"} <= names
-    for name in sorted({*names, "operating_points.json", "conclusion.txt"}):
+    files = (config.results_dir / "operating_points.json", results / "operating_points.json")
+    points = [pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))) for path in files]
+    pd.testing.assert_frame_equal(*points, rtol=1e-9, atol=0)  # it holds all digits
+    for name in sorted({*names, "conclusion.txt"}):
         again = (config.results_dir / name).read_text(encoding="utf-8")
         assert again == (results / name).read_text(encoding="utf-8"), name
 
