@@ -1,12 +1,15 @@
-"""The forward pass in float32, in the precision that `auto` chooses, and by OpenVINO.
+"""The forward pass by Keras in float32, as the package does it, and by OpenVINO.
 
     python benchmarks/forward.py [NETWORK ...] [--data DATA] [--size N] [--pictures N]
 
 Each pass runs in a process of its own, all ways in turns, on phantoms of the native size (or
---size); pictures per second are medians. OpenVINO, with bfloat16, is a yardstick and takes part
-where it is installed (`pip install --target DIR --no-deps openvino`, and DIR in PYTHONPATH).
+--size); pictures per second are medians. "keras" is the network as keras.applications builds it, in
+float32, with TensorFlow's own settings; "package" is folded, with oneDNN, and in 16 bits where the
+processor has them and they are faster. OpenVINO, in 16 bits where the processor has them, is a
+yardstick and takes part where it is installed (DIR of
+`pip install --target DIR --no-deps openvino openvino-telemetry` in PYTHONPATH).
 
-What the precision changes is asked of the released networks at the size that they were trained at:
+What the package's way changes is asked of the released networks at the size of their training:
 the largest change of a logit, and the change of the AUC, over the test folder of --data, or over
 the phantoms where it is not given (then the AUC itself says nothing, only its change).
 """
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import measured
 import numpy as np
@@ -24,6 +28,7 @@ from sklearn.metrics import roc_auc_score
 from fracture_utils import files
 from fracture_utils.config import Config
 from fracture_utils.data import phantoms, reader
+from fracture_utils.models import process
 from fracture_utils.models.backbones import RELEASED_DIR, Weights
 from fracture_utils.networks import REGISTRY
 
@@ -37,46 +42,47 @@ def grey(paths: list[Path], size: int) -> np.ndarray:
 
 def network(name: str, way: str, size: int):
     """The released network as it computes in `way`, at any size."""
-    from fracture_utils.models import classifier, precision
+    from fracture_utils.models import classifier, folding, precision, speed
 
     card = files.read_json(RELEASED_DIR / f"{name}.json")
     config = Config(image_size=size, head_width=card["head_width"])
-    arithmetic = precision.resolve("float32" if way == "openvino" else way)
-    model = classifier.build(REGISTRY[name], Weights("random"), config, arithmetic, card["head"])
+    model = classifier.build(REGISTRY[name], Weights("random"), config, "float32", card["head"])
     classifier.load_released(model, RELEASED_DIR / card["weights"])
-    return model, arithmetic
+    if way != "package":
+        return model, precision.resolve("auto")
+    with tempfile.TemporaryDirectory() as folder:
+        return folding.folded(model), speed.arithmetic(model, config, Path(folder))
 
 
-def passing(model, way: str):
+def passing(model, way: str, best: str):
     """A function from a batch to logits (n,)."""
     if way != "openvino":
         return lambda batch: model.predict_on_batch(batch)[:, 0]
     import openvino
 
+    hint = {"INFERENCE_PRECISION_HINT": "f32" if best == "float32" else "bf16"}
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, format="tf_saved_model", verbose=False)
-        compiled = openvino.compile_model(
-            openvino.convert_model(folder), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
-        )
+        compiled = openvino.compile_model(openvino.convert_model(folder), "CPU", hint)
     return lambda batch: next(iter(compiled(batch).values()))[:, 0]
 
 
 def rate(name: str, way: str, size: str, folder: str) -> dict:
     """Pictures per second over the pictures of a folder, in this process."""
-    model, arithmetic = network(name, way, int(size))
-    run, pictures = passing(model, way), grey(sorted(Path(folder).rglob("*.png")), int(size))
+    model, best = network(name, way, int(size))
+    run, pictures = passing(model, way, best), grey(sorted(Path(folder).rglob("*.png")), int(size))
     batches = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
     run(batches[0])
     started = time.perf_counter()
     for batch in batches:
         run(batch)
-    return {"rate": len(pictures) / (time.perf_counter() - started), "arithmetic": arithmetic}
+    return {"rate": len(pictures) / (time.perf_counter() - started), "precision": best}
 
 
 def logits(name: str, way: str, size: str, folder: str) -> list[float]:
     """The logits of all pictures of a folder, in this process."""
-    model, _ = network(name, way, int(size))
-    run, paths = passing(model, way), shown(Path(folder))
+    model, best = network(name, way, int(size))
+    run, paths = passing(model, way, best), shown(Path(folder))
     parts = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     return np.concatenate([run(grey(part, int(size))) for part in parts]).tolist()
 
@@ -86,39 +92,44 @@ def shown(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in reader.SUFFIXES)
 
 
+def asked_of(what: str, name: str, way: str, size: int, folder: Path) -> Any:
+    """What `rate` or `logits` says in a process of its own: the package's has its environment."""
+    environment = process.environment() if way == "package" else None
+    return measured.apart(__file__, "--one", what, name, way, size, folder, environment=environment)
+
+
 def changes(name: str, asked, folder: Path) -> dict:
-    """What `auto` changes of the answers of a network."""
+    """What the package's way changes of the answers of a network."""
     size = asked.size or files.read_json(RELEASED_DIR / f"{name}.json")["input_size"]
     labels = [path.parent.name == "fractured" for path in shown(folder)]
-    plain, auto = (
-        np.array(measured.apart(__file__, "--one", "logits", name, way, size, folder))
-        for way in ("float32", "auto")
+    plain, own = (
+        np.array(asked_of("logits", name, way, size, folder)) for way in ("keras", "package")
     )
-    auc = [roc_auc_score(labels, found) for found in (plain, auto)]
+    auc = [roc_auc_score(labels, found) for found in (plain, own)]
     return {
         "pictures": len(labels),
-        "largest change of a logit": round(float(np.abs(auto - plain).max()), 4),
+        "largest change of a logit": round(float(np.abs(own - plain).max()), 4),
         "standard deviation of the logits": round(float(plain.std()), 4),
-        "AUC in float32": round(auc[0], 5),
+        "AUC by Keras": round(auc[0], 5),
         "change of the AUC": round(auc[1] - auc[0], 5),
     }
 
 
 def compare(name: str, asked, folder: Path) -> dict:
     """The rates of one network in all ways, and their ratios round by round."""
-    ways = ["float32", "auto", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    ways = ["keras", "package", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
     size, found = asked.size or REGISTRY[name].native_size, {way: [] for way in ways}
     for _ in range(asked.rounds):
         for way in ways:
-            found[way].append(measured.apart(__file__, "--one", "rate", name, way, size, folder))
+            found[way].append(asked_of("rate", name, way, size, folder))
     rates = {way: [each["rate"] for each in made] for way, made in found.items()}
     ratios = {
-        f"auto to {way}": measured.spread(np.divide(rates["auto"], rates[way]).tolist())
+        f"package to {way}": measured.spread(np.divide(rates["package"], rates[way]).tolist())
         for way in ways
-        if way != "auto"
+        if way != "package"
     }
     spreads = {way: measured.spread(each) for way, each in rates.items()}
-    return {"auto is": found["auto"][0]["arithmetic"], "pictures/s": spreads, **ratios}
+    return {"precision": found["package"][0]["precision"], "pictures/s": spreads, **ratios}
 
 
 def main() -> None:

@@ -34,14 +34,14 @@ def arguments(description: str, rounds: int = 3) -> argparse.ArgumentParser:
     return parser
 
 
-def apart(script: str, *words: object) -> Any:
-    """What `script` prints as JSON in its last line, in a fresh process of its own, or in this one
-    where --together was asked.
+def apart(script: str, *words: object, environment: dict[str, str] | None = None) -> Any:
+    """What `script` prints as JSON in its last line, in a fresh process of its own, with the
+    variables of this one unless others are given; or in this one where --together was asked.
     """
     if TOGETHER in sys.argv:
         return _here([script, *map(str, words)])
     command = [sys.executable, script, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{Path(script).name} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

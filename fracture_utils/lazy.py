@@ -34,12 +34,7 @@ def rows(path: Path, name: str) -> Callable[[int], np.ndarray]:
 
     The file is open only while a row is read: Windows replaces no file that is open or mapped.
     """
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-        np.lib.format.read_magic(member)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-        begin, header = archive.getinfo(f"{name}.npy").header_offset, member.tell()
-    lengths = np.fromfile(path, "<u2", 2, offset=begin + 26)  # of the name and the extra field
-    start = begin + 30 + int(lengths.sum()) + header  # behind which the array's file begins
+    start, shape, dtype = _member(path, name)
     count = math.prod(shape[1:])
 
     def row(k: int) -> np.ndarray:
@@ -47,3 +42,19 @@ def rows(path: Path, name: str) -> Callable[[int], np.ndarray]:
         return np.fromfile(path, dtype, count, offset=offset).reshape(shape[1:])
 
     return row
+
+
+def mapped(path: Path, name: str) -> np.ndarray:
+    """An array that `files.write_arrays` wrote, mapped from its file, to read."""
+    start, shape, dtype = _member(path, name)
+    return np.memmap(path, dtype, "r", start, shape)
+
+
+def _member(path: Path, name: str) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Where the numbers of an array begin in such a file, in bytes, its shape and its dtype."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        begin, header = archive.getinfo(f"{name}.npy").header_offset, member.tell()
+    lengths = np.fromfile(path, "<u2", 2, offset=begin + 26)  # of the name and the extra field
+    return begin + 30 + int(lengths.sum()) + header, shape, dtype

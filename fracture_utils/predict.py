@@ -80,13 +80,14 @@ class Panel:
 
     def answer(self, pictures: Sequence[Picture]) -> tuple[pd.DataFrame, list[np.ndarray]]:
         """The rows of some pictures, model by model, and one map a picture, of the last model."""
-        from fracture_utils.models import heatmaps
+        from fracture_utils.models import heatmaps, precision
 
         paths, shapes = [str(p.path) for p in pictures], [p.shape for p in pictures]
         parts, calibrated, maps, strange, rates = [], {}, {}, {}, {}
         for name, card in self.cards.items():
             squares = np.stack([p.squares[card["input_size"], card["aspect"]] for p in pictures])
             rows = np.arange(len(squares))
+            precision.apply(precision.resolve(card["precision"]))  # of the process, not the model
             seen = heatmaps.look(self.networks[name], squares, rows, self.config)
             calibrated[name] = calibration.calibrated(seen.logits, card)
             known = self.known[name]

@@ -14,6 +14,7 @@ import pandas as pd
 from fracture_utils import files, tables
 from fracture_utils.config import Config
 from fracture_utils.ledger import Results, versions
+from fracture_utils.models import process
 from fracture_utils.models.job import STAGES
 
 
@@ -40,8 +41,8 @@ def keras() -> ModuleType:
     """Keras, for a look at it in the notebook: without its backend's chatter, whatever keras.json
     says, and without a hand on the graphics card, where the networks train in other processes.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in (process.DEFAULTS | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
+        os.environ.setdefault(name, value)
     with quiet():
         import keras
 

@@ -62,5 +62,5 @@ def test_the_stock_recipe(tmp_path):
 def test_the_forward_pass(tmp_path):
     words = ("MobileNet", "--pictures", 48, "--size", 32, "--together")
     found = measured(tmp_path / "out", "forward", *words)
-    assert found["MobileNet"]["pictures/s"]["float32"]["median"] > 0
+    assert found["MobileNet"]["pictures/s"]["keras"]["median"] > 0
     assert found["MobileNet"]["largest change of a logit"] >= 0

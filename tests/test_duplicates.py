@@ -95,3 +95,18 @@ def test_contrast_is_the_standard_deviation_of_each():
         duplicates.contrast(thumbnails), [np.std(one, dtype=float) for one in thumbnails]
     )
     assert duplicates.contrast(thumbnails[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("blanks", [0, 2])
+def test_polarity_compares_the_cosines_of_the_nearest_also_beside_blank_pictures(blanks):
+    thumbnails = stack(3, 24, 0.5)
+    thumbnails[5] = 255 - thumbnails[5]
+    thumbnails = np.concatenate([thumbnails, np.zeros((blanks, *thumbnails.shape[1:]), np.uint8)])
+    every = np.arange(len(thumbnails))
+    described = duplicates._descriptors(duplicates._normalised(thumbnails, every), False)
+    cosines = described @ described.T
+    opposed = (-cosines).max(axis=1)
+    np.fill_diagonal(cosines, -np.inf)
+    found = duplicates.polarity(thumbnails)
+    np.testing.assert_allclose(found, cosines.max(axis=1) - opposed, atol=1e-5)
+    assert found.argmin() == 5

@@ -196,7 +196,7 @@ def test_truth_knows_normal_places_boxes_and_nothing_of_a_fracture_without_one()
     boxed[20:40, 30:50] = places.MARK
     config = Config(source="phantoms", views=2, rotation=0, zoom=0, shift=0)
     seen = features.views(3, np.array([0, 1, 2]), config)
-    known, inside = features.truth(seen, pixels, [normal, boxed, None], 4, config)
+    known, inside = features.truth(seen, pixels, [normal, boxed, None].__getitem__, 4, config)
     assert known.shape == (6, 4, 4)
     assert (known[~inside] == evidence.UNKNOWN).all()
     assert not inside[:3, :, 0].any()

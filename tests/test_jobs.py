@@ -274,7 +274,7 @@ def test_a_saved_network_predicts_what_it_predicted(data, finished):
     pixels = store.pixels(data[1], config, 32)
     logits = heatmaps.look(heatmaps.explaining(model), pixels, rows, config).logits
     expected = jobs.predictions(networks, data[1], config)["logit"]
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)  # there it was folded
     with pytest.raises(InputError, match="There is no trained VGG16"):
         cards.load("VGG16", config)
 
@@ -350,12 +350,11 @@ def test_a_job_with_boxes_has_the_same_keys_in_its_worker(data, tmp_path):
     assert jobs.Job.load(job.folder).keys() == job.keys()
 
 
-def test_normal_pictures_share_one_mark(data, tmp_path):
+def test_boxes_are_drawn_one_picture_at_a_time(data, tmp_path):
     boxes = pd.DataFrame([(data[1]["path"][2], 4, 8, 20, 24)], columns=NO_BOXES.columns)
     images = data[1].assign(width=32, height=40)
     job = jobs.Job("MobileNet", small_run(data, tmp_path), Weights("random"), images, boxes)
-    marked, label = job.marks(), images["label"]
+    marked, label = [job.mark()(row) for row in range(len(images))], images["label"]
     assert label[2] == "fractured" and marked[2].any()
-    normal = [mark for mark, of in zip(marked, label, strict=True) if of == "normal"]
-    assert len({id(mark) for mark in normal}) == 1 and not normal[0].any()
+    assert not any(mark.any() for mark, of in zip(marked, label, strict=True) if of == "normal")
     assert [mark is None for mark in marked] == list((label != "normal") & (label.index != 2))

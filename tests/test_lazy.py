@@ -32,6 +32,9 @@ def test_rows_are_those_of_the_whole_array(tmp_path_factory, stored):
         for k in range(len(array)):
             np.testing.assert_array_equal(row(k), array[k])
             assert row(k).dtype == array.dtype
+        mapped = lazy.mapped(path, name)
+        np.testing.assert_array_equal(mapped, array)
+        assert mapped.dtype == array.dtype and not mapped.flags.writeable
 
 
 def test_nothing_is_made_before_it_is_asked_for():

@@ -1,6 +1,7 @@
 """Backbones, classifier, features, training, prediction: small pictures, random weights."""
 
 import time
+import tracemalloc
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from fracture_utils import files, lazy
 from fracture_utils.config import Config
 from fracture_utils.data.batches import Batches, MapBatches, shuffled
 from fracture_utils.errors import InputError
@@ -226,6 +228,21 @@ def test_the_head_never_sees_the_test_split():
     assert np.array_equal(one[0], other[0])
 
 
+def test_the_mean_head_holds_no_copy_of_the_features(tmp_path):
+    n = 20_000
+    labels, splits = np.arange(n) % 2, np.array(["train", "validation"])[np.arange(n) % 5 // 4]
+    path = tmp_path / "features.npz"
+    random = np.random.default_rng(0).normal(size=(n, 256)).astype(np.float32)
+    files.write_arrays(path, {}, {"features": random + labels[:, None]})
+    config = Config(**SMALL | {"head_epochs": 2})
+    tracemalloc.start()
+    _, _, history = heads.fit_mean(lazy.mapped(path, "features"), labels, splits, config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert history[-1]["val_auc"] > 0.99
+    assert peak < random.nbytes / 2, f"{peak / random.nbytes:.2f} of what the features take"
+
+
 def tuned(path, config, head_auc=0.0, stop_after=None, monkeypatch=None):
     """A fine-tuned model and its history; `stop_after` epochs the process 'dies'."""
     model = small_model(config)
@@ -374,7 +391,7 @@ def test_what_is_seen_in_kept_maps_is_what_is_seen_in_the_pictures(head, tmp_pat
     seen = features.views(60, np.arange(0), config)
     kept = features.extract(body, PIXELS, seen, config, tmp_path, True, lambda done, total: None)
     marks = [np.zeros((32, 32), np.uint8)] * 60
-    _, inside = features.truth(seen, PIXELS, marks, kept["early"].shape[1], config)
+    _, inside = features.truth(seen, PIXELS, marks.__getitem__, kept["early"].shape[1], config)
     maps = [kept["early"], kept["last"]] if head == "evidence" else [kept["last"]]
     batches = MapBatches(
         maps, np.zeros(60), rows, config.batch_size, inside if head == "evidence" else None

@@ -20,7 +20,7 @@ from fracture_utils.config import Config
 from fracture_utils.data import phantoms, places, store
 from fracture_utils.errors import InputError
 from fracture_utils.evaluation import calibration
-from fracture_utils.models import cards, jobs
+from fracture_utils.models import cards, heatmaps, jobs, precision
 
 CAUTIONS = {"MobileNet": "Warning: they miss.", "Ensemble": "Warning: they miss, too."}
 ROOT = files.Path(files.__file__).parents[1]
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
         data_dir=folder / "data", results_dir=folder / "results", models_dir=folder / "models",
         source="phantoms", phantom_pictures=120, phantom_size=64, seed=3, image_size=64, views=1,
         batch_size=16, head_epochs=2, fine_tune_epochs=1, backbones="MobileNet",
-        initialisation="random", precision="float32",
+        initialisation="random", precision="float32", head="evidence",
     )  # fmt: skip
     phantoms.make(config.pictures_dir, config.phantom_pictures, config.phantom_size, config.seed)
     images = radiographs.table(config)
@@ -86,7 +86,7 @@ def test_the_maps_of_the_run_belong_to_its_logits(trained):
     maps = files.read_arrays(folder / "heatmaps.npz")[1]["maps"]
     logits = predictions["logit"].to_numpy()
     assert len(maps) == len(predictions)
-    assert list(networks["head"]) == ["evidence"]  # phantoms have boxes
+    assert list(networks["head"]) == ["evidence"]
     size = files.read_json(folder / "network.json")["input_size"]
     squares = store.pixels(images, config, size)[images["split"] != "train"]
     inside = np.array([places.inside(square, maps.shape[1]) for square in squares])
@@ -170,6 +170,19 @@ def test_every_file_of_the_networks_is_read_once(trained, answered, monkeypatch)
     monkeypatch.setattr(predict, "CHUNK", 2)
     predict.answer(answered[0][:5], predict.Panel(config), draw=False)
     assert sorted(read) == ["Ensemble.json", "MobileNet.json", "MobileNet.known.npz"]
+
+
+def test_each_network_is_asked_in_its_own_arithmetic(trained, answered, monkeypatch):
+    """It is a matter of the process, so the network that was loaded last would decide for all."""
+    panel, look, told = predict.Panel(trained[0]), heatmaps.look, []
+    panel.load()
+    panel.cards["Other"] = panel.cards["MobileNet"] | {"precision": "mixed_bfloat16"}
+    panel.networks["Other"] = panel.networks["MobileNet"]
+    panel.known["Other"] = panel.known["MobileNet"]
+    monkeypatch.setattr(precision, "apply", told.append)
+    monkeypatch.setattr(heatmaps, "look", lambda *a: told.append("looked") or look(*a))
+    panel.answer([predict.read(answered[0][0], panel.squares)])
+    assert told == ["float32", "looked", "mixed_bfloat16", "looked"]
 
 
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits(trained, answered):

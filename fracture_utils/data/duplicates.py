@@ -102,9 +102,9 @@ def polarity(thumbnails: np.ndarray) -> np.ndarray:
     below 0 it is probably inverted, because most pictures of a set are not.
     """
     described = _descriptors(_normalised(thumbnails, np.arange(len(thumbnails))), False)
-    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(described)
+    nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(described)
     alike, opposed = nearest.kneighbors()[0], nearest.kneighbors(-described)[0]
-    return (opposed**2 - alike**2)[:, 0] / 2  # of unit vectors, the difference of their cosines
+    return (opposed - alike)[:, 0]
 
 
 def contrast(thumbnails: np.ndarray) -> np.ndarray:

@@ -96,14 +96,14 @@ def extract(
 def truth(
     seen: Views,
     pixels: np.ndarray,
-    marks: list[np.ndarray | None],
+    mark: Callable[[int], np.ndarray | None],
     rows: int,
     config: Config,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is known of the places of each view: `evidence.place_loss`'s truth, int8 (views, rows,
     rows), and which lie inside the picture, bool.
 
-    `marks` has for each picture a picture of its boxes (`places.mark`), or None where nothing is
+    `mark` gives of each picture a picture of its boxes (`places.mark`), or None where nothing is
     known: a fracture without a box. Places outside the picture are unknown.
     """
     inside = np.zeros((len(seen.picture), rows, rows), bool)
@@ -111,8 +111,8 @@ def truth(
     for view, (row, epoch) in enumerate(zip(*seen, strict=True)):
         lit = np.where(pixels[row] > 0, places.MARK, 0).astype(np.uint8)
         inside[view] = places.inside(_moved(lit, row, epoch, config), rows)
-        if marks[row] is not None:
-            fractured = places.fractured(_moved(marks[row], row, epoch, config), rows)
+        if (marked := mark(row)) is not None:
+            fractured = places.fractured(_moved(marked, row, epoch, config), rows)
             known[view] = np.where(inside[view], fractured, UNKNOWN)
     return known, inside
 

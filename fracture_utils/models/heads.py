@@ -1,14 +1,14 @@
 """The heads on frozen features: one on the mean over places, one on the places themselves."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
 from fracture_utils.config import Config
 from fracture_utils.data.batches import MapBatches, shuffled
-from fracture_utils.models import classifier, precision
+from fracture_utils.models import classifier
 from fracture_utils.models.features import Views, drawn
 from fracture_utils.models.training import (
     Clock,
@@ -28,6 +28,8 @@ SMALLEST_SPREAD = 0.05
 STANDARD = 256
 """Pictures from which mean and spread of the maps' channels are taken."""
 WEIGHT_DECAY = 1e-2
+PART = 1024
+"""Rows of features in memory at once."""
 
 
 def fit_mean(
@@ -41,46 +43,59 @@ def fit_mean(
     bias of the epoch with the best validation AUC, and one history row an epoch.
     """
     train, validation = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "validation")
-    views = 1 + (len(features) - len(labels)) // max(len(train), 1)
-    mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
+    views = np.arange(len(labels), len(features))
+    rows = np.concatenate([train, views])
+    by_row = np.append(labels, np.resize(labels[train], len(views)))
+    mean, spread = _moments(features, train)
     spread = np.maximum(spread, SMALLEST_SPREAD * np.median(spread) + 1e-6)
-    scaled = (np.asarray(features) - mean) / spread
-    x = np.concatenate([scaled[train], scaled[len(labels) :]])
-    y = np.tile(labels[train], views).astype(np.float32)
-
-    model, weights = _linear(x.shape[1], config), class_weights(y)
+    weights, size = class_weights(labels[train]), -(-len(rows) // HEAD_STEPS)
+    model = _linear(mean, spread, weights, config)
     best, waited, history = -np.inf, 0, []
-    kept = np.zeros(x.shape[1]), np.zeros(1)
+    kept = np.zeros(len(mean)), 0.0
     for epoch in range(1, config.head_epochs + 1):
         started = time.monotonic()
-        model.fit(x, y, batch_size=-(-len(x) // HEAD_STEPS), class_weight=weights, verbose=0)
-        kernel, bias = (np.asarray(value, np.float64) for value in model.get_weights())
-        logits = scaled[: len(labels)] @ kernel + bias
+        clock = Clock(MapBatches([features], by_row, shuffled(rows, config, epoch), size))
+        model.fit(clock.batches, shuffle=False, callbacks=[clock], verbose=0)
+        kernel, bias = (value.astype(float) for value in model.get_layer("logit").get_weights())
+        folded = kernel / spread, float(bias - mean @ (kernel / spread))
+        products = [part @ folded[0] for part in _parts(features, np.arange(len(labels)))]
+        logits = np.concatenate(products) + folded[1]
         row = history_row("head", epoch, logits, labels, train, validation, weights)
-        row |= {"learning_rate": config.head_learning_rate, "seconds": time.monotonic() - started}
-        row["seconds_waiting"] = 0.0  # the features lie in memory
-        history.append(row)
+        row |= {"learning_rate": config.head_learning_rate, "seconds_waiting": clock.waited}
+        history.append(row | {"seconds": time.monotonic() - started})
         waited += 1
         if row["val_auc"] > best:
-            best, kept, waited = row["val_auc"], (kernel, bias), 0
+            best, kept, waited = row["val_auc"], folded, 0
         if waited >= config.patience:
             break
-    kernel, bias = kept
-    return kernel / spread, float(bias - mean @ (kernel / spread)), history
+    return *kept, history
 
 
-def _linear(channels: int, config: Config) -> keras.Model:
+def _parts(features: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of features in float64, PART at a time: there may be a hundred thousand."""
+    for part in np.array_split(rows, -(-len(rows) // PART)):
+        yield features[part].astype(np.float64)
+
+
+def _moments(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (channels,) of some rows of features."""
+    mean = sum(part.sum(axis=0) for part in _parts(features, rows)) / len(rows)
+    squares = sum(np.square(part - mean).sum(axis=0) for part in _parts(features, rows))
+    return mean, np.sqrt(squares / len(rows))
+
+
+def _linear(
+    mean: np.ndarray, spread: np.ndarray, weights: dict[int, float], config: Config
+) -> keras.Model:
+    """A logit on features of unit variance, compiled."""
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy("float32")
-    inputs = keras.Input((channels,))
-    x = keras.layers.Dropout(config.dropout)(inputs)
+    inputs = keras.Input(mean.shape)
+    x = keras.layers.Normalization(mean=mean, variance=spread**2)(inputs)
+    x = keras.layers.Dropout(config.dropout)(x)
     penalty = keras.regularizers.L2(config.head_l2)
-    model = keras.Model(inputs, classifier.Logit(kernel_regularizer=penalty)(x))
-    model.compile(
-        keras.optimizers.Adam(config.head_learning_rate),
-        keras.losses.BinaryCrossentropy(from_logits=True),
-        jit_compile=precision.compile_ahead(),
-    )
+    model = keras.Model([inputs], [classifier.Logit(kernel_regularizer=penalty, name="logit")(x)])
+    compile_for(model, keras.optimizers.Adam(config.head_learning_rate), weights, config)
     return model
 
 

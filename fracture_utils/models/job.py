@@ -1,5 +1,6 @@
 """One training job: what it depends on, what its worker has to know, and where it works."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -100,23 +101,23 @@ class Job:
         """The folder of maps inside `folder`, named by the key of the features."""
         return f"{MAPS}-{files.fingerprint(self.keys()['features'])}"
 
-    def marks(self) -> list[np.ndarray | None]:
-        """For each picture its boxes as a picture (`places.mark`), all black where it is normal,
-        and None for a fracture without a box.
+    def mark(self) -> Callable[[int], np.ndarray | None]:
+        """A function that draws the boxes of a row of `images` as a picture (`places.mark`), all
+        black where it is normal, and gives None for a fracture without a box.
         """
         size, known = REGISTRY[self.name].size(self.config), dict(list(self.boxes.groupby("path")))
-        marked: list[np.ndarray | None] = []
-        blank = np.zeros((size, size), np.uint8)  # one for all: there may be a hundred thousand
-        for row in self.images.itertuples():
-            if row.label == CLASS_NAMES[0]:
-                marked.append(blank)
-            elif row.path in known:
-                corners = known[row.path][BOX_COLUMNS[1:]].to_numpy(float)
-                shape = (int(row.height), int(row.width))
-                marked.append(places.mark(corners, shape, size, self.config.aspect))
-            else:
-                marked.append(None)
-        return marked
+        names, labels = self.images["path"].to_numpy(), self.images["label"].to_numpy()
+
+        def draw(row: int) -> np.ndarray | None:
+            if labels[row] == CLASS_NAMES[0]:
+                return np.zeros((size, size), np.uint8)
+            if names[row] not in known:
+                return None
+            height, width = self.images[["height", "width"]].iloc[row]
+            corners = known[names[row]][BOX_COLUMNS[1:]].to_numpy(float)
+            return places.mark(corners, (int(height), int(width)), size, self.config.aspect)
+
+        return draw
 
     def in_float32(self) -> "Job":
         """The same job in plain arithmetic."""

@@ -15,6 +15,9 @@ from fracture_utils.config import PREFIX
 WORKER = "fracture_utils.models.worker"
 BEAT = 1.0
 """Seconds after which a silent process is heard all the same, so that one can end it."""
+DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
+"""Of variables that nobody set. TensorFlow uses oneDNN by itself on processors with 512-bit
+instructions only, and others gain, too (benchmarks/README.md)."""
 CARDS = "CUDA_VISIBLE_DEVICES"
 KILLED = (
     "The process was killed, most often for lack of memory; lower "
@@ -26,14 +29,12 @@ def environment() -> dict[str, str]:
     """The environment of a process that uses this package, wherever it is started.
 
     It writes UTF-8 whatever the code page, and its Keras runs on TensorFlow unless KERAS_BACKEND
-    names another, whatever ~/.keras/keras.json says. TensorFlow uses oneDNN, which it does by
-    itself only on processors with 512-bit instructions, though others gain as well
-    (benchmarks/README.md).
+    names another, whatever ~/.keras/keras.json says.
     """
     root, inherited = str(Path(fracture_utils.__file__).parents[1]), os.environ.get("PYTHONPATH")
     own = {"PYTHONPATH": os.pathsep.join(filter(None, [root, inherited]))}
     own |= {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    return {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"} | dict(os.environ) | own
+    return DEFAULTS | dict(os.environ) | own
 
 
 def train(folder: Path, hear: Callable[[dict], None], card: str = "") -> tuple[int, str]:

@@ -19,7 +19,7 @@ from typing import NoReturn
 import keras
 import numpy as np
 
-from fracture_utils import files, tables
+from fracture_utils import files, lazy, tables
 from fracture_utils.config import CLASS_NAMES, PREFIX, Config
 from fracture_utils.data import store
 from fracture_utils.data.batches import Batches, MapBatches, shuffled
@@ -73,7 +73,7 @@ class Desk:
             batches = Batches(self.pixels, self.labels, self.train, job.config, epoch=0)
             first = range(min(len(batches), BATCHES_TO_ADAPT))
             classifier.adapt_normalisation(self.body, (batches[k][0] for k in first))
-        self.arithmetic = speed.arithmetic(self.body, job.config)
+        self.arithmetic = speed.arithmetic(self.body, job.config, job.folder)
         self.views = features.views(len(self.labels), self.train, job.config)
         self.arrays: dict[str, np.ndarray] = {}
         self.without_maps = self._too_large()
@@ -145,7 +145,7 @@ class Desk:
         """The history rows and the network of one head, trained with the seed of `config`."""
         model = classifier.with_head(self.body, head, config)
         if head == "mean":
-            pooled = files.read_arrays(self.job.path("features"))[1]["features"]
+            pooled = lazy.mapped(self.job.path("features"), "features")
             kernel, bias, history = heads.fit_mean(pooled, self.labels, self.splits, config)
             model.get_layer("logit").set_weights([kernel, np.array(bias)])
             return history, model
@@ -251,7 +251,7 @@ class Desk:
     @functools.cached_property
     def _truth(self) -> tuple[np.ndarray, np.ndarray]:
         rows = self.body.outputs[0].shape[1]
-        return features.truth(self.views, self.pixels, self.job.marks(), rows, self.config)
+        return features.truth(self.views, self.pixels, self.job.mark(), rows, self.config)
 
     def _with_fitted_head(self) -> tuple[dict, keras.Model]:
         stored, arrays = files.read_arrays(self.job.path("head"))
