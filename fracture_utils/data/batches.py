@@ -24,22 +24,22 @@ def randomness(config: Config, epoch: int, row: int) -> np.random.Generator:
 
 
 class _Timed(keras.utils.PyDataset):
-    """Batches of some rows that know when each was ready (`ready`, by `time.monotonic`), made by
-    `workers` threads ahead of the training.
+    """Batches of some rows that know when each was begun and ready (`made`, by `time.monotonic`),
+    made by `workers` threads ahead of the training.
     """
 
     def __init__(self, rows: np.ndarray, batch_size: int, workers: int) -> None:
         super().__init__(workers=workers)
         self.rows, self.batch_size = np.asarray(rows), batch_size
-        self.ready: dict[int, float] = {}
+        self.made: dict[int, tuple[float, float]] = {}
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple:
-        start = index * self.batch_size
+        start, begun = index * self.batch_size, time.monotonic()
         batch = self.batch(self.rows[start : start + self.batch_size])
-        self.ready[index] = time.monotonic()
+        self.made[index] = begun, time.monotonic()
         return batch
 
     def batch(self, rows: np.ndarray) -> tuple:

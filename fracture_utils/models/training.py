@@ -153,7 +153,8 @@ def history_row(stage, epoch, logits, labels, train, validation, weights) -> dic
 
 class Clock(keras.callbacks.Callback):
     """Hears each step of an epoch over timed `batches`, and adds up the seconds in which the
-    training had ended a step and the next batch was not ready: `waited`.
+    training had ended a step and the next batch was being made: `waited`. Not so the start of an
+    epoch, in which Keras traces its graph and starts its threads.
     """
 
     def __init__(
@@ -166,7 +167,8 @@ class Clock(keras.callbacks.Callback):
         self._free = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: ARG002
-        self.waited += max(self.batches.ready[batch] - self._free, 0.0)
+        begun, ready = self.batches.made[batch]
+        self.waited += max(ready - max(begun, self._free), 0.0)  # what was not begun is no wait
         self._free = time.monotonic()
         self.tick(batch + 1)
 
