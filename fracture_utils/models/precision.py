@@ -1,5 +1,6 @@
 """Arithmetic by hardware, and the only lines that TensorFlow alone understands."""
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -98,6 +99,7 @@ def _compute_capability() -> float:
     return float(answer.splitlines()[0]) if answer else 0.0
 
 
+@functools.cache  # it starts a program, and the networks that answer ask it again and again
 def _ask_nvidia(field: str) -> str:
     if not shutil.which("nvidia-smi"):
         return ""
