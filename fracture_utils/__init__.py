@@ -16,8 +16,8 @@ ledger          what is done and still valid, and who holds a folder
 data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates, groups,
                 inventory, sidecars, sources/, images, agreement, audit, store, places,
                 augmentation, batches
-models/         precision, released, backbones, evidence, classifier, folding, speed, features,
-                training, heads, heatmaps, familiarity, prediction, progress, process, crew,
+models/         process, precision, released, backbones, evidence, classifier, folding, speed,
+                features, training, heads, heatmaps, familiarity, prediction, progress, crew,
                 cluster, job, jobs, cards, worker
 evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
                 calibration, comparison, wording, seeds, subgroups, use, detection,

@@ -15,3 +15,9 @@ class InputError(Exception):
 
 class RunError(Exception):
     """The run came to an end for a reason that is nobody's input; the message says what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 120 characters."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0][:120]

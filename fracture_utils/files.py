@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fracture_utils.errors import InputError
+from fracture_utils.errors import InputError, first_line
 
 TEMPORARY_PREFIX = ".fracture-partial-"
 DIGITS = 6
@@ -106,7 +106,7 @@ def read_spreadsheet(path: Path) -> pd.DataFrame:
             keep_default_na=False, skip_blank_lines=False,
         )  # fmt: skip
     except (OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
         raise InputError(f"{path} is no table ({problem}). Save it as CSV in UTF-8.") from None
     table.columns = [str(name).strip() for name in table.columns]
     return table[(table != "").any(axis=1)].copy()

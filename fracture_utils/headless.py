@@ -13,7 +13,7 @@ from nbformat import ValidationError
 import fracture_utils
 from fracture_utils import files, ledger
 from fracture_utils.config import PREFIX, Config
-from fracture_utils.errors import InputError, RunError
+from fracture_utils.errors import InputError, RunError, first_line
 from fracture_utils.models import process
 
 NAME = "fracture-detection.ipynb"
@@ -40,7 +40,7 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
     try:
         story = nbformat.read(path, as_version=4)
     except (OSError, ValueError, ValidationError) as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
         raise InputError(f"{path} is no notebook ({problem}); correct --notebook.") from None
     variables = {PREFIX + name.upper(): str(value) for name, value in settings.items()}
     client = NotebookClient(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fracture_utils import files
-from fracture_utils.errors import InputError
+from fracture_utils.errors import InputError, first_line
 from fracture_utils.schemas import SCHEMAS
 
 SIDECAR = frozenset({"images", "predictions", "gallery"})
@@ -85,7 +85,7 @@ def read(folder: Path, name: str) -> pd.DataFrame:
             path, dtype=kinds, keep_default_na=False, na_values=gaps, encoding="utf-8-sig"
         )
     except (OSError, ValueError) as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
         raise InputError(f"{path} cannot be read ({problem}); run the notebook again.") from None
     if fault := _fault(name, table):
         raise InputError(f"{path} {fault}; it is of another version, so run the notebook again.")

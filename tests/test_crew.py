@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-from pathlib import Path
 
 import pytest
 from radiographs import NO_BOXES, small_run
@@ -107,6 +106,22 @@ DIVIDED = """GPU 0: NVIDIA A100 (UUID: GPU-aa)
 """
 
 
+@pytest.fixture
+def nvidia(tmp_path, monkeypatch):
+    """Put a shell script in the place of nvidia-smi."""
+
+    def write(script):
+        path = tmp_path / "nvidia-smi"
+        path.write_text(f"#!/bin/sh\n{script}")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    process.ask_nvidia.cache_clear()
+    yield write
+    process.ask_nvidia.cache_clear()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="writes a script that stands for nvidia-smi")
 @pytest.mark.parametrize(
     ("listed", "code", "expected"),
@@ -117,13 +132,16 @@ DIVIDED = """GPU 0: NVIDIA A100 (UUID: GPU-aa)
         (LISTED, 9, []),  # the driver is not loaded
     ],
 )
-def test_the_cards_are_those_that_nvidia_lists(tmp_path, monkeypatch, listed, code, expected):
-    script = Path(tmp_path / "nvidia-smi")
-    script.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}END\nexit {code}\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_the_cards_are_those_that_nvidia_lists(nvidia, listed, code, expected):
+    nvidia(f"cat <<'END'\n{listed}END\nexit {code}\n")
     assert crew.visible() == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="writes a script that stands for nvidia-smi")
+def test_a_driver_that_hangs_means_no_cards(nvidia, monkeypatch):
+    nvidia(f"exec sleep {10 * process.PATIENCE:.0f}\n")
+    monkeypatch.setattr(process, "PATIENCE", 0.2)
+    assert crew.visible() == []
 
 
 @pytest.mark.parametrize(

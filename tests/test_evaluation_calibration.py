@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from statsmodels.genmod import families
 from statsmodels.genmod.generalized_linear_model import GLM
 
-from fracture_utils.evaluation import calibration, comparison, metrics, probabilities
+from fracture_utils.evaluation import calibration, comparison, metrics, probabilities, verdict
 
 NETWORKS = ("A", "B", "C", "D")
 COARSE = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
@@ -274,6 +274,8 @@ def test_equal_networks_are_decided_by_the_loss_and_then_by_their_order():
     same = pd.concat([one, one.assign(model="B")])
     assert calibration.chosen(same) == "A"
     assert calibration.chosen(same, ["B", "A"]) == "B"
+    known = {"kind": "network", "model": ["B", "A"], "auc": [0.9, 0.8]}
+    assert verdict.chosen(same, pd.DataFrame(known)) == "A"  # the test has no say
     squashed = pd.concat([one.assign(logit=np.sign(one["logit"]) * one["logit"] ** 4), one.assign(
         model="B")])  # fmt: skip
     assert calibration.chosen(squashed) == "B"

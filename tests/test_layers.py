@@ -32,6 +32,7 @@ ORDER = [
     *("data.images", "data.agreement"),
     *("data.audit", "data.store", "data.places", "data.augmentation", "data.batches"),
     *(
+        "models.process",
         "models.precision",
         "models.released",
         "models.backbones",
@@ -48,7 +49,7 @@ ORDER = [
         "models.familiarity",
         "models.prediction",
     ),
-    *("models.progress", "models.process", "models.crew", "models.cluster", "models.job"),
+    *("models.progress", "models.crew", "models.cluster", "models.job"),
     *("models.jobs", "models.cards", "models.worker"),
     *("evaluation.predictions", "evaluation.bootstrap", "evaluation.intervals"),
     *("evaluation.probabilities", "evaluation.metrics", "evaluation.probe"),

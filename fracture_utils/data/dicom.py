@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fracture_utils.data.greys import RefusedError, check_size, colour, first_line, stretch
+from fracture_utils.data.greys import RefusedError, check_size, colour, stretch
+from fracture_utils.errors import first_line
 
 INSTALL = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 NO_PICTURE = "its content is no PNG, JPEG, TIFF, BMP or DICOM"

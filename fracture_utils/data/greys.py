@@ -23,12 +23,6 @@ def check_size(width: int, height: int) -> None:
         raise RefusedError(f"it declares {width} x {height} pixels; allowed are {MAX_PIXELS:,}")
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 120 characters."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0][:120]
-
-
 def stretch(
     values: np.ndarray, inverted: bool = False, hidden: np.ndarray | None = None
 ) -> np.ndarray:

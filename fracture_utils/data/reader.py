@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin, Unidentif
 from scipy import ndimage
 
 from fracture_utils.data import dicom, greys
-from fracture_utils.errors import InputError
+from fracture_utils.errors import InputError, first_line
 
 CODE = ("data/greys", "data/dicom", "data/reader")
 LIBRARIES = (
@@ -92,7 +92,7 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     except UnidentifiedImageError:
         raise ReadError(path, dicom.NO_PICTURE) from None
     except Exception as error:  # a decoder given a hostile file may raise anything
-        raise ReadError(path, f"it is truncated or damaged ({greys.first_line(error)})") from None
+        raise ReadError(path, f"it is truncated or damaged ({first_line(error)})") from None
     facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "file_bytes": len(data)}
     facts["sha256"] = hashlib.sha256(data).hexdigest()
     return np.ascontiguousarray(pixels), {"jpeg_quality": np.nan, "patient": ""} | facts
@@ -184,7 +184,7 @@ def _read_bytes(path: Path) -> bytes:
             raise ReadError(path, f"it has more than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ReadError(path, f"the system refuses it ({greys.first_line(error)})") from None
+        raise ReadError(path, f"the system refuses it ({first_line(error)})") from None
     if not data:
         raise ReadError(path, "it is empty (0 bytes)")
     return data

@@ -47,9 +47,10 @@ def chosen(predictions: pd.DataFrame | None, scores: pd.DataFrame) -> str:
     where the predictions have no validation of both classes.
     """
     rows = single(scores)
-    known = predictions is not None and len(predictions)
-    model = calibration.chosen(predictions, list(rows["model"])) if known else None
-    return model or rows["model"].iloc[0]
+    if predictions is None or predictions.empty:
+        return rows["model"].iloc[0]
+    networks = [name for name in predictions["model"].unique() if name in set(rows["model"])]
+    return calibration.chosen(predictions, networks) or rows["model"].iloc[0]
 
 
 def standing(comparisons: pd.DataFrame, models: Iterable[str], model: str) -> dict[str, str]:

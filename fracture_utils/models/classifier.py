@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from fracture_utils.config import Config
-from fracture_utils.errors import InputError
+from fracture_utils.errors import InputError, first_line
 from fracture_utils.models import evidence, precision, released
 from fracture_utils.models.backbones import Backbone, Weights
 
@@ -161,5 +161,5 @@ def load(model: keras.Model, path: Path) -> None:
     except (ValueError, OSError, KeyError) as error:
         raise InputError(
             f"{path} does not hold weights for {model.name} "
-            f"({str(error).splitlines()[0]}); replace the file by the original."
+            f"({first_line(error)}); replace the file by the original."
         ) from error

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 from fracture_utils.config import PREFIX
-from fracture_utils.errors import InputError
+from fracture_utils.errors import InputError, first_line
 from fracture_utils.models.crew import Teller
 
 PATIENCE = 30
@@ -44,7 +44,7 @@ class Cluster:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"No Dask scheduler answers at {address!r} ({PREFIX}CLUSTER): "
-                f"{str(error).splitlines()[0]}. Start one (dask scheduler), or unset it."
+                f"{first_line(error)}. Start one (dask scheduler), or unset it."
             ) from None
         self._client.subscribe_topic(self._topic, lambda event: self.told.put(event[1]))
         self._executor = self._client.get_executor(pure=False)

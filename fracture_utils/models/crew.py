@@ -6,15 +6,13 @@ Threads and machines only work and tell; one thread alone, that of the caller, h
 import concurrent.futures
 import os
 import re
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any, Protocol, Self
 
-from fracture_utils.models.process import CARDS
+from fracture_utils.models.process import CARDS, ask_nvidia
 from fracture_utils.models.progress import Progress
 
 BEAT = 0.5
@@ -130,10 +128,5 @@ def visible() -> list[str]:
         named = [name.strip() for name in os.environ[CARDS].split(",")]
         invalid = [k for k, name in enumerate(named) if name in {"", "-1"}]  # CUDA stops there
         return named[: invalid[0] if invalid else None]
-    if not shutil.which("nvidia-smi"):
-        return []
-    done = subprocess.run(
-        ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False
-    )
-    listed = done.stdout if done.returncode == 0 else ""
+    listed = ask_nvidia("-L")
     return re.findall(r"UUID: (MIG-[^)\s]+)", listed) or re.findall(r"UUID: (GPU-[^)\s]+)", listed)

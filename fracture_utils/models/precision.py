@@ -1,14 +1,12 @@
 """Arithmetic by hardware, and the only lines that TensorFlow alone understands."""
 
-import functools
-import shutil
-import subprocess
 from pathlib import Path
 
 import keras
 
 from fracture_utils.config import PREFIX
 from fracture_utils.errors import InputError
+from fracture_utils.models.process import ask_nvidia
 
 
 def resolve(setting: str) -> str:
@@ -77,7 +75,7 @@ def compile_ahead() -> bool | str:
 def hardware() -> str:
     """The accelerator, or else the processor, in words."""
     if _has("gpu"):
-        return _ask_nvidia("name") or "GPU"
+        return _of_cards("name") or "GPU"
     if _has("tpu"):
         return "TPU"
     return f"CPU ({_cpu_field('model name') or 'unknown'})"
@@ -95,17 +93,12 @@ def _has(kind: str) -> bool:
 
 
 def _compute_capability() -> float:
-    answer = _ask_nvidia("compute_cap")
+    answer = _of_cards("compute_cap")
     return float(answer.splitlines()[0]) if answer else 0.0
 
 
-@functools.cache  # it starts a program, and the networks that answer ask it again and again
-def _ask_nvidia(field: str) -> str:
-    if not shutil.which("nvidia-smi"):
-        return ""
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+def _of_cards(field: str) -> str:
+    return ask_nvidia(f"--query-gpu={field}", "--format=csv,noheader")
 
 
 def _cpu_has_bfloat16() -> bool:

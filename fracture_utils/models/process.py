@@ -1,7 +1,9 @@
 """Processes of this package: their environment, and the one that trains a network."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,11 +20,26 @@ BEAT = 1.0
 DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 """Of variables that nobody set. TensorFlow uses oneDNN by itself on processors with 512-bit
 instructions only, and others gain, too (benchmarks/README.md)."""
+PATIENCE = 30.0
+"""Seconds for nvidia-smi to answer."""
 CARDS = "CUDA_VISIBLE_DEVICES"
 KILLED = (
     "The process was killed, most often for lack of memory; lower "
     f"{PREFIX}BATCH_SIZE and run again."
 )
+
+
+@functools.cache  # it starts a program, and networks that answer ask it again and again
+def ask_nvidia(*arguments: str) -> str:
+    """What nvidia-smi prints; empty where it is not there, fails, or hangs with its driver."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def environment() -> dict[str, str]:
