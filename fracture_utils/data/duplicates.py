@@ -102,9 +102,13 @@ def polarity(thumbnails: np.ndarray) -> np.ndarray:
     below 0 it is probably inverted, because most pictures of a set are not.
     """
     described = _descriptors(_normalised(thumbnails, np.arange(len(thumbnails))), False)
-    nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(described)
-    alike, opposed = nearest.kneighbors()[0], nearest.kneighbors(-described)[0]
-    return (opposed - alike)[:, 0]
+    result = np.empty(len(described), np.float32)
+    for start in range(0, len(described), CHUNK):
+        cosines = described[start : start + CHUNK] @ described.T
+        opposed = -cosines.min(axis=1)
+        np.fill_diagonal(cosines[:, start:], -1)  # itself
+        result[start : start + CHUNK] = cosines.max(axis=1) - opposed
+    return result
 
 
 def contrast(thumbnails: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -73,14 +74,16 @@ class Chart(Figure):
         256 colours make the file a third as large; where there are pictures they are dithered, so
         that heat maps show no bands.
         """
-        drawn, buffer, known = io.BytesIO(), io.BytesIO(), PngInfo()
+        buffer, known, canvas, dpi = io.BytesIO(), PngInfo(), FigureCanvasAgg(self), self.dpi
+        self.dpi = RESOLUTION
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            self.savefig(drawn, dpi=RESOLUTION)
+            canvas.draw()  # savefig draws everything twice, and compresses what is taken apart here
+        self.dpi = dpi
         known.add_itxt("Description", self.caption)
         known.add_itxt("Alternative", self.alternative)
         known.add_text("Place", str(self.place))
-        image = Image.open(drawn).convert("RGB")
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         palette = image.quantize(256)
         has_pictures = any(ax.images for ax in self.axes)
         image = image.quantize(palette=palette) if has_pictures else palette  # dithered, or not
