@@ -306,19 +306,18 @@ def test_a_study_is_the_mean_of_its_views():
 
 
 def test_import_is_light():
-    """Without Keras and TensorFlow, and in less than two seconds of processor time."""
+    """Without Keras and TensorFlow, which take seconds to start."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "import fracture_utils.evaluation.conclusion, fracture_utils.evaluation.plots\n"
         "heavy = {'keras', 'tensorflow', 'jax', 'torch', 'seaborn', 'fracture_utils.models', "
         "'matplotlib.pyplot'} & set(sys.modules)\n"
         "heavy |= {name for name in sys.modules if name.startswith('fracture_utils.data.')}\n"
         "heavy -= {'fracture_utils.data.folders'}  # the words that the settings know\n"
         "assert not heavy, heavy\n"
-        "print(time.process_time())\n"
     )
     root = Path(metrics.__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root
     )
-    assert float(run.stdout) < 2
+    assert not run.stderr

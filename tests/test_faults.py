@@ -22,7 +22,7 @@ from fracture_utils.models import backbones, jobs
 from fracture_utils.models.backbones import Weights
 from fracture_utils.models.progress import Progress
 
-KILLS = 5
+KILLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +111,6 @@ def test_killed_at_random_in_every_stage_it_ends_like_an_undisturbed_run(
     pd.testing.assert_frame_equal(again, history.drop(columns=clocks), check_exact=True)
     assert assassin.kills == dict.fromkeys(jobs.STAGES, KILLS)
     assert not list(config.results_dir.rglob(files.TEMPORARY_PREFIX + "*"))
-
-
-def test_the_same_run_twice_gives_identical_tables(data, whole, tmp_path):
-    config = small_run(data, tmp_path, fine_tune_epochs=4)
-    networks = jobs.train(data[1], config, NO_BOXES)
-    predictions = jobs.predictions(networks, data[1], config)
-    pd.testing.assert_frame_equal(predictions, whole[0], check_exact=True)
 
 
 @pytest.fixture

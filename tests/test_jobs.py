@@ -229,6 +229,15 @@ def test_a_worker_ends_when_its_parent_does(data, tmp_path):
         worker.stdin = None
 
 
+@pytest.fixture
+def interruptible():
+    """Where it was started in the background, the shell has had interruptions ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_the_notebook_ends_the_worker(data, tmp_path, monkeypatch):
     """At the first word of the worker, whenever that comes."""
     config, heard = small_run(data, tmp_path), []

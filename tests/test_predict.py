@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
         data_dir=folder / "data", results_dir=folder / "results", models_dir=folder / "models",
         source="phantoms", phantom_pictures=120, phantom_size=64, seed=3, image_size=64, views=1,
         batch_size=16, head_epochs=2, fine_tune_epochs=1, backbones="MobileNet",
-        initialisation="random", precision="float32", head="evidence",
+        initialisation="random", precision="float32", head="evidence", seeds=1,
     )  # fmt: skip
     phantoms.make(config.pictures_dir, config.phantom_pictures, config.phantom_size, config.seed)
     images = radiographs.table(config)

@@ -111,6 +111,7 @@ def notebook(monkeypatch, tmp_path):
     for name, fake in (("train", train), ("history", history), ("predictions", answers)):
         monkeypatch.setattr(jobs, name, fake)
     monkeypatch.setattr(style, "RESOLUTION", style.RESOLUTION // 5)  # most of the time
+    monkeypatch.setattr(style.Chart, "svg", lambda _: "")
     monkeypatch.setattr(jobs, "heatmaps", heat)
     monkeypatch.setattr(jobs, "seeds", lambda *_: pd.DataFrame())
     monkeypatch.setattr(cards, "save", lambda *_: None)
