@@ -134,7 +134,7 @@ def write_arrays(
     """Write named arrays and a JSON-able `meta` into one .npz, whole or not at all."""
     save = np.savez_compressed if compress else np.savez
     with replacing(path) as temporary, temporary.open("wb") as file:
-        named: dict[str, Any] = {**arrays, _META: np.array(json.dumps(meta))}
+        named: dict[str, Any] = {**arrays, _META: np.array(json.dumps(meta).encode())}
         save(file, **named)
 
 
@@ -146,7 +146,7 @@ def read_arrays(path: Path) -> Any:
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        return json.loads(str(arrays.pop(_META))), arrays
+        return json.loads(arrays.pop(_META).item()), arrays
     except Exception:  # a damaged file fails in more ways than can be listed
         return None
 

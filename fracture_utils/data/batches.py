@@ -1,8 +1,10 @@
 """Batch generators over the pixel store, and over maps that a frozen network made of it."""
 
+import copy
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 import keras
 import numpy as np
@@ -41,6 +43,14 @@ class _Timed(keras.utils.PyDataset):
         batch = self.batch(self.rows[start : start + self.batch_size])
         self.made[index] = begun, time.monotonic()
         return batch
+
+    def parts(self, batches: int) -> Iterator[Self]:
+        """The same in parts of so many batches, so that what is made of one can be let go."""
+        step = batches * self.batch_size
+        for start in range(0, len(self.rows), step):
+            part = copy.copy(self)
+            part.rows = self.rows[start : start + step]
+            yield part
 
     def batch(self, rows: np.ndarray) -> tuple:
         """The inputs and targets of the rows of a batch."""

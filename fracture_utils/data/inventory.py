@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fracture_utils import files
+from fracture_utils import files, lazy
 from fracture_utils.config import Config
 from fracture_utils.data import duplicates, folders, reader
 from fracture_utils.ledger import Ledger, maker
@@ -78,13 +78,14 @@ def take(config: Config) -> Inventory:
             if small is not None:
                 thumbnails[count] = small
                 count += 1
-    found, thumbnails = pd.DataFrame(rows, columns=list(FACTS)), thumbnails[:count]
-    pictures = found[found["reason"] == ""].to_dict("records")
+    pictures = [row for row in rows if not row["reason"]]
     stamps = {row["path"]: row["stamp"] for row in pictures}
     if stamps != {path: row["stamp"] for path, (row, _) in before.items()}:
-        files.write_arrays(cache, {"pictures": pictures}, {"thumbnails": thumbnails})
+        files.write_arrays(cache, {"pictures": pictures}, {"thumbnails": thumbnails[:count]})
         ledger.record("inventory", key, [cache])
-    return Inventory(found, thumbnails)
+    if count and os.name == "posix":  # Windows replaces no file that is mapped
+        thumbnails = lazy.mapped(cache, "thumbnails")
+    return Inventory(pd.DataFrame(rows, columns=list(FACTS)), thumbnails[:count])
 
 
 def _refusal(file: Path, path: Path, place: folders.Place) -> str:

@@ -38,6 +38,11 @@ def path(name: str, config: Config) -> Path:
     return config.models_dir / f"{name}.known.npz"
 
 
+def chosen(count: int, seed: int) -> np.ndarray:
+    """Which of so many pictures `save` keeps."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:LARGEST])
+
+
 def save(
     target: Path, squares: np.ndarray, features: np.ndarray, images: pd.DataFrame, seed: int
 ) -> None:
@@ -47,7 +52,7 @@ def save(
     width and height if known) should be the validation pictures, of the same source as the
     training pictures but not learned by heart.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:LARGEST])
+    rows = chosen(len(images), seed)
     groups = np.unique(images["group"].to_numpy(str)[rows], return_inverse=True)[1]
     if len(np.unique(groups)) < 2:
         groups = np.arange(len(rows))

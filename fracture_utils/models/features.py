@@ -50,7 +50,9 @@ def views(pictures: int, train: np.ndarray, config: Config) -> Views:
 def drawn(seen: Views, pictures: np.ndarray, config: Config, epoch: int) -> np.ndarray:
     """One row of the views for each of some pictures, drawn by the seed and the epoch."""
     random = np.random.default_rng([config.seed, epoch, len(pictures)])
-    return np.array([random.choice(np.flatnonzero(seen.picture == p)) for p in pictures])
+    order = np.argsort(seen.picture, kind="stable")
+    ends = [np.searchsorted(seen.picture, pictures, side, order) for side in ("left", "right")]
+    return np.array([random.choice(order[start:end]) for start, end in zip(*ends, strict=True)])
 
 
 def gibibytes(network: keras.Model, rows: int) -> float:

@@ -11,11 +11,13 @@ from fracture_utils.models import classifier
 from fracture_utils.models.backbones import Backbone
 
 PICTURES_TO_CHECK = 16
+AT_ONCE = 32
+"""Batches whose features are in memory at once."""
 
 
 class Seen(NamedTuple):
     """What one forward pass says about n pictures: logits (n,) float64, maps (n, rows, columns)
-    and features (n, channels), both float32.
+    and features (n, channels), both float32; features of some of them alone, where so asked.
 
     A map says what each place brings to the logit. Of the evidence head it is the places' own
     logits, which the soft maximum pools; of the mean head its mean plus the bias is the logit.
@@ -56,26 +58,43 @@ def explaining(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, outputs, name=model.name)
 
 
-def look_at_maps(explained: keras.Model, batches: MapBatches) -> Seen:
+def look_at_maps(
+    explained: keras.Model, batches: MapBatches, compared: np.ndarray | None = None
+) -> Seen:
     """What a model of `explaining` says where its maps are at hand: early and last ones and
-    `Inside` for the evidence head, the last ones for the mean head.
+    `Inside` for the evidence head, the last ones for the mean head. Features are those of the
+    rows `compared` (None: of all).
     """
     if classifier.head_of(explained) == "evidence":
         layers = [*explained.get_layer("places").input, explained.get_layer("inside").output]
     else:
         layers = [explained.get_layer("maps").output]
-    return _seen(keras.Model(layers, explained.outputs, name=explained.name), batches)
+    return _seen(keras.Model(layers, explained.outputs, name=explained.name), batches, compared)
 
 
-def look(explained: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Config) -> Seen:
-    """What a model of `explaining` says about the given rows of `pixels`, in one pass."""
+def look(
+    explained: keras.Model,
+    pixels: np.ndarray,
+    rows: np.ndarray,
+    config: Config,
+    compared: np.ndarray | None = None,
+) -> Seen:
+    """What a model of `explaining` says about the given rows of `pixels`, in one pass; features
+    are those of the rows `compared` (None: of all).
+    """
     batches = Batches(pixels, np.zeros(len(pixels)), rows, config)
-    return _seen(explained, batches)
+    return _seen(explained, batches, compared)
 
 
-def _seen(explained: keras.Model, batches: keras.utils.PyDataset) -> Seen:
-    logits, maps, features = explained.predict(batches, verbose=0)
-    return Seen(logits[:, 0].astype(np.float64), maps, features)
+def _seen(
+    explained: keras.Model, batches: Batches | MapBatches, compared: np.ndarray | None
+) -> Seen:
+    made = []
+    for part in batches.parts(AT_ONCE):
+        logits, maps, features = explained.predict(part, verbose=0)
+        kept = features if compared is None else features[np.isin(part.rows, compared)]
+        made.append((logits[:, 0].astype(np.float64), maps, kept))
+    return Seen(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)))
 
 
 def randomised_correlation(

@@ -67,6 +67,8 @@ class Desk:
         self.splits = job.images["split"].to_numpy()
         self.train = np.flatnonzero(self.splits == "train")
         self.judged = np.flatnonzero(self.splits != "train")
+        validation = np.flatnonzero(self.splits == "validation")
+        self.compared = validation[familiarity.chosen(len(validation), job.config.seed)]
         arithmetic = precision.resolve(job.config.precision)
         self.body = classifier.body(self.backbone, job.weights, job.config, arithmetic)
         if job.weights.initialisation == "random":
@@ -186,11 +188,9 @@ class Desk:
         )
         tables.write(folder, "seeds", prediction.seeds_table(model.name, of_seeds, pictures))
         files.write_arrays(folder / "heatmaps.npz", {"model": self.job.name}, {"maps": seen.maps})
-        validation = self.splits == "validation"
-        rows = self.splits[self.judged] == "validation"
         familiarity.save(
-            self.known, self.pixels[validation], seen.features[rows],
-            self.job.images[validation], self.config.seed,
+            self.known, self.pixels[self.compared], seen.features,
+            self.job.images.iloc[self.compared], self.config.seed,
         )  # fmt: skip
         files.write_json(folder / "network.json", self._description(model, explained, stored))
 
@@ -241,12 +241,15 @@ class Desk:
         """
         at_hand = (self.job.folder / self.job.maps_name()).is_dir() and not self.without_maps
         if not (frozen and at_hand):
-            return heatmaps.look(folding.folded(explained), self.pixels, self.judged, self.config)
+            return heatmaps.look(
+                folding.folded(explained), self.pixels, self.judged, self.config, self.compared
+            )
         maps, inside = [self._kept(_silent)["last"]], None
         if classifier.head_of(explained) == "evidence":
             maps, inside = [self._kept(_silent)["early"], *maps], self._truth[1]
         size, labels = self.config.batch_size, self.labels[self.views.picture]
-        return heatmaps.look_at_maps(explained, MapBatches(maps, labels, self.judged, size, inside))
+        batches = MapBatches(maps, labels, self.judged, size, inside)
+        return heatmaps.look_at_maps(explained, batches, self.compared)
 
     @functools.cached_property
     def _truth(self) -> tuple[np.ndarray, np.ndarray]:
