@@ -39,6 +39,16 @@ def test_the_mean_of_a_map_and_the_bias_are_the_logit(model, seen):
     assert seen.features.shape == (20, 1024)
 
 
+def test_features_are_held_of_the_rows_that_are_compared(model, seen, monkeypatch):
+    """And what is made in parts is what is made at once."""
+    monkeypatch.setattr(heatmaps, "AT_ONCE", 1)
+    compared = np.array([2, 9, 17])
+    parts = heatmaps.look(heatmaps.explaining(model), PIXELS, np.arange(20), CONFIG, compared)
+    np.testing.assert_array_equal(parts.logits, seen.logits)
+    np.testing.assert_array_equal(parts.maps, seen.maps)
+    np.testing.assert_array_equal(parts.features, seen.features[compared])
+
+
 def test_a_map_is_grad_cam_without_relu(model, seen):
     """Selvaraju et al. (2017), equations 1 and 2, by automatic differentiation."""
     tensorflow = pytest.importorskip("tensorflow")

@@ -64,6 +64,8 @@ def test_the_second_time_reads_only_what_changed(monkeypatch):
     assert read == []
     pd.testing.assert_frame_equal(first.files, second.files)
     np.testing.assert_array_equal(first.thumbnails, second.thumbnails)
+    if os.name == "posix":
+        assert isinstance(first.thumbnails, np.memmap)  # so they are not held
     changed = Path(first.files["path"][0])
     picture(5000, 44).save(config.pictures_dir / changed)
     third = inventory.take(config)
