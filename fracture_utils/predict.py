@@ -32,7 +32,7 @@ CHUNK = 128
 """Pictures in memory at once."""
 OVERLAY_SIDE = 512
 """Longest side of a picture in its overlay, in pixels."""
-NOTHING = pd.DataFrame(columns=[column.name for column in tables.COLUMNS["answers"]])
+NOTHING = pd.DataFrame(columns=tables.NAMES["answers"])
 """The answers where no picture can be read."""
 UNCHECKED = (
     "Unchecked: these networks were trained before their cards said what their heat maps are "

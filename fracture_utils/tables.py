@@ -58,6 +58,7 @@ def _parse(text: str) -> tuple[dict[str, str], dict[str, list[Column]]]:
 ROWS, COLUMNS = _parse(SCHEMAS)
 ROWS["scores_by_patient"] = "a model, over patients or studies instead of pictures"
 COLUMNS["scores_by_patient"] = COLUMNS["scores"]
+NAMES = {table: [column.name for column in columns] for table, columns in COLUMNS.items()}
 
 
 def write(folder: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +105,7 @@ def dictionary() -> pd.DataFrame:
         for table, columns in COLUMNS.items()
         for c in columns
     ]
-    return pd.DataFrame(rows, columns=[column.name for column in COLUMNS["columns"]])
+    return pd.DataFrame(rows, columns=NAMES["columns"])
 
 
 _TYPES = {"text": str, "whole": "int64", "number": float, "flag": bool}

@@ -13,7 +13,7 @@ from fracture_utils.evaluation.intervals import QUANTILE, holm
 from fracture_utils.evaluation.metrics import delong, resampled_auc
 from fracture_utils.evaluation.predictions import Answers, contenders
 
-COLUMNS = [column.name for column in tables.COLUMNS["comparisons"]]
+COLUMNS = tables.NAMES["comparisons"]
 TESTS = ("p_delong", "p_sensitivity", "p_specificity", "p_mcnemar")
 RULE = (
     "Holm's method corrects each test within a family: the pairs of networks are one, the pairs "

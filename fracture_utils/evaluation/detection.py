@@ -22,7 +22,7 @@ FALSE_MARKS = 2.0 ** (np.arange(-20, 13) / 4)
 """False marks per picture at which the curve is told, from 1/32 to 8."""
 TOLD = (0.25, 0.5, 1.0, 2.0)
 """Those of them that stand in the localisation table, too."""
-COLUMNS = [column.name for column in tables.COLUMNS["froc"]]
+COLUMNS = tables.NAMES["froc"]
 SAME = 1e-5
 """Share of a map's range below which two heights count as equal: bilinear maps ripple by less."""
 

@@ -19,7 +19,7 @@ from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.lazy import Lazy
 
 FOUND = {f"found_at_{marks:g}": marks for marks in TOLD}
-COLUMNS = [column.name for column in tables.COLUMNS["localisation"]]
+COLUMNS = tables.NAMES["localisation"]
 POINTS, CENTRE, CHANCE = (
     "points at the fracture",
     "better than swapped maps, not shown to be better than the centre",

@@ -14,7 +14,7 @@ from fracture_utils.evaluation.metrics import delong
 from fracture_utils.evaluation.predictions import FRACTURED
 from fracture_utils.evaluation.wording import listed
 
-COLUMNS = [column.name for column in tables.COLUMNS["seed_spread"]]
+COLUMNS = tables.NAMES["seed_spread"]
 
 
 def spread(seeds: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ VALUES = (2, 12)
 ALL = "all"
 MEASURES = ("auc", "sensitivity", "specificity")
 TESTED = MEASURES[1:]
-COLUMNS = [column.name for column in tables.COLUMNS["subgroups"]]
+COLUMNS = tables.NAMES["subgroups"]
 
 
 def table(

@@ -17,7 +17,7 @@ from fracture_utils.evaluation.subgroups import design_effect
 
 THRESHOLDS = np.arange(1, 100) / 100
 """Probabilities of a fracture from which on a person might act."""
-CURVE = [column.name for column in tables.COLUMNS["decision_curve"]]
+CURVE = tables.NAMES["decision_curve"]
 
 
 def table(
