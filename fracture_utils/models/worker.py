@@ -188,10 +188,8 @@ class Desk:
         )
         tables.write(folder, "seeds", prediction.seeds_table(model.name, of_seeds, pictures))
         files.write_arrays(folder / "heatmaps.npz", {"model": self.job.name}, {"maps": seen.maps})
-        familiarity.save(
-            self.known, self.pixels[self.compared], seen.features,
-            self.job.images.iloc[self.compared], self.config.seed,
-        )  # fmt: skip
+        squares, images = self.pixels[self.compared], self.job.images.iloc[self.compared]
+        familiarity.save(self.known, squares, seen.features, images, self.config.seed)
         files.write_json(folder / "network.json", self._description(model, explained, stored))
 
     def _description(self, model: keras.Model, explained: keras.Model, stored: dict) -> dict:
@@ -241,9 +239,8 @@ class Desk:
         """
         at_hand = (self.job.folder / self.job.maps_name()).is_dir() and not self.without_maps
         if not (frozen and at_hand):
-            return heatmaps.look(
-                folding.folded(explained), self.pixels, self.judged, self.config, self.compared
-            )
+            quick, rows = folding.folded(explained), self.judged
+            return heatmaps.look(quick, self.pixels, rows, self.config, self.compared)
         maps, inside = [self._kept(_silent)["last"]], None
         if classifier.head_of(explained) == "evidence":
             maps, inside = [self._kept(_silent)["early"], *maps], self._truth[1]
