@@ -19,5 +19,5 @@ class RunError(Exception):
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line of at most 120 characters."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return str(text).splitlines()[0][:120]

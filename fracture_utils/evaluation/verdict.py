@@ -49,8 +49,8 @@ def chosen(predictions: pd.DataFrame | None, scores: pd.DataFrame) -> str:
     rows = single(scores)
     if predictions is None or predictions.empty:
         return rows["model"].iloc[0]
-    networks = [name for name in predictions["model"].unique() if name in set(rows["model"])]
-    return calibration.chosen(predictions, networks) or rows["model"].iloc[0]
+    own = predictions[predictions["model"].isin(rows["model"])]
+    return calibration.chosen(own) or rows["model"].iloc[0]
 
 
 def standing(comparisons: pd.DataFrame, models: Iterable[str], model: str) -> dict[str, str]:

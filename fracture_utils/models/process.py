@@ -20,8 +20,8 @@ BEAT = 1.0
 DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 """Of variables that nobody set. TensorFlow uses oneDNN by itself on processors with 512-bit
 instructions only, and others gain, too (benchmarks/README.md)."""
-PATIENCE = 30.0
-"""Seconds for nvidia-smi to answer."""
+PATIENCE = 60.0
+"""Seconds for nvidia-smi to answer; the first time it may have to wake several cards."""
 CARDS = "CUDA_VISIBLE_DEVICES"
 KILLED = (
     "The process was killed, most often for lack of memory; lower "
@@ -31,7 +31,7 @@ KILLED = (
 
 @functools.cache  # it starts a program, and networks that answer ask it again and again
 def ask_nvidia(*arguments: str) -> str:
-    """What nvidia-smi prints; empty where it is not there, fails, or hangs with its driver."""
+    """What nvidia-smi prints; empty where it is not there, fails, or is silent for PATIENCE."""
     if not shutil.which("nvidia-smi"):
         return ""
     command = ["nvidia-smi", *arguments]

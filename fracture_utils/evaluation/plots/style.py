@@ -74,12 +74,13 @@ class Chart(Figure):
         256 colours make the file a third as large; where there are pictures they are dithered, so
         that heat maps show no bands.
         """
-        buffer, known, canvas, dpi = io.BytesIO(), PngInfo(), FigureCanvasAgg(self), self.dpi
-        self.dpi = RESOLUTION
+        buffer, known, usual, dpi = io.BytesIO(), PngInfo(), self.canvas, self.dpi
+        canvas, self.dpi = FigureCanvasAgg(self), RESOLUTION
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             canvas.draw()  # savefig draws everything twice, and compresses what is taken apart here
         self.dpi = dpi
+        self.set_canvas(usual)  # or the figure would hold its pixels
         known.add_itxt("Description", self.caption)
         known.add_itxt("Alternative", self.alternative)
         known.add_text("Place", str(self.place))
