@@ -118,7 +118,7 @@ def known(tmp_path):
     images = pd.DataFrame({"group": [f"g{k // 2}" for k in range(40)]})
     images = images.assign(width="300", height=[str(300 + k) for k in range(40)])
     features = squares.reshape(40, -1)[:, ::97] + 1.0
-    familiarity.save(tmp_path / "known.npz", squares, features, images, 0)
+    familiarity.save(tmp_path / "known.npz", squares, features, images)
     return familiarity.read(tmp_path / "known.npz")
 
 
@@ -156,7 +156,7 @@ def test_ordinary_pictures_are_warned_of_as_often_as_is_said(tmp_path, groups, o
         squares, features, sides = draw(groups, of)
         images = pd.DataFrame({"group": np.repeat(np.arange(groups), of)})
         images = images.assign(height=sides[:, 0], width=sides[:, 1])
-        familiarity.save(target, squares, features, images, run)
+        familiarity.save(target, squares, features, images)
         known = familiarity.read(target)
         assert familiarity.rate(known) == pytest.approx(max(0.01, rate))
         share.append(np.mean([bool(x) for x in familiarity.unfamiliar(known, *draw(100, 1))]))
@@ -169,10 +169,17 @@ def test_ordinary_pictures_are_warned_of_as_often_as_is_said(tmp_path, groups, o
     assert set(found) == {"grey levels, content"}
 
 
+def test_of_many_known_pictures_some_are_chosen_in_order_and_of_few_all():
+    many = familiarity.chosen(10_000, 0)
+    assert len(many) == familiarity.LARGEST
+    assert (np.diff(many) > 0).all()
+    np.testing.assert_array_equal(familiarity.chosen(30, 0), np.arange(30))
+
+
 def test_a_single_known_picture_tells_nothing(tmp_path):
     images = pd.DataFrame({"group": ["a"], "height": [10], "width": [10]})
     squares, features = np.zeros((1, 8, 8), np.uint8), np.ones((1, 3))
-    familiarity.save(tmp_path / "known.npz", squares, features, images, 0)
+    familiarity.save(tmp_path / "known.npz", squares, features, images)
     known = familiarity.read(tmp_path / "known.npz")
     odd = familiarity.unfamiliar(known, squares + 200, -features, [[900, 10]])
     assert odd == [""]

@@ -39,27 +39,24 @@ def path(name: str, config: Config) -> Path:
 
 
 def chosen(count: int, seed: int) -> np.ndarray:
-    """Which of so many pictures `save` keeps."""
+    """Which of so many pictures to `save`: LARGEST at most, in order."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:LARGEST])
 
 
-def save(
-    target: Path, squares: np.ndarray, features: np.ndarray, images: pd.DataFrame, seed: int
-) -> None:
+def save(target: Path, squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> None:
     """Keep what `unfamiliar` compares with: numbers about pictures, never pictures.
 
     `squares` uint8 (n, size, size), `features` (n, channels) and `images` (n rows; group, and
-    width and height if known) should be the validation pictures, of the same source as the
-    training pictures but not learned by heart.
+    width and height if known) should be those `chosen` of the validation pictures, which are of
+    the same source as the training pictures but not learned by heart.
     """
-    rows = chosen(len(images), seed)
-    groups = np.unique(images["group"].to_numpy(str)[rows], return_inverse=True)[1]
+    groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
     if len(np.unique(groups)) < 2:
-        groups = np.arange(len(rows))
-    shapes = images[["height", "width"]].to_numpy(float)[rows] if set(images) >= SHAPE else None
-    described = _described(squares[rows], features[rows], shapes)
+        groups = np.arange(len(images))
+    shapes = images[["height", "width"]].to_numpy(float) if set(images) >= SHAPE else None
+    described = _described(squares, features, shapes)
     strangers = groups[:, None] != groups
-    neighbours = int(min(NEIGHBOURS, strangers.sum(axis=1).min())) if len(rows) > 1 else 0
+    neighbours = int(min(NEIGHBOURS, strangers.sum(axis=1).min())) if len(images) > 1 else 0
     scales: dict[str, list[float]] = {}
     known = Known({"neighbours": neighbours, "scales": scales}, described)
     for check in described if neighbours else ():

@@ -189,7 +189,7 @@ class Desk:
         tables.write(folder, "seeds", prediction.seeds_table(model.name, of_seeds, pictures))
         files.write_arrays(folder / "heatmaps.npz", {"model": self.job.name}, {"maps": seen.maps})
         squares, images = self.pixels[self.compared], self.job.images.iloc[self.compared]
-        familiarity.save(self.known, squares, seen.features, images, self.config.seed)
+        familiarity.save(self.known, squares, seen.features, images)
         files.write_json(folder / "network.json", self._description(model, explained, stored))
 
     def _description(self, model: keras.Model, explained: keras.Model, stored: dict) -> dict:
