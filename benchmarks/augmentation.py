@@ -1,4 +1,4 @@
-"""One fused affine map against five Keras layers: augmented pictures per second at 224 px.
+"""One fused affine map against five Keras layers: augmented images per second at 224 px.
 
 python benchmarks/augmentation.py
 """
@@ -11,15 +11,15 @@ import keras
 import numpy as np
 
 from fracture_utils.config import Config
-from fracture_utils.data.augmentation import augment
+from fracture_utils.data.generators import augment
 
 ROUNDS = 7
 
 
 def main() -> None:
-    """Print the medians of both, taken in turns, and their ratio."""
+    """Print the medians of both, interleaved, and their ratio."""
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (32, 224, 224), np.uint8)
+    images = random.integers(0, 256, (32, 224, 224), np.uint8)
     config = Config(source="phantoms")
     layers = keras.Sequential(
         [
@@ -30,20 +30,20 @@ def main() -> None:
             keras.layers.RandomContrast(config.contrast),
         ]
     )
-    colour = np.repeat(pictures[..., None], 3, axis=-1).astype(np.float32)
-    ways = {
-        "fused": lambda: [augment(picture, config, random) for picture in pictures],
-        "layers": lambda: np.asarray(layers(colour, training=True)),
+    color = np.repeat(images[..., None], 3, axis=-1).astype(np.float32)
+    variants = {
+        "fused": lambda: [augment(image, config, random) for image in images],
+        "layers": lambda: np.asarray(layers(color, training=True)),
     }
-    rates = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
+        for name, variant in variants.items():
             started = time.perf_counter()
-            way()
-            rates[name].append(len(pictures) / (time.perf_counter() - started))
+            variant()
+            rates[name].append(len(images) / (time.perf_counter() - started))
     medians = {name: statistics.median(values[1:]) for name, values in rates.items()}
     sys.stdout.write(
-        f"fused {medians['fused']:.0f}, five layers {medians['layers']:.0f} pictures/s: "
+        f"fused {medians['fused']:.0f}, five layers {medians['layers']:.0f} images/s: "
         f"{medians['fused'] / medians['layers']:.1f} times as fast\n"
     )
 

@@ -1,6 +1,6 @@
-"""Seconds for the intervals and paired tests of 6 models on 5,000 pictures, and for the import.
+"""Seconds for the intervals and paired tests of six models on 5,000 images, and for the import.
 
-Run from the repository's root: python -m benchmarks.evaluation
+python benchmarks/evaluation.py
 """
 
 import subprocess
@@ -11,25 +11,25 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from fracture_utils.config import BACKBONES
 from fracture_utils.evaluation import calibration, comparison, metrics
-from fracture_utils.networks import REGISTRY
 
-PICTURES = 5000
+IMAGES = 5000
 RESAMPLES = 2000
 
 
 def predictions() -> pd.DataFrame:
-    """Correlated logits of six networks on pictures of 2,500 patients, every fifth fractured."""
+    """Correlated logits of six models on images of 2,500 patients, every fifth fractured."""
     generator = np.random.default_rng(0)
-    labels = np.repeat(generator.random(PICTURES // 2) < 0.2, 2)
-    shared = generator.normal(size=PICTURES)
+    labels = np.repeat(generator.random(IMAGES // 2) < 0.2, 2)
+    shared = generator.normal(size=IMAGES)
     tables = []
     for split in ("validation", "test"):
-        for model in REGISTRY:
-            logits = 2.0 * labels - 1 + shared + generator.normal(size=PICTURES)
+        for model in BACKBONES:
+            logits = 2.0 * labels - 1 + shared + generator.normal(size=IMAGES)
             columns = {
-                "path": [f"{split}/{i}.png" for i in range(PICTURES)],
-                "group": [f"{split}{i // 2}" for i in range(PICTURES)],
+                "path": [f"{split}/{i}.png" for i in range(IMAGES)],
+                "group": [f"{split}{i // 2}" for i in range(IMAGES)],
                 "label": np.where(labels, "fractured", "normal"),
                 "split": split,
                 "model": model,
@@ -42,18 +42,18 @@ def predictions() -> pd.DataFrame:
 
 
 def main() -> None:
+    """Print the seconds of each step."""
     raw = predictions()
     ready = calibration.apply(raw, calibration.fit(raw))
     steps = {
         "import": lambda: subprocess.run(
-            [sys.executable, "-c", "import fracture_utils.evaluation.plots"], check=True
+            [sys.executable, "-c", "import fracture_utils.plots.performance"], check=True
         ),
-        "ensembles and operating points": lambda: calibration.fit(calibration.ensembles(raw)),
+        "ensemble and operating points": lambda: calibration.fit(calibration.add_ensemble(raw)),
         "scores": lambda: metrics.scores(ready, resamples=RESAMPLES),
         "comparisons": lambda: comparison.pairs(ready, resamples=RESAMPLES),
-        "rank stability": lambda: comparison.rank_stability(ready, resamples=RESAMPLES),
     }
-    sys.stdout.write(f"{len(REGISTRY)} models, {PICTURES} pictures, {RESAMPLES} resamples\n")
+    sys.stdout.write(f"{len(BACKBONES)} models, {IMAGES} images, {RESAMPLES} resamples\n")
     for name, step in steps.items():
         start = time.perf_counter()
         step()

@@ -1,4 +1,4 @@
-"""Figures as files: what was measured, how, on what machine, and what else was at work on it."""
+"""Measurements as files: what was measured, how, on which machine, and beside which other load."""
 
 import argparse
 import contextlib
@@ -14,29 +14,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fracture_utils import files
-from fracture_utils.ledger import versions
+from fracture_utils import artifacts
 
 RESULTS = Path(__file__).parent / "results"
 TOGETHER = "--together"
 
 
 def arguments(description: str, rounds: int = 3) -> argparse.ArgumentParser:
-    """A command line with what all measurements have in common: --rounds, --output, --together."""
+    """A command line with the options of all measurements: --rounds, --output, --together."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=rounds, help="of each way, in turns")
+    parser.add_argument("--rounds", type=int, default=rounds, help="of each variant, interleaved")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
     parser.add_argument(
-        TOGETHER, action="store_true", help="in one process, to see that it works: measures nothing"
+        TOGETHER, action="store_true", help="in one process, to test the script: measures nothing"
     )
     return parser
 
 
-def apart(script: str, *words: object, environment: dict[str, str] | None = None) -> Any:
-    """What `script` prints as JSON in its last line, in a fresh process of its own, with the
-    variables of this one unless others are given; or in this one where --together was asked.
+def in_subprocess(script: str, *words: object, environment: dict[str, str] | None = None) -> Any:
+    """The JSON that `script` prints in its last line, in a fresh process with the variables of this
+    one or those given; or in this process with --together.
     """
     if TOGETHER in sys.argv:
         return _here([script, *map(str, words)])
@@ -48,55 +47,53 @@ def apart(script: str, *words: object, environment: dict[str, str] | None = None
 
 
 def _here(command: list[str]) -> Any:
-    asked, said = sys.argv, io.StringIO()
+    arguments, output = sys.argv, io.StringIO()
     sys.argv = command
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             runpy.run_path(command[0], run_name="__main__")
     finally:
-        sys.argv = asked
-    return json.loads(said.getvalue().splitlines()[-1])
+        sys.argv = arguments
+    return json.loads(output.getvalue().splitlines()[-1])
 
 
 def answer(value: object) -> None:
-    """What `apart` hears."""
+    """Print a value for `in_subprocess`."""
     sys.stdout.write(json.dumps(value) + "\n")
 
 
 def processor() -> str:
-    """The processor in words, as far as the system says."""
+    """The model of the processor."""
     source = Path("/proc/cpuinfo")
     lines = source.read_text().splitlines() if source.is_file() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
-def busy() -> float:
-    """Cores' worth of work over the last minute: figures taken beside other work are not the
-    machine's own. To be asked before a measurement starts.
-    """
+def load() -> float:
+    """Mean number of busy cores over the last minute; to be read before a measurement starts."""
     return round(os.getloadavg()[0], 2)
 
 
-def keep(name: str, asked: argparse.Namespace, load: float, figures: object) -> Path:
-    """Write NAME.json: the command (folders by their place in it), the machine, `busy` before it
-    began, rounds, versions and figures; and print the figures.
+def write(name: str, options: argparse.Namespace, load_before: float, figures: object) -> Path:
+    """Write NAME.json: command (without folders of this machine), machine, load, rounds, versions
+    and figures; and print the figures.
     """
     words = ["DIR" if os.sep in word else word for word in sys.argv[1:]]
-    written = {
+    record = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load before": load},
-        "versions": versions().to_dict(),
-        "rounds": asked.rounds,
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "load before": load_before},
+        "versions": artifacts.versions(),
+        "rounds": options.rounds,
         "figures": figures,
     }
-    path = asked.output / f"{name}.json"
-    files.write_json(path, written)
+    path = options.output / f"{name}.json"
+    artifacts.write_json(path, record)
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return path
 
 
 def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
-    """Median, least and most."""
-    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, digits) for name, value in found.items()}
+    """Median, least and greatest."""
+    summary = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, digits) for name, value in summary.items()}

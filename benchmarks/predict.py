@@ -1,7 +1,7 @@
-"""Seconds of `python -m fracture_utils predict` from a cold start, for one picture and for many,
-beside the pure forward pass of the same network: `python benchmarks/predict.py PICTURES [ROUNDS]`.
+"""Seconds of `python -m fracture_utils predict` from a cold start, for one image and for many,
+beside the forward pass of the same models: `python benchmarks/predict.py IMAGES [ROUNDS]`.
 
-Asks the networks in FRACTURE_MODELS_DIR. Prints medians, and what a picture more costs as a
+Uses the models in FRACTURE_MODELS_DIR. Prints medians, and the cost of a further image as a
 multiple of the forward pass (same process, same batches, pixels already in memory).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from fracture_utils.config import Config
 from fracture_utils.data import reader
-from fracture_utils.predict import Panel
+from fracture_utils.predict import Predictor
 
 MANY = 500
 
@@ -33,37 +33,37 @@ def seconds(paths: list[Path], *options: str) -> float:
 
 
 def forward(config: Config, paths: list[Path]) -> float:
-    """Of all networks over the same pictures in memory, after a warm-up."""
-    panel, total = Panel(config), 0.0
-    panel.load()
-    for name, network in panel.networks.items():
-        size, aspect = panel.cards[name]["input_size"], panel.cards[name]["aspect"]
-        pixels = np.stack([reader.fit(reader.read(path), size, aspect) for path in paths])
+    """Of all models over the same images in memory, after a warm-up."""
+    predictor, total = Predictor(config), 0.0
+    predictor.load()
+    for name, model in predictor.models.items():
+        size = predictor.members[name]["input_size"]
+        pixels = np.stack([reader.fit(reader.read(path), size) for path in paths])
         batch = pixels[..., None].astype(np.float32)
-        network.predict(batch[:64], verbose=0)
+        model.predict(batch[:64], verbose=0)
         started = time.perf_counter()
-        network.predict(batch, verbose=0, batch_size=config.batch_size)
+        model.predict(batch, verbose=0, batch_size=config.batch_size)
         total += time.perf_counter() - started
     return total
 
 
 def main() -> None:
-    """Rounds of one picture, many pictures and the forward pass, interleaved."""
+    """Interleaved rounds of one image, many images and the forward pass."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in reader.SUFFIXES)[:MANY]
-    config, times = Config(source="pictures"), []
+    config, times = Config(source="images"), []
     for _ in range(rounds):
         numbers = seconds(paths, "--numbers-only")
         times.append((seconds(paths[:1]), seconds(paths), numbers, forward(config, paths)))
     one, drawn, numbers, passes = np.median(times, axis=0)
     sys.stdout.write(
-        f"{len(paths)} pictures, {rounds} rounds (medians): one picture {one:.1f} s, all "
+        f"{len(paths)} images, {rounds} rounds (medians): one image {one:.1f} s, all "
         f"{drawn:.1f} s, numbers only {numbers:.1f} s, forward pass {passes:.1f} s\n"
     )
     for name, column in (("with its heat map", 1), ("in numbers only", 2)):
         ratios = [(row[column] - row[0]) / row[3] for row in times]
         sys.stdout.write(
-            f"a picture more {name} costs {np.median(ratios):.2f} forward passes "
+            f"a further image {name} costs {np.median(ratios):.2f} forward passes "
             f"({min(ratios):.2f} to {max(ratios):.2f})\n"
         )
 

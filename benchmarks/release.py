@@ -1,10 +1,10 @@
-"""Make models/released/ of a finished run on FracAtlas: 8-bit weights, and a card a network.
+"""Write models/released/ from a finished run on FracAtlas: 8-bit weights and a card per model.
 
     python benchmarks/release.py DATA RESULTS MODELS
 
-DATA holds the pictures, RESULTS the tables of the run and MODELS its weights and cards. Every
-released network looks at the test pictures again, and its card says what 8 bits changed; where
-that is too much, its small kernels stay in 16 bits.
+DATA holds the images, RESULTS the tables of the run and MODELS its weights and cards. Every
+quantized model predicts the test images again, and its card records what quantization changed;
+where the change of the AUC is too large, small kernels stay in float16.
 """
 
 import json
@@ -17,121 +17,123 @@ import pandas as pd
 from scipy import special
 from sklearn.metrics import roc_auc_score
 
-from fracture_utils import files, tables
-from fracture_utils.config import Config
+from fracture_utils import artifacts, tables
+from fracture_utils.config import CLASS_NAMES, Config
 from fracture_utils.data import reader
+from fracture_utils.data.generators import ImageBatches
 from fracture_utils.evaluation import calibration
 from fracture_utils.evaluation.predictions import ENSEMBLE, read
-from fracture_utils.models import cards, familiarity, heatmaps, released
+from fracture_utils.models import builder, heatmaps, model_cards
 from fracture_utils.models.backbones import RELEASED_DIR
 
-SAYS = (
-    "Answered by networks that were trained on FracAtlas (hands, legs, hips and shoulders from "
-    "three hospitals in Bangladesh) and released with this project."
+STATEMENT = (
+    "Released models, trained on FracAtlas (hands, legs, hips and shoulders from three hospitals "
+    "in Bangladesh)."
 )
-INTENDED = "Teaching, research, and first weights for training. Never diagnosis."
-LIMITS = [
-    "One source, without patient ids: nobody knows how it does elsewhere.",
-    "Metal hardware gives fractures away: 97 of 99 pictures with hardware are fractured.",
-    "The test folder is one block of consecutive numbers.",
-    "Pictures were at most about 400 px wide; hairline fractures may not be visible in them.",
+INTENDED_USE = "Teaching, research, and initial weights for training. Never diagnosis."
+LIMITATIONS = [
+    "One source without patient identifiers; performance elsewhere is unknown.",
+    "Metal hardware is a confounder: {fractured} of the {images} images with hardware are "
+    "fractured.",
+    "The test set is one block of consecutive file numbers.",
+    "Images were at most about 400 px wide; hairline fractures may not be visible in them.",
 ]
-FROM = {
+INITIAL_WEIGHTS = {
     "DenseNet121": "ImageNet weights of Keras 2.1.4, exact",
-    "ResNet50": "another training run than Keras's: a pruned 8-bit ImageNet network of unknown "
-    "author, its batch normalisation measured on photographs (top-1 72.1 %)",
+    "ResNet50": "a pruned 8-bit ImageNet model of unknown author instead of Keras's weights, with "
+    "batch normalization statistics measured on photographs (top-1 accuracy 72.1 %)",
     "VGG16": "ImageNet weights; whether a publisher fine-tuned the later blocks is not documented",
-    "MobileNet": "Google's 8-bit ImageNet training, dequantised",
-    "InceptionV3": "ImageNet weights, but two thirds of one kernel of mixed9 and of one of mixed10 "
-    "were drawn at random",
+    "MobileNet": "Google's 8-bit ImageNet training, dequantized",
+    "InceptionV3": "ImageNet weights, with two thirds of one kernel of mixed9 and of one kernel of "
+    "mixed10 drawn at random",
     "Xception": "ImageNet weights of Keras",
 }
-"""Where the first weights of each network came from."""
-HALVED = (0, 100_000, 300_000)
-"""Kernels of fewer numbers than this stay in 16 bits; the first is taken that keeps the AUC."""
+FLOAT16_BELOW = (0, 100_000, 300_000)
+"""Kernels of fewer numbers stay in float16; the first value that keeps the AUC is used."""
 ALLOWED = 0.002
-"""Change of the AUC by the release."""
+"""Largest change of the AUC."""
 SCORES = ("auc", "average_precision", "sensitivity", "specificity", "brier")
 
 
-def release(name: str, data: Path, config: Config) -> dict:
-    """Write one network's weights, known pictures and card; the card."""
-    model, card = cards.load(name, config)
-    target = RELEASED_DIR / f"{name}.npz"
+def release(name: str, card: dict, data: Path, config: Config) -> dict:
+    """Write the weights, OOD reference and card of one model; return the card."""
+    model = model_cards.load(name, card, config.models_dir)
+    target, results = RELEASED_DIR / f"{name}.npz", config.results_dir
     trained = {weight.path: np.asarray(weight) for weight in model.weights}
-    predictions = read(config.results_dir / "predictions.csv")
-    for halved in HALVED:
-        released.write(target, trained, halved)
-        model.set_weights(list(released.read(target).values()))
-        changed = {"halved": halved} | eight_bits(model, card, data, predictions)
-        if abs(changed["change_of_auc"]) <= ALLOWED:
+    predictions = read(results / "predictions.csv")
+    for below in FLOAT16_BELOW:
+        model_cards.write_released(target, trained, below)
+        builder.load_released(model, target)
+        change = {"bits": 8, "float16_below": below}
+        change |= quantization(model, card, data, predictions, config)
+        if abs(change["change_in_auc"]) <= ALLOWED:
             break
-    shutil.copyfile(familiarity.path(name, config), RELEASED_DIR / f"{name}.known.npz")
-    card |= {"weights": target.name, "weights_sha256": files.sha256(target), "precision": "auto"}
-    results = config.results_dir
+    shutil.copyfile(config.models_dir / f"{name}.ood.npz", RELEASED_DIR / f"{name}.ood.npz")
+    card |= {"weights": target.name, "weights_sha256": artifacts.digest(target)}
+    card |= {"precision": "auto", "usable_as_initialization": True}
+    images = tables.read(results, "images")
+    hardware = images[images["hardware"] == "1"]
+    counts = {"images": len(hardware), "fractured": (hardware["label"] == "fractured").sum()}
+    subgroups, columns = tables.read(results, "subgroups"), ("column", "value", "n", "positives")
+    parts = rows(subgroups, name, ("sensitivity", "specificity"), columns)
     card["released"] = {
-        "says": SAYS,
-        "intended_use": INTENDED,
-        "limits": LIMITS,
-        "attribution": files.read_json(results / "run.json")["attribution"].strip(),
-        "licence": "CC BY 4.0 (data); see LICENSE for the code",
-        "first_weights": FROM[name],
-        "test": _rows(tables.read(results, "scores"), name, SCORES)[0],
-        "by_group": [
-            row
-            for row in _rows(
-                tables.read(results, "subgroups"), name, ("sensitivity", "specificity"),
-                ("column", "value", "n", "positives"),
-            )
-            if row["column"] == "body_part"
-        ],
-        "localisation": _rows(tables.read(results, "localisation"), name, ("hit_rate",))[0],
-        "eight_bits": changed,
-    }  # fmt: skip
-    files.write_json(RELEASED_DIR / f"{name}.json", card)
+        "statement": STATEMENT,
+        "intended_use": INTENDED_USE,
+        "limitations": [text.format(**counts) for text in LIMITATIONS],
+        "training_data": "FracAtlas",
+        "attribution": artifacts.read_json(results / "run.json")["attribution"].strip(),
+        "license": "CC BY 4.0 (data); see LICENSE for the code",
+        "initial_weights": INITIAL_WEIGHTS[name],
+        "test": rows(tables.read(results, "scores"), name, SCORES)[0],
+        "subgroups": [row for row in parts if row["column"] == "body_part"],
+        "localization": rows(tables.read(results, "localization"), name, ("hit_rate",))[0],
+        "quantization": change,
+    }
+    artifacts.write_json(RELEASED_DIR / f"{name}.json", card)
     return card
 
 
-def _rows(
+def rows(
     table: pd.DataFrame, name: str, metrics: tuple[str, ...], others: tuple[str, ...] = ()
 ) -> list[dict]:
-    """What the card says of a network: `metrics` with their intervals, rounded, and `others`."""
-    ends = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
-    rows = table[table["model"] == name][[*others, *ends]].round(3)
-    return json.loads(rows.to_json(orient="records"))
+    """The rows of a model: `metrics` with their intervals, rounded, and `others`."""
+    columns = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
+    own = table[table["model"] == name][[*others, *columns]].round(3)
+    return json.loads(own.to_json(orient="records"))
 
 
-def eight_bits(model, card: dict, data: Path, predictions: pd.DataFrame) -> dict[str, float]:
-    """What the quantised network says of the test pictures, beside what the run said."""
-    rows = predictions[(predictions["model"] == model.name) & (predictions["split"] == "test")]
-    size, aspect = card["input_size"], card["aspect"]
-    squares = np.stack(
-        [reader.fit(reader.read(data / path), size, aspect) for path in rows["path"]]
-    )
-    seen = heatmaps.look(heatmaps.explaining(model), squares, np.arange(len(squares)), Config())
-    labels, before = rows["label"] == "fractured", rows["logit"].to_numpy()
-    change = special.expit(calibration.calibrated(seen.logits, card))
-    change = change - special.expit(calibration.calibrated(before, card))
-    auc = roc_auc_score(labels, seen.logits)
+def quantization(
+    model, card: dict, data: Path, predictions: pd.DataFrame, config: Config
+) -> dict[str, float]:
+    """What quantization changes in the predictions of the test images."""
+    own = predictions[(predictions["model"] == model.name) & (predictions["split"] == "test")]
+    squares = np.stack([reader.fit(reader.read(data / p), card["input_size"]) for p in own["path"]])
+    numbers = np.arange(len(squares))
+    batches = ImageBatches(squares, np.zeros(len(squares)), numbers, config)
+    logits = heatmaps.predict(heatmaps.explain(model), batches).logits
+    labels, before = own["label"] == "fractured", own["logit"].to_numpy()
+    new, old = (special.expit(calibration.calibrated(z, card)) for z in (logits, before))
+    auc = roc_auc_score(labels, logits)
     return {
-        "largest_change_of_probability": round(float(np.abs(change).max()), 4),
+        "largest_change_in_probability": round(float(np.abs(new - old).max()), 4),
         "auc": round(auc, 4),
-        "change_of_auc": round(auc - roc_auc_score(labels, before), 4),
+        "change_in_auc": round(auc - roc_auc_score(labels, before), 4),
     }
 
 
 def main(data: str, results: str, models: str) -> None:
-    """Release every network of the run, and say what came of it."""
-    config = Config(source="pictures", data_dir=data, results_dir=results, models_dir=models)
-    described = {name: release(name, Path(data), config) for name in cards.read(config)[0]}
-    chosen = calibration.chosen(read(config.results_dir / "predictions.csv"))
-    members = {chosen: described[chosen]["weights_sha256"]}
-    classes = {"class_names": ["normal", "fractured"]}
-    files.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", {"members": members} | classes)
-    for name, card in described.items():
+    """Release every model of the run; `predict` uses the one that was selected on validation."""
+    config = Config(source="images", data_dir=data, results_dir=results, models_dir=models)
+    members, _ = model_cards.read(config.models_dir)
+    cards = {name: release(name, card, Path(data), config) for name, card in members.items()}
+    selected = calibration.select_model(read(config.results_dir / "predictions.csv"))
+    ensemble = {"members": {selected: cards[selected]["weights_sha256"]}}
+    ensemble |= {"class_names": list(CLASS_NAMES)}
+    artifacts.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", ensemble)
+    for name, card in cards.items():
         size = (RELEASED_DIR / f"{name}.npz").stat().st_size / 1e6
-        sys.stdout.write(f"{name}: {size:.1f} MB, {card['released']['eight_bits']}\n")
-    sys.stdout.write(f"asked by predict: {chosen}, which validation chose\n")
+        sys.stdout.write(f"{name}: {size:.1f} MB, {card['released']['quantization']}\n")
+    sys.stdout.write(f"used by predict: {selected}\n")
 
 
 if __name__ == "__main__":

@@ -1,37 +1,44 @@
-"""Which pretrained CNN tells a fractured bone from a normal one, and how far to trust it.
+"""Which pretrained CNN detects fractures on your radiographs, and how far to trust it.
 
-For education and research, never for clinical use.
+For education and research only, never for clinical use.
 
-A map, from left to right; a module imports only from its left.
+The modules in order; each imports only from modules above it (tested):
 
-errors, files   sentences for people; whole files or none
-lazy            arrays that are made when they are asked for
-schemas, tables every column of every table in results/, once
-events          training curves for TensorBoard
-data/folders    what the words in folder names mean
-networks        the registry of networks, one row each
-config          every setting, once
-download        files from the internet, resumed and checked
-ledger          what is done and still valid, and who holds a folder
-data/           greys, dicom, reader, anatomy, radiography, phantoms, duplicates, groups,
-                inventory, sidecars, sources/, images, agreement, audit, store, places,
-                augmentation, batches
-models/         process, precision, released, backbones, evidence, classifier, folding, speed,
-                features, training, heads, heatmaps, familiarity, prediction, progress, crew,
-                cluster, job, jobs, cards, worker
-evaluation/     predictions, bootstrap, intervals, probabilities, metrics, probe,
-                calibration, comparison, wording, seeds, subgroups, use, detection,
-                localisation, gallery, findings, conclusion, claim, verdict, plots/,
-                cases, drawings, grids, page, report, rescoring (no Keras)
-run             the record of a run
-predict, widget what the networks say about X-rays, in the terminal and in the notebook
-capture         an answer as DICOM
-export          networks as files that answer without Keras
-clean           free disk space
-headless        the notebook without a person
-__main__        the one command line
-
-Between the steps stand tables: images, audit, history, predictions, scores, comparisons.
+config, artifacts, tables    settings; complete files and their keys; result tables
+data/reader                  one radiograph file -> uint8 grayscale
+data/duplicates              near-duplicate images
+data/splits                  groups of images, validation and test split
+data/generators              pixel cache, augmentation, batches, boxes as grids
+data/dataset                 class folders, images.csv, boxes.csv -> images table
+data/phantoms                synthetic radiographs, the embedded data set
+data/sources                 importers of published data sets
+evaluation/predictions       the predictions table, read and checked
+evaluation/intervals         grouped bootstrap, Wilson, Newcombe, Holm
+evaluation/metrics           metrics with intervals, clustered DeLong
+evaluation/calibration       Platt scaling, thresholds, ensemble, calibration tests
+evaluation/comparison        paired tests between models
+evaluation/subgroups         body part, view and other columns
+evaluation/clinical_utility  predictive values, decision curve
+evaluation/localization      pointing game, permutation control, energy
+evaluation/error_analysis    most confident errors, suspected label errors
+evaluation/shortcuts         metadata-only baseline
+evaluation/sentences         all computed English
+evaluation/results           evaluate(predictions) -> Results: every table, the selected model
+data/audit                   leakage, conflicting labels, shortcuts
+models/backbones             the registry, initial weights, precision
+models/builder               backbone + head as one graph, freezing, folding
+models/features              cached feature maps of the frozen backbone
+models/heatmaps              class activation maps, randomization check
+models/ood                   out-of-distribution warning
+models/training              one model from initial weights to predictions (its own process)
+models/jobs                  all models: here, one per GPU, or on a Dask cluster
+models/model_cards           how a trained model is used; released weights
+plots/                       style, dataset, performance, explanations: Results -> figures
+report                       one HTML page and a README for the results folder
+predict                      answers about single images
+export                       ONNX
+notebook                     the notebook without a person
+__main__                     the command line
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,161 +1,115 @@
-"""Every setting, once: frozen, validated, from keywords, FRACTURE_* variables or a file."""
+"""Settings of a run, each defined once, and the exceptions shown to users without a traceback."""
 
-import contextlib
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
 
-from fracture_utils.data import folders
-from fracture_utils.errors import InputError
-from fracture_utils.networks import REGISTRY
-
 PREFIX = "FRACTURE_"
-CLASS_NAMES = ("normal", "fractured")
+NORMAL, FRACTURED = CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
+Backbone = Literal["DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception"]
+BACKBONES: tuple[str, ...] = get_args(Backbone)
+LAYOUT = "train/fractured, train/normal, test/fractured and test/normal"
+DOCUMENTS = ".csv .tsv .xls .xlsx .ods .json .xml .yaml .yml .txt .md .pdf .html .py .zip .db .ini"
+PAPERS = ("license", "licence", "readme", "copying", "makefile", "notice", "authors")
+PHANTOM_DEFAULTS = {"fine_tune_epochs": 1}
+QUICK_DEFAULTS = {"phantom_images": 96, "image_size": 96, "batch_size": 16, "fine_tune_epochs": 1}
 
-PHANTOMS = {"fine_tune_epochs": 1, "seeds": 3}
-"""Defaults where the run uses phantoms: a demonstration of minutes on two cores."""
-QUICK = {
-    "phantom_pictures": 96,
-    "seeds": 2,
-    "phantom_size": 128,
-    "image_size": 96,
-    "batch_size": 16,
-    "views": 1,
-    "head_epochs": 10,
-    "fine_tune_epochs": 1,
-    "resamples": 200,
-}
-"""Defaults of a quick run (FRACTURE_QUICK=1): every step, nothing to learn from its numbers."""
+
+class InputError(Exception):
+    """A file, folder or setting that the user can correct; the message names it and what to do.
+
+    Shown without a traceback in a notebook; a headless run ends with exit code 2.
+    """
+
+    def _render_traceback_(self) -> list[str]:  # IPython calls it
+        return [f"{type(self).__name__}: {self}"]
+
+
+class RunError(Exception):
+    """A run that failed for another reason than its input; exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """The message of an exception in one line of at most 120 characters."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(text).splitlines()[0][:120]
 
 
 class Config(BaseSettings):
-    """The settings of a run. `Config(quick=True)`, `FRACTURE_QUICK=1` and a TOML file named by
-    FRACTURE_CONFIG say the same, in this order of precedence; a keyword of None counts as
-    not given. Raises InputError with one sentence where a setting is wrong.
+    """The settings of a run.
+
+    `Config(quick=True)`, `FRACTURE_QUICK=1` and a TOML file named by FRACTURE_CONFIG are
+    equivalent, in this order of precedence; a keyword of None counts as not given. Raises
+    InputError with one sentence where a setting is wrong.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
     )
 
-    data_dir: Path = Field(Path("data"), description="folder with train/ and test/ pictures")
+    data_dir: Path = Field(Path("data"), description="folder with train/ and test/ images")
     results_dir: Path = Field(Path("results"), description="folder for tables, figures and report")
-    models_dir: Path = Field(Path("models"), description="folder for the trained networks")
-    weights_dir: Path | None = Field(None, description="folder with ImageNet weights")
-    source: Literal["auto", "pictures", "phantoms"] = Field(
-        "auto", description="pictures of data_dir, or synthetic phantoms; auto: phantoms if none"
+    models_dir: Path = Field(Path("models"), description="folder for trained models")
+    weights_dir: Path | None = Field(None, description="folder with ImageNet weights files")
+    source: Literal["auto", "images", "phantoms"] = Field(
+        "auto", description="images of data_dir or synthetic phantoms; auto: phantoms if no images"
     )
-    positive_name: str = Field(
-        "fractured",
-        min_length=1,
-        max_length=40,
-        description="word for the positive class; by default what source.json beside the pictures "
-        "says, else fractured",
-    )
-    quick: bool = Field(False, description="shrink everything to see that it runs")
-    seed: int = Field(0, ge=0, lt=2**31, description="the one seed of the run")
-
-    phantom_pictures: int = Field(480, ge=48, le=100_000, description="number of phantoms")
-    phantom_size: int = Field(256, ge=64, le=2048, description="side of a phantom in pixels")
+    quick: bool = Field(False, description="small and fast: shows that everything works")
+    seed: int = Field(0, ge=0, lt=2**31, description="random seed of the run")
+    phantom_images: int = Field(480, ge=48, le=100_000, description="number of phantoms")
 
     audit_policy: Literal["report", "drop", "stop"] = Field(
         "report", description="what to do with copies and conflicting labels"
     )
-    aspect: Literal["pad", "squash"] = Field("pad", description="how a picture becomes square")
-    validation_share: float = Field(0.2, gt=0, lt=0.5, description="share of train, by group")
+    neighbors: int | None = Field(
+        None, ge=0, description="training images in a run of numbered names; None: as imported"
+    )
     horizontal_flip: bool = Field(True, description="augmentation: mirror left and right")
-    vertical_flip: bool = Field(False, description="augmentation: upside down")
+    vertical_flip: bool = Field(False, description="augmentation: mirror up and down")
     rotation: float = Field(10.0, ge=0, le=180, description="augmentation: largest angle, degrees")
     zoom: float = Field(0.1, ge=0, lt=0.5, description="augmentation: largest share of the side")
     shift: float = Field(0.05, ge=0, lt=0.5, description="augmentation: largest share of the side")
     brightness: float = Field(0.1, ge=0, lt=1, description="augmentation: largest share of white")
-    contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest change of contrast")
+    contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest relative change")
 
-    backbones: Annotated[tuple[str, ...], NoDecode] = Field(
-        default_factory=lambda: tuple(REGISTRY),
-        description="networks to train, separated by commas",
+    backbones: Annotated[tuple[Backbone, ...], NoDecode] = Field(
+        BACKBONES, min_length=1, description="pretrained networks to train, separated by commas"
     )
-    initialisation: Literal["imagenet", "random"] = Field("imagenet", description="first weights")
-    image_size: int | None = Field(
-        None, ge=32, le=2048, description="side of the network's input; None: each its own"
-    )
+    initialization: Literal["imagenet", "random"] = Field("imagenet", description="initial weights")
+    image_size: int | None = Field(None, ge=32, le=2048, description="pixels; None: by backbone")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16", "graph_bfloat16"] = (
-        Field("auto", description="arithmetic; auto: what this hardware does fastest")
+        Field("auto", description="dtype policy; auto: the fastest that this hardware supports")
     )
-    batch_size: int = Field(32, ge=1, le=4096, description="pictures per step")
-    views: int = Field(
-        1, ge=1, le=20, description="cached views of a training picture; 1: as it is"
+    batch_size: int = Field(32, ge=1, le=4096, description="images per step")
+    head: Literal["auto", "localization", "pooled"] = Field(
+        "auto", description="classification head; auto: the better one on validation"
     )
-    head: Literal["auto", "evidence", "mean"] = Field(
-        "auto", description="how places become a logit; auto: the better on validation"
-    )
-    dropout: float = Field(0.2, ge=0, lt=1, description="mean head: dropout before the logit")
-    head_epochs: int = Field(30, ge=1, description="most epochs of the head on frozen features")
-    head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="learning rate of the head")
-    head_l2: float = Field(
-        0.1, ge=0, description="mean head: L2 penalty, for features of unit variance"
-    )
-    head_width: int = Field(64, ge=1, le=1024, description="evidence head: channels of a place")
-    place_dropout: float = Field(
-        0.5, ge=0, lt=1, description="evidence head: share of map channels left out in training"
-    )
-    place_epochs: int = Field(12, ge=1, description="evidence head: epochs")
-    place_learning_rate: float = Field(
-        2e-3, gt=0, lt=1, description="evidence head: its peak learning rate"
-    )
-    box_weight: float = Field(
-        10.0, ge=0, description="evidence head: what boxes weigh against labels; 0: none"
-    )
-    maps_limit: float = Field(
-        16.0, ge=0, description="GiB of disk for the maps of one network while it trains"
-    )
-    fine_tune_epochs: int = Field(0, ge=0, description="most epochs of fine-tuning; 0: frozen only")
-    fine_tune_learning_rate: float = Field(3e-5, gt=0, lt=1, description="its peak learning rate")
-    fine_tune_depth: Literal["top", "all"] = Field(
-        "top", description="what is fine-tuned: the last block, or every layer"
-    )
-    seeds: int = Field(
-        1, ge=1, le=20, description="times each frozen network's head is trained, to tell chance"
-    )
-    neighbours: int = Field(
-        0,
-        ge=0,
-        description="pictures of train with numbered names that stay in one part in runs of so "
-        "many, as one patient's may lie side by side; 0: none",
-    )
-    patience: int = Field(5, ge=1, description="epochs without a better validation AUC")
-    cluster: str = Field(
-        "", description="address of a Dask scheduler that trains the networks; empty: this machine"
-    )
+    fine_tune_epochs: int = Field(0, ge=0, description="most epochs of fine-tuning; 0: none")
+    fine_tune_depth: Literal["top", "all"] = Field("top", description="layers to fine-tune")
+    disk_limit: float = Field(16.0, ge=0, description="GiB for the feature maps of one model")
+    cluster: str = Field("", description="address of a Dask scheduler; empty: train here")
 
-    resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples")
-    threshold_rule: Literal["youden", "sensitivity"] = Field(
-        "youden", description="how the threshold is chosen on validation"
+    target_sensitivity: float | None = Field(
+        None, gt=0, le=1, description="sensitivity of the threshold on validation; None: Youden's J"
     )
-    target_sensitivity: float = Field(0.95, gt=0, le=1, description="for the rule sensitivity")
-
-    tensorboard: Path | None = Field(
-        None, description="folder for training curves as event files of TensorBoard; None: none"
-    )
-
-    subgroups: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="further columns of images.csv to report by, separated by commas"
-    )
-    prevalence: float | None = Field(
-        None, gt=0, lt=1, description="share of fractures where it would be used; None: as in test"
-    )
+    prevalence: float | None = Field(None, gt=0, lt=1, description="for PPV, NPV; None: test set")
+    subgroups: Annotated[tuple[str, ...], NoDecode] = Field((), description="columns to report by")
 
     def __init__(self, **keywords: Any) -> None:
-        _refuse_unknown_variables()
+        known = [PREFIX + name.upper() for name in (*type(self).model_fields, "config")]
+        for name in os.environ:
+            if name.startswith(PREFIX) and name not in known:
+                hint = _nearest(name, known)
+                raise InputError(f"The environment variable {name} is not a setting{hint}")
         try:
             super().__init__(**{name: v for name, v in keywords.items() if v is not None})
         except ValidationError as error:
@@ -166,93 +120,110 @@ class Config(BaseSettings):
         """Keywords before environment before file; nothing else is read."""
         path = os.environ.get(f"{PREFIX}CONFIG")
         if path and not Path(path).is_file():
-            raise InputError(f"{PREFIX}CONFIG names {path}, which is no file; correct or unset it.")
+            raise InputError(f"{PREFIX}CONFIG names {path}, which does not exist; correct it.")
         file = [TomlConfigSettingsSource(settings_cls, Path(path))] if path else []
         return init_settings, env_settings, *file
 
     @model_validator(mode="before")
     @classmethod
-    def _layer_defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
-        folder, source = Path(given.get("data_dir", "data")), given.get("source", "auto")
+    def _fill_defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
+        source = given.get("source", "auto")
         if source == "auto":
-            source = folders.find_source(folder, "data_dir" in given)
-        defaults = QUICK if _is_true(given.get("quick")) else {}
-        if source == "phantoms":
-            folder, defaults = folder / "phantoms", PHANTOMS | defaults
-        return _said_of(folder) | defaults | given | {"source": source}
+            source = _find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
+        quick = str(given.get("quick")).lower() in {"1", "true", "t", "yes", "y", "on"}
+        defaults = PHANTOM_DEFAULTS if source == "phantoms" else {}
+        return defaults | (QUICK_DEFAULTS if quick else {}) | given | {"source": source}
 
-    @field_validator("backbones", mode="before")
+    @field_validator("backbones", "subgroups", mode="before")
     @classmethod
-    def _split_and_check_backbones(cls, value: Any) -> tuple[str, ...]:
-        names = [n.strip() for n in value.split(",")] if isinstance(value, str) else list(value)
-        for name in names:
-            if name not in REGISTRY:
-                raise ValueError(
-                    f"{name!r} is no known backbone; choose from {', '.join(REGISTRY)}"
-                )
-        if not names or len(set(names)) < len(names):
-            raise ValueError("name each backbone once, and at least one")
-        return tuple(names)
-
-    @field_validator("subgroups", mode="before")
-    @classmethod
-    def _split_subgroups(cls, value: Any) -> tuple[str, ...]:
+    def _split_names(cls, value: Any) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
-        return tuple(name.strip() for name in names if name.strip())
+        return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
     @property
-    def pictures_dir(self) -> Path:
-        """The folder that holds train/ and test/: the user's pictures, or the phantoms."""
+    def images_dir(self) -> Path:
+        """The folder that holds train/ and test/: the user's images, or the phantoms."""
         return self.data_dir / "phantoms" if self.source == "phantoms" else self.data_dir
 
     @property
     def cache_dir(self) -> Path:
-        """What can be computed again: pixel store, features, checkpoints, logs."""
+        """What can be computed again: pixels, feature maps, checkpoints, logs."""
         return self.results_dir / "cache"
 
     @property
-    def figures_dir(self) -> Path:
-        """The folder of the PNG figures."""
-        return self.results_dir / "figures"
+    def positive(self) -> str:
+        """The word for the positive class: "abnormal" for MURA, otherwise "fractured"."""
+        return str(self._described().get("positive") or FRACTURED)
+
+    @property
+    def run_length(self) -> int:
+        """Consecutive numbered training images that form one group; 0: none."""
+        own = self.neighbors
+        return int(self._described().get("neighbors") or 0) if own is None else own
+
+    def _described(self) -> dict[str, Any]:
+        """The content of source.json, which an import writes beside the images."""
+        try:
+            return dict(json.loads((self.images_dir / "source.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    @property
+    def phantom_size(self) -> int:
+        """Side of a phantom in pixels."""
+        return 128 if self.quick else 256
+
+    @property
+    def resamples(self) -> int:
+        """Bootstrap resamples of the evaluation."""
+        return 200 if self.quick else 2000
 
     def table(self) -> pd.DataFrame:
-        """One row a setting, with the columns setting, value and meaning."""
+        """One row per setting, with the columns setting, value and meaning."""
         fields = type(self).model_fields.items()
         rows = [(name, str(getattr(self, name)), field.description) for name, field in fields]
         return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
 
 
-def _said_of(pictures_dir: Path) -> dict[str, Any]:
-    """What the import of a published data set noted of its positive class, and of neighbours."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        described = json.loads((pictures_dir / "source.json").read_text(encoding="utf-8"))
-        said = {"positive_name": "positive", "neighbours": "neighbours"}
-        found = {name: described.get(key) for name, key in said.items()}
-        return {name: value for name, value in found.items() if value is not None}
-    return {}
+def is_hidden(path: Path) -> bool:
+    """Whether a path below the data folder belongs to the system or to a tool."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
-def _is_true(value: Any) -> bool:
-    return str(value).lower() in {"1", "true", "t", "yes", "y", "on"}
+def may_be_image(path: Path) -> bool:
+    """Whether a path below the data folder is neither hidden nor a document."""
+    is_document = path.suffix.lower() in DOCUMENTS.split() or path.name.lower() in PAPERS
+    return not is_document and not is_hidden(path)
 
 
-def _refuse_unknown_variables() -> None:
-    known = {PREFIX + name.upper() for name in Config.model_fields} | {f"{PREFIX}CONFIG"}
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-            raise InputError(f"The environment variable {name} is no setting; {hint}")
+def _find_source(data_dir: Path, named: bool) -> str:
+    """The source that "auto" means: phantoms where the default folder has no images."""
+    if named and not data_dir.is_dir():
+        raise InputError(f"The data folder {data_dir} does not exist. Correct FRACTURE_DATA_DIR.")
+    for folder, folders, names in os.walk(data_dir, followlinks=True):
+        if Path(folder) == data_dir and "phantoms" in folders:
+            folders.remove("phantoms")
+        if any(may_be_image(Path(folder, name).relative_to(data_dir)) for name in names):
+            return "images"
+    is_default = data_dir.resolve() == Path("data").resolve()
+    if not is_default or any((data_dir / name).is_file() for name in ("images.csv", "boxes.csv")):
+        raise InputError(
+            f"The data folder {data_dir} has no images. Put them into {LAYOUT} below it, or set "
+            "FRACTURE_SOURCE=phantoms to generate synthetic ones."
+        )
+    return "phantoms"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; see Config().table()."
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    name = str(error["loc"][0]) if error["loc"] else "settings"
+    name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Config.model_fields, n=1)
-        return f"There is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    problem = error["msg"].removeprefix("Value error, ")
-    meaning = Config.model_fields[name].description if name in Config.model_fields else ""
+        return f"There is no setting {name!r}{_nearest(name, Config.model_fields)}"
     return (
-        f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}: {problem}. "
-        f"It means: {meaning}."
+        f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}: {error['msg']}. "
+        f"Meaning: {Config.model_fields[name].description}."
     )

@@ -1,275 +1,141 @@
-"""What the trained networks say about X-rays, one picture at a time.
+"""Answers about single images: calibrated probability, decision, heat map and OOD warning."""
 
-Calibrated probability, decision at the stored threshold, heat map, and a warning where a picture
-is unlike those they know. Writes answers.csv and answers/*.png into the results folder. Research
-and education only.
-"""
-
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import special
 
-from fracture_utils import files, tables
-from fracture_utils.config import Config
+from fracture_utils import artifacts, tables
+from fracture_utils.config import Config, InputError
 from fracture_utils.data import reader
-from fracture_utils.errors import InputError
-from fracture_utils.evaluation import calibration, localisation
-from fracture_utils.evaluation.conclusion import note, reword
+from fracture_utils.evaluation import calibration, localization
 from fracture_utils.evaluation.predictions import ENSEMBLE
-from fracture_utils.models import cards, familiarity, process
-from fracture_utils.run import quiet
+from fracture_utils.models import backbones, model_cards, ood
+from fracture_utils.plots import explanations
 
-CHUNK = 128
-"""Pictures in memory at once."""
-OVERLAY_SIDE = 512
-"""Longest side of a picture in its overlay, in pixels."""
-NOTHING = pd.DataFrame(columns=tables.NAMES["answers"])
-"""The answers where no picture can be read."""
-UNCHECKED = (
-    "Unchecked: these networks were trained before their cards said what their heat maps are "
-    "worth; run the notebook again to know."
-)
-WITHHELD = "withheld"
-"""The decision about a picture that the networks do not know the like of."""
+CHUNK = 128  # images in memory at once
 
 
-class Picture(NamedTuple):
-    """A picture as the networks want it: `small` for the overlay, and one square for each of
-    their sizes and aspects.
-    """
-
-    path: Path
-    shape: tuple[int, int]
-    small: np.ndarray
-    squares: dict[tuple[int, str], np.ndarray]
-
-
-class Panel:
-    """The networks of the last run, or the released ones where there was none yet; Keras starts
-    with `load`. InputError where there is no card.
-    """
+class Predictor:
+    """The models of the last run, or the released ones; `cards` with the ensemble (if any) last."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.asked = cards.home(config), config.models_dir
-        self.cards, self.together = cards.read(self.config)
-        self.networks: dict[str, Any] = {}  # Keras models
-        self.known: dict[str, familiarity.Known] = {}
+        self.config, self.folder = config, model_cards.home(config)
+        self.members, ensemble = model_cards.read(self.folder)
+        self.cards = self.members | ({ENSEMBLE: ensemble} if ensemble else {})
 
-    @property
-    def squares(self) -> set[tuple[int, str]]:
-        """The sizes and aspects in which the networks want a picture."""
-        return {(card["input_size"], card["aspect"]) for card in self.cards.values()}
+    @functools.cached_property
+    def models(self) -> dict[str, tuple[Any, ood.Reference]]:
+        """The Keras models with heat maps, and their reference sets."""
+        from fracture_utils.models import builder, heatmaps
 
-    def load(self) -> None:
-        """Build the networks and fill them with their numbers."""
-        from fracture_utils.models import folding, heatmaps
+        folder, models = self.folder, {}
+        for name, card in self.members.items():
+            model = builder.fold_batch_norm(heatmaps.explain(model_cards.load(name, card, folder)))
+            models[name] = model, ood.read(folder / f"{name}.ood.npz")
+        return models
 
+    def answer(self, images: Mapping[Path, np.ndarray]) -> tuple[pd.DataFrame, list[np.ndarray]]:
+        """The answers about uint8 images (height, width), image by image (the index) and without
+        overlay, and a heat map per image, of the last card. The logit of the ensemble is the mean
+        of the calibrated ones; where a warning stands, the decision is empty.
+        """
+        shapes = np.array([image.shape for image in images.values()])
+        outputs, parts = {}, []
+        for name, card in self.members.items():
+            size, (model, reference) = card["input_size"], self.models[name]
+            squares = np.stack([reader.fit(image, size) for image in images.values()])
+            backbones.apply_precision(backbones.resolve_precision(card["precision"]))  # per process
+            inputs, batch_size = squares[..., None].astype(np.float32), self.config.batch_size
+            logits, maps, features = model.predict(inputs, batch_size, verbose=0)
+            warnings = ood.warnings(reference, squares, features, shapes)
+            maps = [reader.unfit(*pair, size) for pair in zip(maps, shapes, strict=True)]
+            outputs[name] = logits[:, 0].astype(float), warnings, ood.rate(reference), maps
+        if ENSEMBLE in self.cards:
+            logits, warnings, rates, maps = zip(*outputs.values(), strict=True)
+            pairs = zip(logits, self.members.values(), strict=True)
+            logits = np.mean([calibration.calibrated(*pair) for pair in pairs], axis=0)
+            warnings = [_majority(of) for of in zip(*warnings, strict=True)]
+            maps = [localization.combine(of) for of in zip(*maps, strict=True)]
+            outputs[ENSEMBLE] = logits, warnings, max(rates), maps
+        paths, columns = list(map(str, images)), tables.columns("answers")
         for name, card in self.cards.items():
-            model = heatmaps.explaining(cards.build(name, card, self.config))
-            self.networks[name] = folding.folded(model)
-            self.known[name] = familiarity.read(familiarity.path(name, self.config))
-
-    def answer(self, pictures: Sequence[Picture]) -> tuple[pd.DataFrame, list[np.ndarray]]:
-        """The rows of some pictures, model by model, and one map a picture, of the last model."""
-        from fracture_utils.models import heatmaps, precision
-
-        paths, shapes = [str(p.path) for p in pictures], [p.shape for p in pictures]
-        parts, calibrated, maps, strange, rates = [], {}, {}, {}, {}
-        for name, card in self.cards.items():
-            squares = np.stack([p.squares[card["input_size"], card["aspect"]] for p in pictures])
-            rows = np.arange(len(squares))
-            precision.apply(precision.resolve(card["precision"]))  # of the process, not the model
-            seen = heatmaps.look(self.networks[name], squares, rows, self.config)
-            calibrated[name] = calibration.calibrated(seen.logits, card)
-            known = self.known[name]
-            strange[name] = familiarity.unfamiliar(known, squares, seen.features, np.array(shapes))
-            rates[name] = familiarity.rate(known)
-            maps[name] = [
-                reader.unfit(heat, shape, card["input_size"], card["aspect"])
-                for heat, shape in zip(seen.maps, shapes, strict=True)
-            ]
-            parts.append(_rows(paths, name, seen.logits, card, strange[name], rates[name]))
-        if self.together:
-            members = list(self.together["members"])
-            mean = np.mean([calibrated[name] for name in members], axis=0)
-            agreed = [_agreed(found) for found in zip(*(strange[m] for m in members), strict=True)]
-            rate = max(rates[name] for name in members)
-            parts.append(_rows(paths, ENSEMBLE, mean, self.together, agreed, rate))
-            maps[ENSEMBLE] = [
-                localisation.combine(list(one))
-                for one in zip(*(maps[m] for m in members), strict=True)
-            ]
-        return pd.concat(parts), list(maps.values())[-1]
-
-    def caution(self) -> str:
-        """What the run found out about the heat maps of the last model; empty if they are good."""
-        card = self.together or list(self.cards.values())[-1]
-        return reword(card.get("heat_maps", UNCHECKED), card["class_names"][1])
-
-    def origin(self) -> str:
-        """Who answers, and why others than those that were asked."""
-        absent = f"{self.asked} holds no trained network. "
-        return (absent if self.asked != self.config.models_dir else "") + self.makers()
-
-    def makers(self) -> str:
-        """Who answers, and what the networks were trained on."""
-        starts = {name: card["initialisation"] for name, card in self.cards.items()}
-        made_up = any(card["source"] == "phantoms" for card in self.cards.values())
-        said = note("phantoms" if made_up else "", starts)
-        released = [card["released"]["says"] for card in self.cards.values() if "released" in card]
-        return " ".join([*dict.fromkeys(released), said])
+            logits, warnings, rate, maps = outputs[name]
+            probability = special.expit(calibration.calibrated(logits, card))
+            decision = np.where(probability >= card["threshold"], *card["class_names"][::-1])
+            decision = np.where(np.array(warnings) == "", decision, "")
+            values = paths, name, logits, probability, card["threshold"], decision, warnings, rate
+            parts.append(pd.DataFrame(dict(zip(columns, values, strict=False))))
+        return pd.concat(parts).sort_index(kind="stable"), maps
 
 
-@quiet()
-def answer(
-    paths: Sequence[Path], panel: Panel, draw: bool = True
-) -> tuple[pd.DataFrame, list[str]]:
-    """What every trained network and their ensemble say about each picture, and what went wrong.
-
-    The table, also written to answers.csv, has a row a picture and model: logit (raw; of the
-    ensemble the mean of the calibrated ones), probability (calibrated), threshold, decision,
-    warning (what about the picture is unlike those the network knows; empty: nothing; else the
-    decision is withheld), warning_rate (the share of ordinary pictures that are warned of, too) and
-    overlay (the PNG: the picture, and the heat map of the last model on it; empty unless `draw`).
-    The list holds a sentence for each file that cannot be read. Starts Keras in this process;
-    `predict_one` starts another.
+def predict(paths: Sequence[Path], predictor: Predictor, draw: bool = True) -> tuple:
+    """The answers table, also written to answers.csv, and a sentence per file that cannot be read;
+    `draw` writes each image beside the heat map of the last card.
     """
-    folder, parts, problems = panel.config.results_dir / "answers", [], []
-    paths = list(dict.fromkeys(paths))
-    overlays: dict[str, Future[str]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def ask(start: int) -> list[Future]:
-            return [pool.submit(read, path, panel.squares) for path in paths[start : start + CHUNK]]
-
-        ahead = ask(0)  # the threads work while Keras starts, and while the networks look
-        panel.load()
+    paths, parts, problems = list(dict.fromkeys(paths)), [tables.empty("answers")], []
+    folder = predictor.config.results_dir
+    with backbones.quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), CHUNK):
-            behind, done = list(overlays.values()), [future.result() for future in ahead]
-            ahead = ask(start + CHUNK)
-            problems += [str(item) for item in done if isinstance(item, reader.ReadError)]
-            pictures = [item for item in done if isinstance(item, Picture)]
-            if pictures:
-                table, maps = panel.answer(pictures)
-                wait(behind)  # no more than one chunk of them may pile up
-                for picture, heat in zip(pictures, maps, strict=True) if draw else ():
-                    overlays[str(picture.path)] = pool.submit(_overlay, picture, heat, folder)
-                parts.append(table)
-    table = pd.concat(parts or [NOTHING], ignore_index=True)
-    table["overlay"] = [overlays[path].result() if draw else "" for path in table["path"]]
-    order = {str(path): place for place, path in enumerate(paths)}
-    table = table.sort_values("path", key=lambda path: path.map(order), kind="stable")
-    return tables.write(panel.config.results_dir, "answers", table), problems
+            chunk = paths[start : start + CHUNK]
+            images, futures = {}, [pool.submit(reader.read, path) for path in chunk]
+            for path, future in zip(chunk, futures, strict=True):
+                try:
+                    images[path] = future.result()
+                except InputError as error:
+                    problems.append(str(error))
+            if images:
+                table, maps = predictor.answer(images)
+                targets = [folder / "answers"] * len(maps) if draw else []
+                overlays = list(pool.map(_draw, images, images.values(), maps, targets))
+                parts.append(table.assign(overlay=np.array(overlays)[table.index] if draw else ""))
+    table = pd.concat(parts[1:] or parts, ignore_index=True)
+    tables.write(folder, "answers", table)
+    return table, problems
 
 
-def read(path: Path, squares: Iterable[tuple[int, str]]) -> Picture | reader.ReadError:
-    """The picture, or why it cannot be read."""
-    try:
-        picture = reader.read(path)
-    except reader.ReadError as error:
-        return error
-    small = Image.fromarray(picture)
-    small.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    fitted = {square: reader.fit(picture, *square) for square in squares}
-    return Picture(path, picture.shape, np.asarray(small), fitted)
-
-
-def predict_one(path: Path, config: Config) -> pd.DataFrame:
-    """The rows of `answer` for one picture, from a process of its own, which keeps Keras and its
-    chatter out of the notebook. InputError where the picture cannot be read.
-    """
-    command = [sys.executable, "-m", "fracture_utils", "predict", str(path)]
-    command += ["--models-dir", str(config.models_dir), "--results-dir", str(config.results_dir)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-        env=process.environment(),
-    )
-    if done.returncode:
-        reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."
-        raise InputError(reason.splitlines()[-1])
-    return tables.read(config.results_dir, "answers")
-
-
-def _overlay(picture: Picture, heat: np.ndarray, folder: Path) -> str:
-    """Write the picture beside its heat map; the file's name, which tells equal stems apart."""
-    tail = files.fingerprint(str(picture.path.resolve()))[:6]
-    target = folder / f"{picture.path.stem}-{tail}.png"
-    plain = np.repeat(picture.small[..., None], 3, axis=2)
-    both = np.concatenate([plain, localisation.overlay(picture.small, heat)], axis=1)
-    with files.replacing(target) as temporary:
-        Image.fromarray(both).save(temporary, compress_level=1)  # the default takes twice as long
+def _draw(path: Path, image: np.ndarray, heat_map: np.ndarray, folder: Path) -> str:
+    target = folder / f"{path.stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
+    small = Image.fromarray(image)
+    small.thumbnail((512, 512))
+    pair = small.convert("RGB"), explanations.overlay(np.asarray(small), heat_map)
+    with artifacts.replacing(target) as temporary:  # the default compression takes twice as long
+        Image.fromarray(np.concatenate(pair, axis=1)).save(temporary, compress_level=1)
     return str(target)
 
 
-def said(row: Mapping) -> str:
-    """A row of the answers table in words."""
-    return (
-        f"{row['model']:<12} {row['probability']:.3f}  {row['decision']} "
-        f"(threshold {row['threshold']:.3f})"
-    )
+def _majority(warnings: Sequence[str]) -> str:
+    """The check that most models name, where at least half of the models warn."""
+    checks = [check for check in warnings if check]
+    return max(checks, key=checks.count) if 2 * len(checks) >= len(warnings) else ""
 
 
-def odd(rows: pd.DataFrame) -> str:
-    """A sentence where a picture is odd to the last model: the ensemble, if there is one."""
-    last = rows.iloc[-1]
-    if not last["warning"]:
-        return ""
-    return (
-        "No decision: the picture is unlike those that the networks know "
-        f"({last['warning']}). Do not trust the numbers. About one in "
-        f"{1 / last['warning_rate']:.0f} ordinary pictures is warned of in this way, too."
-    )
+def predict_one(path: Path, config: Config) -> pd.DataFrame:
+    """The answers about one image, from another process; their sentences in `attrs["text"]`."""
+    command = [sys.executable, "-m", "fracture_utils", "predict", str(path)]
+    command += ["--models-dir", str(config.models_dir), "--results-dir", str(config.results_dir)]
+    options = {"encoding": "utf-8", "env": backbones.environment()}
+    done = subprocess.run(command, capture_output=True, check=False, **options)
+    if done.returncode:
+        reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."
+        raise InputError(reason.splitlines()[-1])
+    answers = tables.read(config.results_dir, "answers")
+    answers.attrs["text"] = done.stdout
+    return answers
 
 
-def sentences(table: pd.DataFrame, panel: Panel) -> Iterator[str]:
-    """What a person reads in the terminal, picture by picture; a warning before the numbers."""
-    for path, rows in table.groupby("path", sort=False):
-        yield str(path)
-        if warning := odd(rows):
-            yield f"  {warning}"
-        for row in rows.to_dict("records"):
-            yield f"  {said(row)}"
-        if overlay := rows["overlay"].iloc[-1]:
-            yield f"  {overlay}"
-    if table["overlay"].ne("").any() and (caution := panel.caution()):
-        yield caution
-    yield panel.origin()
+def show(answers: pd.DataFrame) -> None:
+    """Display in a notebook what `predict_one` returned."""
+    from IPython import display
 
-
-def _rows(
-    paths: list[str], model: str, logits: np.ndarray, card: dict, warnings: list[str], rate: float
-) -> pd.DataFrame:
-    probability = special.expit(calibration.calibrated(logits, card))
-    reached = (probability >= card["threshold"]).astype(int)
-    warned = np.array([bool(warning) for warning in warnings])
-    return pd.DataFrame(
-        {
-            "path": paths,
-            "model": model,
-            "logit": logits,
-            "probability": probability,
-            "threshold": card["threshold"],
-            "decision": np.where(warned, WITHHELD, np.array(card["class_names"])[reached]),
-            "warning": warnings,
-            "warning_rate": rate,
-        }
-    )
-
-
-def _agreed(warnings: Sequence[str]) -> str:
-    """What at least half of the networks find odd."""
-    found = [word for text in warnings for word in text.split(", ") if word]
-    return ", ".join(w for w in dict.fromkeys(found) if 2 * found.count(w) >= len(warnings))
+    display.display({"text/plain": answers.attrs["text"]}, raw=True)  # file names may hold HTML
+    display.display(display.Image(answers["overlay"].iloc[-1]))

@@ -1,137 +1,95 @@
-"""The tables of a results folder: what a row is, and every column with its meaning, once.
+"""Result tables: read, write and check them against the data dictionary in columns.csv.
 
-    predictions = tables.write(config.results_dir, "predictions", predictions)
-    predictions = tables.read(config.results_dir, "predictions")
-
-Both check the table against SCHEMAS. `write` returns what it wrote, as `read` gives it back, so
-that whoever goes on computes with what stands in the file. To add a column or a table, add a line
-or a block to SCHEMAS: name, kind, unit, meaning, two spaces or more between them. `name?` may be
-lacking, `name±` has name_low and name_high (95 %) beside it. Kinds: text, whole, number (float,
-empty where undefined), flag. Columns that only the user's sidecar images.csv knows are allowed in
-the tables of SIDECAR, as text; any other is refused.
+columns.csv has one row per column: table, column, kind (text, whole, number, flag), unit, required,
+interval (whether <column>_low and <column>_high, the 95 % interval, stand beside it) and meaning.
 """
 
-import re
+import functools
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from fracture_utils import files
-from fracture_utils.errors import InputError, first_line
-from fracture_utils.schemas import SCHEMAS
+from fracture_utils import artifacts
+from fracture_utils.config import InputError, first_line
 
-SIDECAR = frozenset({"images", "predictions", "gallery"})
-"""Tables that take over, as text, what only the user's images.csv knows of a picture."""
-
-
-class Column(NamedTuple):
-    """One column; `kind` is text, whole, number or flag."""
-
-    name: str
-    kind: str
-    unit: str
-    meaning: str
-    required: bool
+OPEN = ("images", "predictions", "most_confident_errors")  # may have more columns of images.csv
+ENDS = {"": "", "_low": "lower limit of the 95 % CI: ", "_high": "upper limit of the 95 % CI: "}
+TYPES = {"text": str, "whole": "int64", "number": float, "flag": bool}
+INFERRED = {"text": ["string"], "flag": ["boolean"]}  # otherwise a number
 
 
-def _parse(text: str) -> tuple[dict[str, str], dict[str, list[Column]]]:
-    rows: dict[str, str] = {}
-    columns: dict[str, list[Column]] = {}
-    for block in text.strip().split("\n\n"):
-        title, *lines = block.split("\n")
-        table, rows[table] = title.split(": ")
-        columns[table] = []
-        for line in lines:
-            name, kind, unit, meaning = re.split(r" {2,}|(?<=[?±]) ", line)
-            plain, required = name.rstrip("?±"), "?" not in name
-            ends = ("", "_low", "_high") if "±" in name else ("",)
-            said = ("", "lower end of the 95 % interval: ", "upper end of the 95 % interval: ")
-            columns[table] += [
-                Column(plain + end, kind, unit, words + meaning, required)
-                for end, words in zip(ends, said, strict=False)
-            ]
-    return rows, columns
+@functools.cache
+def dictionary() -> pd.DataFrame:
+    """Every column of every result table: table, column, kind, unit, required, meaning."""
+    path = Path(__file__).with_name("columns.csv")
+    short = pd.read_csv(path, keep_default_na=False, dtype={"required": bool, "interval": bool})
+    rows = [
+        row | {"column": row["column"] + end, "meaning": prefix + row["meaning"]}
+        for row in short.to_dict("records")
+        for end, prefix in (ENDS.items() if row["interval"] else [("", "")])
+    ]
+    scores = [row | {"table": "scores_by_patient"} for row in rows if row["table"] == "scores"]
+    return pd.DataFrame(rows + scores).drop(columns="interval")
 
 
-ROWS, COLUMNS = _parse(SCHEMAS)
-ROWS["scores_by_patient"] = "a model, over patients or studies instead of pictures"
-COLUMNS["scores_by_patient"] = COLUMNS["scores"]
-NAMES = {table: [column.name for column in columns] for table, columns in COLUMNS.items()}
+def columns(name: str) -> list[str]:
+    """The columns of a table, in order."""
+    return _known(name).index.to_list()
 
 
-def write(folder: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Write `table` to `<name>.csv` in `folder`, and return it as `read` does.
+def empty(name: str) -> pd.DataFrame:
+    """A table without rows."""
+    return pd.DataFrame(columns=columns(name))
 
-    ValueError where it does not fit its schema: the code that made it is wrong.
-    """
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its floats as they stand in a file."""
+    numbers = table.select_dtypes(np.floating)
+    texts = numbers.map(lambda value: f"{value:.{artifacts.DIGITS}g}")
+    return table.assign(**texts.astype(float))
+
+
+def write(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """Write `<name>.csv` into `folder`; ValueError where it does not fit the data dictionary."""
     if fault := _fault(name, table):
-        raise ValueError(f"The table {name} {fault}; SCHEMAS in schemas.py says what it holds.")
-    files.write_table(Path(folder) / f"{name}.csv", table)
-    return read(folder, name)
+        raise ValueError(f"The table {name} {fault}; see columns.csv.")
+    artifacts.write_csv(folder / f"{name}.csv", table)
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
-    """The table `<name>.csv` of `folder`; missing text is empty.
-
-    InputError where there is no such file, or it does not fit its schema.
-    """
-    path = Path(folder) / f"{name}.csv"
-    known = {column.name: column.kind for column in COLUMNS[name]}
-    kinds = defaultdict(lambda: str, {c: _TYPES[kind] for c, kind in known.items()})
-    gaps = {column: [""] for column, kind in known.items() if kind == "number"}
+    """The table `<name>.csv` of `folder`, missing text empty; InputError where it does not fit."""
+    path, kinds = folder / f"{name}.csv", _known(name)["kind"]
+    types = defaultdict(lambda: str, kinds.map(TYPES))
+    gaps = {column: [""] for column in kinds.index[kinds == "number"]}
     try:
         table = pd.read_csv(
-            path, dtype=kinds, keep_default_na=False, na_values=gaps, encoding="utf-8-sig"
+            path, dtype=types, keep_default_na=False, na_values=gaps, encoding="utf-8-sig"
         )
     except (OSError, ValueError) as error:
-        problem = first_line(error)
-        raise InputError(f"{path} cannot be read ({problem}); run the notebook again.") from None
+        reason = first_line(error)
+        raise InputError(f"{path} cannot be read ({reason}); run the notebook again.") from None
     if fault := _fault(name, table):
-        raise InputError(f"{path} {fault}; it is of another version, so run the notebook again.")
+        raise InputError(f"{path} {fault}; another version wrote it, so run the notebook again.")
     return table
 
 
-def drop(folder: Path, name: str) -> None:
-    """Take away the table of an earlier run that this one has no use for."""
-    (Path(folder) / f"{name}.csv").unlink(missing_ok=True)
-
-
-def dictionary() -> pd.DataFrame:
-    """Every column of every table: what `columns.csv` beside them holds."""
-    rows = [
-        (table, c.name, c.kind, c.unit, c.required, c.meaning)
-        for table, columns in COLUMNS.items()
-        for c in columns
-    ]
-    return pd.DataFrame(rows, columns=NAMES["columns"])
-
-
-_TYPES = {"text": str, "whole": "int64", "number": float, "flag": bool}
+def _known(name: str) -> pd.DataFrame:
+    return dictionary()[dictionary()["table"] == name].set_index("column")
 
 
 def _fault(name: str, table: pd.DataFrame) -> str:
-    """What is wrong with a table, in words; empty where it fits."""
-    known = {column.name: column for column in COLUMNS[name]}
-    for column in known.values():
-        if column.required and column.name not in table:
-            return f"has no column {column.name}"
+    """How a table breaks the data dictionary; empty where it fits."""
+    known = _known(name)
+    for column in known.index[known["required"]].difference(table.columns):
+        return f"has no column {column}"
     for column in table:
-        if column not in known and name not in SIDECAR:
-            return f"has a column {column} that nobody explains"
-        kind = known[column].kind if column in known else "text"
-        if not _is(table[column].dropna(), kind):
-            return f"has something other than {kind} in the column {column}"
+        if column not in known.index and name not in OPEN:
+            return f"has an unknown column {column}"
+        kind, values = known["kind"].get(column, "text"), table[column].dropna()
+        is_kind = pd.api.types.infer_dtype(values) in INFERRED.get(kind, ["integer", "floating"])
+        is_kind = is_kind and (kind != "whole" or (values % 1 == 0).all())
+        if len(values) and not is_kind:
+            return f"has a value that is not {kind} in the column {column}"
     return ""
-
-
-def _is(values: pd.Series, kind: str) -> bool:
-    if values.empty:
-        return True
-    if kind == "text":
-        return bool(values.map(lambda value: isinstance(value, str)).all())
-    if kind == "flag":
-        return pd.api.types.is_bool_dtype(values)
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return bool(numeric and (kind == "number" or (values % 1 == 0).all()))

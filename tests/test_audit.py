@@ -1,41 +1,48 @@
+"""The audit finds planted faults and no others; its policy leaves out what would leak."""
+
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import radiographs
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from fracture_utils.config import Config
-from fracture_utils.data import audit, duplicates, inventory, phantoms
-from fracture_utils.errors import InputError
-
-PICTURES, SIZE = 150, 160
+from fracture_utils import tables
+from fracture_utils.config import Config, InputError
+from fracture_utils.data import audit, dataset, duplicates, phantoms
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     """A folder of phantoms without faults."""
     folder = tmp_path_factory.mktemp("phantoms")
-    phantoms.make(folder, PICTURES, SIZE, 0)
+    phantoms.make(folder, 150, 160, 0)
     return folder
 
 
 @pytest.fixture
-def data(clean, tmp_path):
+def folder(clean, tmp_path):
     shutil.copytree(clean, tmp_path / "data")
     return tmp_path / "data"
 
 
-def configured(data, **settings):
-    return Config(data_dir=data, source="pictures", results_dir=data.parent / "results", **settings)
+def audited(folder):
+    config = Config(data_dir=folder, source="images", results_dir=folder.parent / "results")
+    data = dataset.load(config)
+    findings = audit.run(data, 0)
+    tables.write(folder.parent, "audit", findings)
+    assert findings["severity"].map(audit.SEVERITIES.index).is_monotonic_increasing
+    return data, findings
 
 
-def audited(data, **settings):
-    config = configured(data, **settings)
-    table = radiographs.table(config)
-    return table, radiographs.audited(config, table)
+def reaudited(data, images):
+    """The findings about some of the images."""
+    thumbnails = data.thumbnails[data.images["path"].isin(images["path"]).to_numpy()]
+    pairs = duplicates.pairs(thumbnails)
+    return audit.run(data._replace(images=images, thumbnails=thumbnails, duplicates=pairs), 0)
 
 
 def pixels(path):
@@ -57,242 +64,279 @@ COPIES = {
 }
 
 
-def pairs_of(findings, *checks):
-    rows = findings[findings["check"].isin(checks)]
-    return {frozenset(pair) for pair in zip(rows["path"], rows["other"], strict=True)}
+def pairs_of(findings, check):
+    rows = findings[findings["check"] == check]
+    return {frozenset(pair) for pair in zip(rows["path"], rows["other_path"], strict=True)}
 
 
-def test_clean_phantoms_have_no_red_finding(data):
-    table, findings = audited(data)
-    assert tuple(findings.columns) == audit.COLUMNS
+def plain(folder, count=160, shortcut=True):
+    """Images of noise, whose size determines the class, or not."""
+    random = np.random.default_rng(1)
+    for number in range(count):
+        label = ("normal", "fractured")[number % 2]
+        split = "test" if number % 5 == 0 else "train"
+        width = 64 + (8 * (number % 2) if shortcut else int(random.integers(0, 9)))
+        path = folder / split / label / f"patient{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = random.integers(0, 255, (16, 16)).astype(np.uint8)
+        Image.fromarray(noise).resize((width, 80)).save(path)
+    return folder
+
+
+def test_clean_phantoms_have_no_red_finding(folder):
+    data, findings = audited(folder)
+    assert list(findings) == audit.COLUMNS
     assert "red" not in set(findings["severity"])
-    assert pairs_of(findings, "near duplicate") == set()
-    assert (findings["check"] == "inverted").sum() <= 0.05 * len(table)
-    assert audit.apply(table, findings, "stop") is table
+    assert not pairs_of(findings, "near duplicate")
+    assert (findings["check"] == "inverted image").sum() <= 0.05 * len(data.images)
+    assert findings.set_index("check").loc["shortcut", "severity"] == "info"
+    assert audit.apply(data.images, findings, "stop") is data.images
 
 
-def test_copies_are_found_and_nothing_else(data):
-    originals = sorted((data / "train/normal").glob("*.png"))[:60:3]
+def test_copies_are_detected_and_nothing_else(folder):
     planted = set()
-    for number, path in enumerate(originals):
+    for number, path in enumerate(sorted((folder / "train/normal").glob("*.png"))[:60:3]):
         for name, change in COPIES.items():
-            copy = data / "train/normal" / f"z{number:02d}{name}"
+            copy = folder / "train/normal" / f"z{number:02d}{name}"
             change(pixels(path)).save(copy, **({"quality": 60} if copy.suffix == ".jpg" else {}))
-            planted.add(frozenset(p.relative_to(data).as_posix() for p in (path, copy)))
-    _, findings = audited(data)
-    found = pairs_of(findings, "near duplicate")
+            planted.add(frozenset(p.relative_to(folder).as_posix() for p in (path, copy)))
+    _, findings = audited(folder)
+    detected = pairs_of(findings, "near duplicate")
     origin = {path: min(pair) for pair in planted for path in pair}
-    false = [pair for pair in found if len({origin.get(path, path) for path in pair}) > 1]
-    assert len(planted & found) >= 0.9 * len(planted)
-    assert len(false) <= 0.01 * len(found)
+    false = [pair for pair in detected if len({origin.get(path, path) for path in pair}) > 1]
+    assert len(planted & detected) >= 0.9 * len(planted)
+    assert len(false) <= 0.01 * len(detected)
 
 
-def test_every_exact_patient_and_label_fault_is_found(data):
-    normal, fractured = data / "train/normal", data / "train/fractured"
+def test_copies_conflicts_and_shared_patients_are_red_and_dropped(folder):
+    normal, fractured = folder / "train/normal", folder / "train/fractured"
     one, two, three, four = sorted(normal.glob("*.png"))[:4]
     shutil.copy(one, normal / "copy.png")
-    shutil.copy(two, data / "test/normal/leak.png")
+    shutil.copy(two, folder / "test/normal/leak.png")
     shutil.copy(three, fractured / "contradiction.png")
     pixels(sorted(fractured.glob("*.png"))[0]).save(normal / "doubt.jpg", quality=60)
-    shutil.copy(sorted(fractured.glob("*.png"))[3], data / "test/fractured/patient99999_view1.png")
-    pixels(four).rotate(90).save(data / "test/normal/patient99998_view1.png")
-    known = pd.read_csv(data / "images.csv", dtype=str)
-    patient = known.set_index("path")["patient"][four.relative_to(data).as_posix()]
+    shutil.copy(
+        sorted(fractured.glob("*.png"))[3], folder / "test/fractured/patient99999_view1.png"
+    )
+    pixels(four).rotate(90).save(folder / "test/normal/patient99998_view1.png")
+    annotations = pd.read_csv(folder / "images.csv", dtype=str)
+    patient = annotations.set_index("path")["patient"][four.relative_to(folder).as_posix()]
     new = pd.DataFrame({"path": ["test/normal/patient99998_view1.png"], "patient": patient})
-    pd.concat([known, new]).to_csv(data / "images.csv", index=False)
-    table, findings = audited(data)
-    red = findings[findings["severity"] == "red"]
-    assert set(findings["severity"]) <= set(audit.SEVERITIES)
-    ranks = findings["severity"].map(audit.SEVERITIES.index)
-    assert ranks.is_monotonic_increasing
+    pd.concat([annotations, new]).to_csv(folder / "images.csv", index=False)
+    data, findings = audited(folder)
+    images, red = data.images, findings[findings["severity"] == "red"]
     exact = pairs_of(findings, "exact copy")
-    assert frozenset(("train/normal/copy.png", one.relative_to(data).as_posix())) in exact
-    assert frozenset(("test/normal/leak.png", two.relative_to(data).as_posix())) in exact
+    assert {"train/normal/copy.png", one.relative_to(folder).as_posix()} in exact
+    assert {"test/normal/leak.png", two.relative_to(folder).as_posix()} in exact
     assert red["path"].str.contains("leak").any()
     conflicts = {path for pair in pairs_of(red, "conflicting labels") for path in pair}
     assert {"train/fractured/contradiction.png", "train/normal/doubt.jpg"} <= conflicts
-    shared = red[red["check"] == "group in two splits"]
-    assert shared["what"].str.contains(patient).any()
+    shared = red[red["check"] == "group in several splits"]
+    assert shared["finding"].str.contains(patient).any()
 
-    dropped = audit.surplus(table, findings)
-    kept = audit.apply(table, findings, "drop")
-    assert len(kept) + len(dropped) == len(table)
+    kept = audit.apply(images, findings, "drop")
     assert not set(conflicts) & set(kept["path"])
     assert "test/normal/leak.png" in set(kept["path"])
-    assert two.relative_to(data).as_posix() not in set(kept["path"])
-    assert not set(kept.loc[kept["split"] != "test", "group"]) & set(
-        kept.loc[kept["split"] == "test", "group"]
-    )
-    assert not radiographs.audited(configured(data), kept)["severity"].eq("red").any()
-    with pytest.raises(
-        InputError, match=r"would make the results wrong.*FRACTURE_AUDIT_POLICY=drop"
-    ):
-        audit.apply(table, findings, "stop")
-    assert audit.apply(table, findings, "report") is table
+    assert two.relative_to(folder).as_posix() not in set(kept["path"])
+    tested = kept["split"] == "test"
+    assert not set(kept.loc[~tested, "group"]) & set(kept.loc[tested, "group"])
+    assert not reaudited(data, kept)["severity"].eq("red").any()
+    with pytest.raises(InputError, match=r"red findings.*FRACTURE_AUDIT_POLICY=drop"):
+        audit.apply(images, findings, "stop")
+    assert audit.apply(images, findings, "report") is images
     assert (normal / "copy.png").exists()
-
-
-def own_validation(data, named, column):
-    """Pictures of `plain` of which a third are the user's validation, by folder or by table; two
-    of them show what a picture of train shows, named as of one patient or as copies.
-    """
-    plain(data, count=60, shortcut=False)
-    for path in sorted((data / "train").rglob("*.png"))[::3]:
-        moved = data / "val" / path.relative_to(data / "train")
-        moved.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(moved)
-    for label in ("fractured", "normal"):
-        first = min((data / "val" / label).iterdir())
-        if named:
-            other = min((data / "train" / label).iterdir())
-            other.rename(other.with_stem(f"{first.stem}_b"))
-        else:
-            shutil.copy(first, data / "train" / label / "again.png")
-            first.rename(first.with_stem(f"{label}-first"))
-    if column:
-        known = pd.DataFrame([("train", path) for path in (data / "train").rglob("*.png")]
-                             + [("val", path) for path in (data / "val").rglob("*.png")],
-                             columns=["split", "path"])  # fmt: skip
-        for path in known.loc[known["split"] == "val", "path"]:
-            path.rename(data / "train" / path.relative_to(data / "val"))
-        shutil.rmtree(data / "val")
-        known["path"] = known["path"].map(lambda path: "/".join(["train", *path.parts[-2:]]))
-        known.to_csv(data / "images.csv", index=False)
-    return data
 
 
 @pytest.mark.parametrize("column", [False, True])
 @pytest.mark.parametrize("named", [False, True])
-def test_patients_in_train_and_in_the_users_own_validation_are_red(tmp_path, named, column):
-    data = own_validation(tmp_path / "plain", named, column)
-    table, findings = audited(data)
-    red = findings[findings["severity"] == "red"]
-    assert set(red["check"]) == {"group in two splits" if named else "exact copy"}
+def test_leaks_into_a_validation_set_of_the_user_are_red(tmp_path, named, column):
+    """A third of the images is validation, by folder or by table; two of them show the same as one
+    of train, named as of one patient or as copies.
+    """
+    folder = plain(tmp_path / "plain", count=60, shortcut=False)
+    for path in sorted((folder / "train").rglob("*.png"))[::3]:
+        moved = folder / "val" / path.relative_to(folder / "train")
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+    for label in ("fractured", "normal"):
+        first = min((folder / "val" / label).iterdir())
+        if named:
+            other = min((folder / "train" / label).iterdir())
+            other.rename(other.with_stem(f"{first.stem}_b"))
+        else:
+            shutil.copy(first, folder / "train" / label / "again.png")
+            first.rename(first.with_stem(f"{label}-first"))
+    if column:
+        rows = [
+            (split, "/".join(["train", *path.parts[-2:]]))
+            for split in ("train", "val")
+            for path in (folder / split).rglob("*.png")
+        ]
+        for path in list((folder / "val").rglob("*.png")):
+            path.rename(folder / "train" / path.relative_to(folder / "val"))
+        shutil.rmtree(folder / "val")
+        pd.DataFrame(rows, columns=["split", "path"]).to_csv(folder / "images.csv", index=False)
+    data, findings = audited(folder)
+    images, red = data.images, findings[findings["severity"] == "red"]
+    assert set(red["check"]) == {"group in several splits" if named else "exact copy"}
     assert len(red) == 2
-    assert red["what"].str.contains("in train").all()
-    assert red["what"].str.contains("in validation" if named else "and validation|and train").all()
-    with pytest.raises(InputError, match="would make the results wrong"):
-        audit.apply(table, findings, "stop")
-    kept = audit.apply(table, findings, "drop")
-    assert set(kept["path"]) == set(table["path"]) - set(
-        table.loc[(table["split"] == "train") & table["path"].isin([*red["path"], *red["other"]]),
-                  "path"]
-    )  # fmt: skip
-    assert set(audit.surplus(table, findings)["why"]) == {"its group is in validation"}
-    assert not radiographs.audited(configured(data), kept)["severity"].eq("red").any()
+    assert red["finding"].str.contains("in train").all()
+    assert red["finding"].str.contains("in validation|and validation|and train").all()
+    kept = audit.apply(images, findings, "drop")
+    leaked = images["path"].isin([*red["path"], *red["other_path"]])
+    leaked &= images["split"] == "train"
+    assert set(kept["path"]) == set(images["path"]) - set(images.loc[leaked, "path"])
+    assert not reaudited(data, kept)["severity"].eq("red").any()
 
 
-def test_odd_files_are_reported_and_counts_add_up(data):
-    normal = data / "train/normal"
+def test_odd_files_are_reported_and_counts_add_up(folder):
+    normal = folder / "train/normal"
     originals = sorted(normal.glob("*.png"))
-    grey = np.asarray(pixels(originals[0]))
+    gray = np.asarray(pixels(originals[0]))
     whole = originals[1].read_bytes()
     (normal / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    (normal / "text.png").write_text("no picture")
+    (normal / "text.png").write_text("no image")
     (normal / "zero.png").touch()
     (normal / "._x.png").write_bytes(b"\0\5\x16\7")
-    (normal / "loop").symlink_to(normal)
     deep = np.asarray(pixels(originals[40])).astype(np.uint16) * 257
     Image.fromarray(deep).save(normal / "sixteen.png")
     for number in (5, 12, 20, 27):
         Image.fromarray(255 - np.asarray(pixels(originals[number]))).save(normal / f"i{number}.png")
-    Image.fromarray(grey[:, ::-1].copy()).convert("CMYK").save(normal / "cmyk.jpg")
-    palette = pixels(originals[7]).convert("P")
-    palette.save(normal / "palette.png", transparency=3)
+    Image.fromarray(gray[:, ::-1].copy()).convert("CMYK").save(normal / "cmyk.jpg")
+    pixels(originals[7]).convert("P").save(normal / "palette.png")
     Image.fromarray(np.tile(np.arange(5000, dtype=np.uint8), (1, 1))).save(normal / "long.png")
-    filled = grey.copy()
+    filled = gray.copy()
     filled[100:] = 128
     Image.fromarray(filled).save(normal / "filled ü %41.png")
     Image.fromarray(np.full((90, 90), 70, np.uint8)).save(normal / "blank.png")
-    table, findings = audited(data)
+    data, findings = audited(folder)
     by_check = findings.groupby("check")["path"].agg(set)
-    assert {Path(path).name for path in by_check["left out"]} == {
-        "truncated.png", "text.png", "zero.png", "._x.png", "loop"}  # fmt: skip
-    assert "train/normal/filled ü %41.png" in by_check["grey fill"]
-    assert by_check["grey fill"] == {"train/normal/filled ü %41.png"}
-    assert by_check["blank"] == {"train/normal/blank.png"}
-    assert by_check["odd size"] == {"train/normal/long.png"}
+    excluded = {Path(path).name for path in by_check["excluded file"]}
+    assert excluded == {"truncated.png", "text.png", "zero.png", "._x.png"}
+    assert by_check["truncated image"] == {"train/normal/filled ü %41.png"}
+    assert by_check["blank image"] == {"train/normal/blank.png"}
+    assert by_check["unusual size"] == {"train/normal/long.png"}
     assert by_check["bit depth"] == {"train/normal/sixteen.png"}
     inverted = {f"train/normal/i{number}.png" for number in (5, 12, 20, 27)}
-    assert len(inverted & by_check["inverted"]) >= 3
-    near = pairs_of(findings, "near duplicate")
-    paths = {path for pair in near for path in pair}
-    assert {
-        "train/normal/sixteen.png",
-        "train/normal/cmyk.jpg",
-        "train/normal/palette.png",
-    } <= paths
-    on_disk = [
-        path for path in data.rglob("*") if path.is_file() and path.parent.parent.parent == data
-    ]
-    left_out = findings["check"].eq("left out").sum() - 1  # the loop is a folder
-    assert len(table) + left_out == len(on_disk)
+    assert len(inverted & by_check["inverted image"]) >= 3
+    copies = {path for pair in pairs_of(findings, "near duplicate") for path in pair}
+    assert {f"train/normal/{name}" for name in ("sixteen.png", "cmyk.jpg", "palette.png")} <= copies
+    on_disk = [path for path in folder.glob("*/*/*") if path.is_file()]
+    assert len(data.images) + len(excluded) == len(on_disk)
 
 
-def test_sidecars_that_point_nowhere_and_boxes_of_normal_pictures(data):
-    boxes = pd.read_csv(data / "boxes.csv")
-    normal = min((data / "test/normal").iterdir()).relative_to(data).as_posix()
+def test_tables_that_contradict_the_files_or_are_not_read(folder):
+    boxes = pd.read_csv(folder / "boxes.csv")
+    normal = min((folder / "test/normal").iterdir()).relative_to(folder).as_posix()
     boxes.loc[len(boxes)] = [normal, 1, 1, 9, 9]
-    boxes.loc[len(boxes)] = ["train/normal/absent.png", 1, 1, 2, 2]
-    boxes.to_csv(data / "boxes.csv", index=False)
-    _, findings = audited(data)
-    assert set(findings.loc[findings["check"] == "box", "path"]) == {normal}
-    assert set(findings.loc[findings["check"] == "sidecar", "path"]) == {"train/normal/absent.png"}
+    boxes.to_csv(folder / "boxes.csv", index=False)
+    annotations = pd.read_csv(folder / "images.csv", dtype=str).drop(columns=["patient", "split"])
+    fractured = annotations.index[annotations["label"] == "fractured"]
+    annotations.loc[fractured[:2], "label"] = ["normal", "unclear"]
+    annotations.to_csv(folder / "images.csv", index=False)
+    (folder / "labels.xlsx").write_bytes(b"PK")
+    _, findings = audited(folder)
+    by_check = findings.groupby("check")
+    assert set(by_check["path"].get_group("box on normal image")) == {normal}
+    mismatch = by_check.get_group("label mismatch").iloc[0]
+    assert (mismatch["severity"], mismatch["path"]) == ("red", annotations["path"][fractured[0]])
+    assert f"row {fractured[0] + 2}" in mismatch["finding"]
+    assert by_check.get_group("unknown label")["finding"].str.contains("'unclear' in 1 rows").all()
+    assert set(by_check.get_group("unread table")["path"]) == {"labels.xlsx"}
 
 
-def plain(data, count=160, shortcut=True):
-    """Noise pictures whose size gives the class away, or not."""
-    generator = np.random.default_rng(1)
-    for number in range(count):
-        label = ("normal", "fractured")[number % 2]
-        split = "test" if number % 5 == 0 else "train"
-        width = 64 + (8 * (number % 2) if shortcut else int(generator.integers(0, 9)))
-        path = data / split / label / f"patient{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = generator.integers(0, 255, (16, 16)).astype(np.uint8)
-        Image.fromarray(noise).resize((width, 80)).save(path)
-    return data
-
-
-def test_damage_and_hardware_that_come_with_one_class_are_named(tmp_path):
-    data = plain(tmp_path / "plain", shortcut=False)
+def test_damage_and_hardware_of_one_class_are_named(tmp_path):
+    folder = plain(tmp_path / "plain", shortcut=False)
     for number in range(12):
-        (data / f"train/normal/patient9{number:04d}.png").write_bytes(b"\x89PNG cut short")
-    paths = sorted(path.relative_to(data).as_posix() for path in data.rglob("patient0*.png"))
-    known = pd.DataFrame({"path": paths, "hardware": "0"})
-    fractured = known["path"].str.contains("/fractured/")
-    known.loc[fractured & known.index.isin(known.index[fractured][:30]), "hardware"] = "1"
-    known.to_csv(data / "images.csv", index=False)
-    _, findings = audited(data)
-    what = findings.set_index("check")["what"]
-    assert "all 12 damaged files are normal" in what["one-sided damage"]
-    assert what["telling column"] == "hardware = 1: 30 of 30 are fractured"
+        (folder / f"train/normal/patient9{number:04d}.png").write_bytes(b"\x89PNG cut short")
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("patient0*.png"))
+    annotations = pd.DataFrame({"path": paths, "hardware": "0"})
+    fractured = annotations.index[annotations["path"].str.contains("/fractured/")]
+    annotations.loc[fractured[:30], "hardware"] = "1"
+    annotations.to_csv(folder / "images.csv", index=False)
+    _, findings = audited(folder)
+    finding = findings.set_index("check")["finding"]
+    assert "all 12 damaged files are normal" in finding["one-sided damage"]
+    assert finding["confounder"] == "hardware = 1: 30 of 30 are fractured"
 
 
 def test_dropping_must_leave_both_classes(tmp_path):
-    data = plain(tmp_path / "plain")
-    for path in (data / "test/fractured").iterdir():
-        shutil.copy(path, data / "test/normal" / f"copy_of_{path.name}")
-    table, findings = audited(data)
-    with pytest.raises(InputError, match="no fractured picture is left in test"):
-        audit.apply(table, findings, "drop")
+    folder = plain(tmp_path / "plain")
+    for path in (folder / "test/fractured").iterdir():
+        shutil.copy(path, folder / "test/normal" / f"copy_of_{path.name}")
+    data, findings = audited(folder)
+    assert findings.set_index("check").loc["shortcut", "severity"] == "amber"
+    with pytest.raises(InputError, match="no fractured image is left in test"):
+        audit.apply(data.images, findings, "drop")
 
 
-def test_many_equal_pictures_do_not_hide_a_near_one():
-    generator = np.random.default_rng(0)
-    small = [generator.integers(0, 255, (12, 12)).astype(np.uint8) for _ in range(30)]
-    full = [
-        np.asarray(Image.fromarray(s).resize((200, 200), Image.Resampling.BICUBIC)) for s in small
+def images(**counts):
+    """An images table with `validation=(fractured, normal)` images and so on."""
+    rows = [
+        (split, label)
+        for split, numbers in counts.items()
+        for label, number in zip(("fractured", "normal"), numbers, strict=True)
+        for _ in range(number)
     ]
-    near = np.asarray(cropped(Image.fromarray(full[0])))
-    thumbnails = np.stack([inventory.thumbnail(p) for p in [*full, *[full[0]] * 12, near]])
-    found = duplicates.pairs(thumbnails)
-    cluster = duplicates.clusters(found, len(thumbnails))
-    assert len(set(cluster[[0, *range(30, 43)]])) == 1
-    assert len(set(cluster)) == 30
+    table = pd.DataFrame(rows, columns=["split", "label"])
+    numbers = table.index.astype(str)
+    return table.assign(path=table["split"] + "/" + numbers + ".png", group="patient" + numbers)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_the_smallest_sets(count):
-    thumbnails = np.zeros((count, duplicates.SIDE, duplicates.SIDE), np.uint8)
-    assert len(duplicates.pairs(thumbnails)) == max(0, count - 1)
+def data_of(table):
+    empty = pd.DataFrame()
+    return dataset.Dataset(Path(), table, empty, empty, empty, np.zeros(0), empty)
+
+
+def checked(function, table, check):
+    rows = [dict(zip(audit.COLUMNS, row, strict=True)) for row in function(data_of(table))]
+    return [row for row in rows if row["check"] == check]
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "text"),
+    [((49, 51), (60, 370), "(odds ratio 5.9): probabilities calibrated on validation are too high"),
+     ((60, 370), (49, 51), "(odds ratio 5.9): probabilities calibrated on validation are too low"),
+     ((14, 86), (60, 370), None), ((3, 4), (3, 8), None), ((0, 40), (20, 20), None)],
+)  # fmt: skip
+def test_another_prevalence_in_test_is_reported_with_its_effect(validation, test, text):
+    rows = checked(audit._classes, images(validation=validation, test=test), "prevalence shift")
+    assert len(rows) == (text is not None)
+    for row in rows:
+        assert row["severity"] == "amber"
+        assert text in row["finding"]
+        assert "predictive values do not" in row["finding"]
+
+
+def test_one_patient_for_every_image_is_reported():
+    table = images(train=(3, 3), validation=(1, 1), test=(2, 2))
+    (row,) = checked(audit._groups, table.assign(patient="dicom-ab"), "no patients")
+    assert row["severity"] == "amber"
+    assert "every image is dicom-ab" in row["finding"]
+    several = table.assign(patient=[f"p{k}" for k in range(len(table))])
+    assert not checked(audit._groups, several, "no patients")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["train", "validation", "test"]), st.integers(0, 5))))
+def test_every_group_in_several_splits_is_red_and_no_other(rows):
+    table = pd.DataFrame(rows, columns=["split", "group"]).assign(label="normal")
+    table["path"] = table["split"] + "/" + table.index.astype(str) + ".png"
+    table["group"] = "patient" + table["group"].astype(str)
+    findings = checked(audit._groups, table, "group in several splits")
+    splits = table.groupby("group")["split"].agg(set)
+    several = set(splits[splits.map(len) > 1].index)
+    assert {row["finding"].split()[0] for row in findings} == several
+    for row in findings:
+        assert row["severity"] == "red"
+        assert row["path"].split("/")[0] != row["other_path"].split("/")[0]
+        assert all(f" in {split}" in row["finding"] for split in splits[row["finding"].split()[0]])
+
+
+def test_runs_of_consecutive_numbers_are_no_patients():
+    table = images(train=(6, 6), test=(2, 2))
+    runs = "block" + (table.index // 4).astype(str)
+    guessed = table.assign(group=table["path"].mask(table["split"] == "train", runs))
+    (row,) = checked(audit._groups, guessed, "no patients")
+    assert row["severity"] == "amber"
+    assert "runs of consecutive file numbers" in row["finding"]
+    assert not checked(audit._groups, table, "no patients")

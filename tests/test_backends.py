@@ -1,27 +1,28 @@
-"""The package on JAX and on PyTorch: trained there, asked under TensorFlow, the same answer.
+"""Trained on JAX, a model gives the same predictions on TensorFlow.
 
-Skipped where they are not installed; `.ci/backends` installs them.
+Skipped where JAX is not installed; `.ci/backends` installs it.
 """
 
 import importlib.util
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from radiographs import NO_BOXES, small_run
+import runs
 
-from fracture_utils import files
-from fracture_utils.data import store
-from fracture_utils.models import backbones, classifier, heatmaps, jobs
-from fracture_utils.models.backbones import REGISTRY, RELEASED_DIR, Weights
+from fracture_utils import artifacts
+from fracture_utils.data import dataset
+from fracture_utils.data.generators import ImageBatches
+from fracture_utils.models import backbones, builder, heatmaps, model_cards
+from fracture_utils.models.backbones import Weights
 
-SIZED = {"width": 32, "height": 40}
-WEIGHTS = Weights("released", RELEASED_DIR / "MobileNet.npz")
+WEIGHTS = Weights("released", backbones.RELEASED_DIR / "MobileNet.npz")
 RUNS = {
-    "frozen": {"fine_tune_epochs": 0, "head": "mean", "maps_limit": 0.0},
-    "tuned": {"fine_tune_epochs": 1, "head": "evidence", "place_epochs": 2},
+    "frozen": {"fine_tune_epochs": 0, "head": "pooled", "disk_limit": 0.0},
+    "tuned": {"fine_tune_epochs": 1, "head": "localization"},
 }
-"""Without maps what a frozen network says comes from pixels, so in float32."""
+"""Without cached maps the predictions of a frozen body come from images, in float32."""
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="compares with TensorFlow in this process"
@@ -29,28 +30,34 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_trained_there_it_says_the_same_here(data, tmp_path, monkeypatch, backend, run):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed; .ci/backends does it")
-    monkeypatch.setenv("KERAS_BACKEND", backend)
+def test_a_model_of_another_backend_gives_the_same_predictions(tmp_path, monkeypatch, run):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("JAX is not installed; .ci/backends installs it")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setattr(backbones, "find_weights", lambda config: ({"MobileNet": WEIGHTS}, {}))
-    config, images = small_run(data, tmp_path, **RUNS[run]), data[1].assign(**SIZED)
-    networks = jobs.train(images, config, NO_BOXES)
-    card = files.read_json(jobs.folder_of("MobileNet", config) / "network.json")
-    assert card["keras"] == f"{keras.__version__} on {backend}"
-    stages = jobs.history(networks, config)["stage"]
-    assert stages.value_counts().get("fine_tune", 0) == config.fine_tune_epochs
+    config = runs.small(tmp_path, **RUNS[run])
+    trained = runs.train(config)
+    card = artifacts.read_json(config.cache_dir / "models" / "MobileNet" / "network.json")
+    assert card["keras"] == f"{keras.__version__} on jax"
+    stages = trained.history["stage"].value_counts()
+    assert stages.get("fine_tune", 0) == config.fine_tune_epochs
 
-    model = classifier.build(REGISTRY["MobileNet"], WEIGHTS, config, "float32", card["head"])
-    classifier.load(model, config.models_dir / "MobileNet.weights.h5")
-    rows = np.flatnonzero(images["split"] != "train")
-    here = heatmaps.look(heatmaps.explaining(model), store.pixels(images, config, 32), rows, config)
-    there = jobs.predictions(networks, images, config)
-    assert here.logits.std() > 0.01
-    np.testing.assert_allclose(there["logit"], here.logits, rtol=1e-4, atol=1e-4)
-    kept = files.read_arrays(jobs.folder_of("MobileNet", config) / "heatmaps.npz")[1]["maps"]
-    np.testing.assert_allclose(kept, here.maps, rtol=1e-3, atol=1e-3)
-    assert set(jobs.heatmaps(networks, images, config)["MobileNet"]) == set(
-        images.query("split == 'test'")["path"]
-    )
+    model = model_cards.load("MobileNet", card, config.models_dir)
+    assert builder.head_of(model) == RUNS[run]["head"]
+    pixels, row_of = dataset.pixels(config.cache_dir, 64)
+    rows = np.array([row_of[path] for path in trained.predictions["path"]])
+    batches = ImageBatches(pixels, np.zeros(len(pixels)), rows, config)
+    outputs = heatmaps.predict(heatmaps.explain(model), batches)
+    assert outputs.logits.std() > 0.01
+    np.testing.assert_allclose(trained.predictions["logit"], outputs.logits, rtol=1e-4, atol=1e-4)
+    stored = np.load(config.cache_dir / "models" / "MobileNet" / "heatmaps.npy")
+    np.testing.assert_allclose(stored, outputs.heat_maps, rtol=1e-3, atol=1e-3)
+    tested = trained.predictions.query("split == 'test'")["path"]
+    assert list(trained.heat_maps["MobileNet"]) == list(tested)
+
+
+def test_all_of_the_model_code_is_free_of_tensorflow():
+    """Only the graph rewrite and the choice of devices are TensorFlow's."""
+    for module in ("builder", "features", "training", "heatmaps", "jobs"):
+        path = Path(backbones.__file__).with_name(f"{module}.py")
+        assert "import tensorflow" not in path.read_text(encoding="utf-8")

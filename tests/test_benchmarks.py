@@ -1,5 +1,6 @@
-"""The measurements of benchmarks/ run to their end on next to nothing, so that none rots unseen."""
+"""The scripts of benchmarks/ run to their end on small inputs."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,39 +10,53 @@ import pytest
 
 import fracture_utils
 from fracture_utils.data import phantoms
-from fracture_utils.models import process
+from fracture_utils.models import backbones
 
 FOLDER = Path(fracture_utils.__file__).parents[1] / "benchmarks"
 
 
-def measured(output: Path, name: str, *words: object) -> dict:
-    """What a script writes, run as its user runs it."""
+def figures(output: Path, name: str, *words: object) -> dict:
+    """The figures that a script writes, run as its user runs it."""
     command = [sys.executable, str(FOLDER / f"{name}.py"), *map(str, words), "--output", output]
     command += ["--rounds", "1"]
     done = subprocess.run(
-        command, env=process.environment(), capture_output=True, text=True, check=False
+        command, env=backbones.environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     (path,) = output.glob("*.json")
-    written = json.loads(path.read_text())
-    assert {"command", "machine", "versions", "rounds", "figures"} == set(written)
-    assert str(output.parent) not in path.read_text(), "a benchmark tells no folder of the machine"
-    return written["figures"]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert {"command", "machine", "versions", "rounds", "figures"} == set(record)
+    assert str(output.parent) not in path.read_text(encoding="utf-8")
+    return record["figures"]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_script_imports_exists(path):
+    """Of the package: a renamed function breaks a script that no test runs."""
+    modules: dict[str, object] = {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fracture_utils"):
+            code = f"from {node.module} import {', '.join(alias.name for alias in node.names)}"
+            exec(code, modules)
+    for node in ast.walk(tree):  # attributes of imported modules
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            if getattr(module, "__spec__", None) and module.__name__.startswith("fracture_utils."):
+                assert hasattr(module, node.attr), f"{node.value.id}.{node.attr}"
 
 
 def test_the_input(tmp_path):
-    found = measured(tmp_path / "out", "input", "--pictures", 64, "--size", 32)
-    assert list(found) == [
-        f"{way} (pictures/s)" for way in ("store", "plain", "augmented", "augmented, all cores")
-    ]
-    assert all(0 < rates["least"] <= rates["median"] <= rates["most"] for rates in found.values())
+    rates = figures(tmp_path / "out", "input", "--images", 64, "--size", 32)
+    variants = ("cache", "plain", "augmented", "augmented, all cores")
+    assert list(rates) == [f"{variant} (images/s)" for variant in variants]
+    assert all(0 < rate["least"] <= rate["median"] <= rate["most"] for rate in rates.values())
 
 
 def test_the_memory_of_the_audit(tmp_path):
-    found = measured(tmp_path / "out", "memory", "audit", 60, "--drawn", 50)
-    (figures,) = found.values()
-    assert 20 < figures["own (MiB)"] < 2000
-    assert figures["findings"] > 0
+    (row,) = figures(tmp_path / "out", "memory", "audit", 60, "--generated", 50).values()
+    assert 20 < row["own (MiB)"] < 2000
+    assert row["findings"] > 0
 
 
 @pytest.mark.slow
@@ -49,18 +64,16 @@ def test_the_stock_recipe(tmp_path):
     phantoms.make(tmp_path / "data", 96, 64, 0)
     words = (tmp_path / "data", "random", "MobileNet", "--size", 32, "--epochs", 2)
     words += ("--measured", 1, "--fine-tune", 1, "--together")
-    found = measured(tmp_path / "out", "stock", *words)
-    row = found["networks"]["MobileNet"]
+    row = figures(tmp_path / "out", "stock", *words)["networks"]["MobileNet"]
     assert row["stock"]["epochs run"] == {"head": 1, "fine_tune": 1}
-    assert {0 <= row[who]["AUC"] <= 1 for who in ("stock", "package")} == {True}
-    assert row["times as fast"] == pytest.approx(
-        row["stock"]["seconds"] / row["package"]["seconds"], abs=0.01
-    )
+    assert {0 <= row[which]["AUC"] <= 1 for which in ("stock", "package")} == {True}
+    ratio = row["stock"]["seconds"] / row["package"]["seconds"]
+    assert row["times as fast"] == pytest.approx(ratio, abs=0.01)
 
 
 @pytest.mark.slow
 def test_the_forward_pass(tmp_path):
-    words = ("MobileNet", "--pictures", 48, "--size", 32, "--together")
-    found = measured(tmp_path / "out", "forward", *words)
-    assert found["MobileNet"]["pictures/s"]["keras"]["median"] > 0
-    assert found["MobileNet"]["largest change of a logit"] >= 0
+    words = ("MobileNet", "--images", 48, "--size", 32, "--together")
+    row = figures(tmp_path / "out", "forward", *words)["MobileNet"]
+    assert row["images/s"]["keras"]["median"] > 0
+    assert row["largest change of a logit"] >= 0

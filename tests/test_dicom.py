@@ -1,8 +1,8 @@
-"""DICOM against pydicom's own pipeline, and the three reasons why a file is not read."""
+"""DICOM against pydicom's own pipeline, and the reasons why a file is not read."""
 
 import io
+import sys
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,70 +10,65 @@ import pydicom
 import pytest
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
-from radiographs import bone, dicom
+from radiographs import bone, dicom, stretched, written
 
-from fracture_utils.data import dicom as decoding
-from fracture_utils.data import folders, inventory, reader
+from fracture_utils.data import dataset, reader
 
 CASES = Path(__file__).parent / "cases"
 SHIPPED = sorted(
     path
     for path in (Path(pydicom.__file__).parent / "data").rglob("*")
-    if path.is_file() and reader.is_dicom(path)
+    if path.is_file() and reader.DICOM.match(path.read_bytes())
 )
+DAMAGED = "damaged or of an unsupported kind"
 
 
 def reference(dataset):
-    """pydicom's pipeline, by 8 bits at the end: min and max become 0 and 255, as in every viewer
-    that is not told otherwise; colour of 8 bits stays.
-    """
+    """pydicom's pipeline, stretched from least to greatest; color of 8 bits stays."""
     values = dataset.pixel_array
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
     if values.ndim == 3:
-        grey = values[..., :3] @ np.array([0.299, 0.587, 0.114])
-        return grey if values.dtype == np.uint8 else scaled(grey)
-    grey = scaled(apply_voi_lut(apply_modality_lut(values, dataset), dataset))
-    return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
-
-
-def scaled(values):
-    values = values.astype(float)
-    return (values - values.min()) * 255 / max(np.ptp(values), 1e-9)
+        gray = values[..., :3] @ np.array([0.299, 0.587, 0.114])
+        return gray if values.dtype == np.uint8 else stretched(gray)
+    gray = stretched(apply_voi_lut(apply_modality_lut(values, dataset), dataset))
+    return 255 - gray if dataset.PhotometricInterpretation == "MONOCHROME1" else gray
 
 
 def difference(path, expected):
     return np.abs(reader.read(path).astype(float) - expected).max()
 
 
-def test_every_file_that_pydicom_ships_is_read_as_pydicom_reads_it_or_refused_for_what_it_is():
-    outcomes = dict.fromkeys(["read", "frames", "nothing", "header", "decoder", "damage"], 0)
+def refused(path, reason):
+    with pytest.raises(reader.ReadError, match=reason):
+        reader.read(path)
+
+
+def test_every_file_that_pydicom_ships_is_read_as_pydicom_reads_it_or_refused_with_the_reason():
+    outcomes = dict.fromkeys(["read", "frames", "without an image", "deflated", DAMAGED], 0)
     for path in SHIPPED:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path, force=True)
+        with warnings.catch_warnings(action="ignore"):
+            file = pydicom.dcmread(path, force=True)
             try:
                 reader.read(path)
-                assert difference(path, reference(dataset)) <= 2, path
-                outcomes["read"] += 1
-                continue
             except reader.ReadError as error:
-                reason = error.reason
-            if "holds no picture" in reason:
-                assert not any(name in dataset for name in decoding.PIXELS), path
-                outcomes["nothing"] += 1
-            elif "frames" in reason:
-                assert dataset.NumberOfFrames > 1, path
-                outcomes["frames"] += 1
-            else:  # what pydicom does not read either
-                with pytest.raises((ValueError, RuntimeError, AttributeError)):
-                    dataset.convert_pixel_data()
-                kind = "header" if "header" in reason else "damage"
-                outcomes["decoder" if "no decoder reads" in reason else kind] += 1
+                outcome = next(name for name in outcomes if name in error.reason)
+                if outcome == DAMAGED:  # pydicom does not read it either
+                    with pytest.raises((ValueError, RuntimeError, AttributeError)):
+                        file.convert_pixel_data()
+                if outcome == "frames":
+                    assert file.NumberOfFrames > 1
+                if outcome == "without an image":
+                    assert not any(name.endswith("PixelData") for name in file.dir())
+            else:
+                outcome = "read"
+                assert difference(path, reference(file)) <= 2, path
+        outcomes[outcome] += 1
     assert outcomes["read"] > 90
     assert outcomes["frames"] > 5
-    assert outcomes["nothing"] > 20
-    assert all(outcomes[name] for name in ("header", "decoder", "damage"))
+    assert outcomes["without an image"] > 20
+    assert 0 < outcomes["deflated"] < 3
+    assert 0 < outcomes[DAMAGED] < 10
 
 
 def test_the_cases_are_right():
@@ -92,6 +87,21 @@ def test_the_cases_are_right():
     assert (pixels[values == 65535] == 0).all()
 
 
+def test_dicom_is_windowed_and_inverted():
+    dicom("a.dcm")
+    plain, facts = reader.load("a.dcm")
+    assert (plain[0, 0], plain[-1, -1]) == (0, 255)
+    assert facts["bit_depth"] == 12
+    assert facts["patient"].startswith("dicom-")
+    assert "Doe" not in str(facts)
+    dicom("b.dcm", PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(reader.read("b.dcm"), 255 - plain)
+    dicom("c.dcm", WindowCenter=1000, WindowWidth=200, RescaleSlope=1, RescaleIntercept=-50)
+    windowed, raw = reader.read("c.dcm"), bone() * 16.0 - 50
+    assert (windowed[raw < 890] == 0).all()
+    assert (windowed[raw > 1110] == 255).all()
+
+
 SIGNED = {"PixelRepresentation": 1, "BitsStored": 16, "HighBit": 15}
 WIDE = {"BitsStored": 16, "HighBit": 15}
 
@@ -107,7 +117,7 @@ WIDE = {"BitsStored": 16, "HighBit": 15}
         (65535, {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1", **WIDE}),
     ],
 )
-def test_padding_is_black_and_does_not_decide_the_scale(padding, tags):
+def test_padding_is_black_and_does_not_determine_the_scale(padding, tags):
     values = bone().astype(np.int32) * 16
     common = {name: tags[name] for name in SIGNED if name in tags}
     photometric = tags.get("PhotometricInterpretation", "MONOCHROME2")
@@ -119,12 +129,12 @@ def test_padding_is_black_and_does_not_decide_the_scale(padding, tags):
     assert (padded[:, :9] == 0).all()
 
 
-def test_padding_of_a_signed_picture_may_be_written_without_a_sign():
+def test_padding_of_a_signed_image_may_be_written_without_a_sign():
     values = np.where(bone() < 60, -2000, bone() * 16).astype(np.int16)
     dicom("signed.dcm", values, PixelPaddingValue=-2000, **SIGNED)
-    dataset = pydicom.dcmread("signed.dcm")
-    dataset.add(pydicom.DataElement("PixelPaddingValue", "US", 63536))
-    dataset.save_as("unsigned.dcm")
+    file = pydicom.dcmread("signed.dcm")
+    file.add(pydicom.DataElement("PixelPaddingValue", "US", 63536))
+    file.save_as("unsigned.dcm")
     np.testing.assert_array_equal(reader.read("unsigned.dcm"), reader.read("signed.dcm"))
 
 
@@ -136,14 +146,15 @@ def test_padding_of_a_signed_picture_may_be_written_without_a_sign():
         {"WindowCenter": 100, "WindowWidth": -5},
         {"WindowCenter": None, "WindowWidth": None},
         {"WindowCenter": 100},
-        {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "MAGIC"},
+        {"WindowWidth": 100},
         {"RescaleSlope": None, "RescaleIntercept": None},
         {"RescaleSlope": None, "RescaleIntercept": -1024},
         {"RescaleSlope": 0, "RescaleIntercept": -1024},
         {"RescaleSlope": 2},
+        {"PixelPaddingValue": None},
     ],
 )
-def test_what_says_nothing_is_left_out(tags):
+def test_optional_elements_without_a_value_have_no_effect(tags):
     dicom("plain.dcm")
     dicom("odd.dcm", **tags)
     np.testing.assert_array_equal(reader.read("odd.dcm"), reader.read("plain.dcm"))
@@ -163,32 +174,28 @@ def test_the_first_window_that_has_a_width_is_used():
     np.testing.assert_allclose(reader.read("falling.dcm").astype(int), 255 - one, atol=2)
 
 
-def palette(depth, first=0, entries=256):
-    table = np.linspace(255, 0, entries).astype("uint8")  # the indices run against the greys
+def palette(depth):
+    table = np.linspace(255, 0, 256).astype("uint8")  # the indices run against the grays
     words = table if depth == 8 else table.astype("<u2") * 257
-    colours = ("Red", "Green", "Blue")
-    tags = {f"{name}PaletteColorLookupTableDescriptor": [entries, first, depth] for name in colours}
-    tags |= {f"{name}PaletteColorLookupTableData": words.tobytes() for name in colours}
-    return tags | {"PhotometricInterpretation": "PALETTE COLOR", "BitsAllocated": 8}
+    colors = ("Red", "Green", "Blue")
+    tags = {f"{name}PaletteColorLookupTableDescriptor": [256, 0, depth] for name in colors}
+    tags |= {f"{name}PaletteColorLookupTableData": words.tobytes() for name in colors}
+    tags |= {"PhotometricInterpretation": "PALETTE COLOR", "BitsAllocated": 8}
+    return tags | {"BitsStored": 8, "HighBit": 7}
 
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_palette_is_looked_up(depth):
     indices = np.linspace(0, 255, 2400).astype(np.uint8).reshape(60, 40)
-    dicom("a.dcm", indices, **palette(depth), BitsStored=8, HighBit=7)
+    dicom("a.dcm", indices, **palette(depth))
     np.testing.assert_allclose(reader.read("a.dcm").astype(int), 255 - indices.astype(int), atol=1)
-
-
-def test_a_table_that_cannot_be_used_is_an_odd_header():
-    tags = palette(8) | {"BluePaletteColorLookupTableData": b"1234"}
-    dicom("a.dcm", np.zeros((60, 40), np.uint8), **tags, BitsStored=8, HighBit=7)
-    with pytest.raises(reader.ReadError, match="header is incomplete or contradicts itself"):
-        reader.read("a.dcm")
+    dicom("b.dcm", indices, **palette(8) | {"BluePaletteColorLookupTableData": b"1234"})
+    refused("b.dcm", DAMAGED)
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
 @pytest.mark.parametrize("planar", [0, 1])
-def test_colour_of_a_grey_film_is_that_film(photometric, planar):
+def test_color_of_a_gray_film_is_that_film(photometric, planar):
     layers = [bone(), bone(), bone()]
     if photometric != "RGB":
         layers[1:] = [np.full_like(bone(), 128)] * 2
@@ -199,31 +206,21 @@ def test_colour_of_a_grey_film_is_that_film(photometric, planar):
     assert difference("a.dcm", bone()) <= 1
 
 
-def test_bits_above_the_high_bit_are_no_part_of_the_value():
+def test_an_overlay_in_the_unused_bits_has_no_effect():
     plain = bone().astype(np.uint16) * 16
     dicom("plain.dcm", plain)
-    overlay = plain | (np.arange(40, dtype=np.uint16) % 16) << 12
-    dicom("overlay.dcm", overlay)
-    dicom("left.dcm", plain << 4, HighBit=15, WindowCenter=1000, WindowWidth=400)
-    dicom("right.dcm", plain, HighBit=11, WindowCenter=1000, WindowWidth=400)
-    dicom("lying.dcm", plain, HighBit=15, WindowCenter=1000, WindowWidth=400)
+    dicom("overlay.dcm", plain | (np.arange(40, dtype=np.uint16) % 16) << 12)
     np.testing.assert_array_equal(reader.read("overlay.dcm"), reader.read("plain.dcm"))
-    for name in ("left", "lying"):
-        np.testing.assert_array_equal(reader.read(f"{name}.dcm"), reader.read("right.dcm"))
 
 
-def test_lookup_tables_come_before_windows():
-    def table(values, name, first=0):
-        item = pydicom.Dataset()
-        item.LUTDescriptor, item.LUTData = [len(values), first, 16], np.uint16(values).tobytes()
-        return {name: Sequence([item])}
-
-    falling = np.linspace(65535, 0, 4096)
-    for name in ("ModalityLUTSequence", "VOILUTSequence"):
-        dicom("a.dcm", **table(falling, name))
-        assert difference("a.dcm", reference(pydicom.dcmread("a.dcm"))) <= 2
-        dicom("plain.dcm")
-        assert difference("a.dcm", 255 - reader.read("plain.dcm").astype(int)) <= 2
+@pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_lookup_tables_are_applied(name):
+    item, table = pydicom.Dataset(), np.linspace(65535, 0, 4096)
+    item.LUTDescriptor, item.LUTData = [4096, 0, 16], np.uint16(table).tobytes()
+    dicom("a.dcm", **{name: Sequence([item])})
+    assert difference("a.dcm", reference(pydicom.dcmread("a.dcm"))) <= 2
+    dicom("plain.dcm")
+    assert difference("a.dcm", 255 - reader.read("plain.dcm").astype(int)) <= 2
 
 
 def content(**tags):
@@ -232,87 +229,65 @@ def content(**tags):
     return buffer.getvalue()
 
 
-def test_dicom_is_known_by_its_content_whatever_its_name_and_head():
-    plain = reader.read(saved(content(), "a.dcm"))
+def test_dicom_is_recognized_by_its_content_whatever_its_name_and_head():
+    plain = reader.read(written(content(), "a.dcm"))
     meta = int.from_bytes(content()[140:144], "little")
-    for name, head in {"no preamble": 132, "magic first": 128, "data only": 144 + meta}.items():
-        np.testing.assert_array_equal(reader.read(saved(content()[head:], "1.2.840.7")), plain)
-        assert reader.is_dicom(Path("1.2.840.7")), name
+    for name, head in {"no preamble": 132, "data only": 144 + meta}.items():
+        np.testing.assert_array_equal(reader.read(written(content()[head:], "1.2.840.7")), plain)
+        assert reader.is_image(Path("1.2.840.7")), name
         with pytest.raises(reader.ReadError):
-            reader.read(saved(content()[head : head + 200], "short"))
-    for other in (b"", b"x" * 500, bytes(500), *map(Path.read_bytes, CASES.rglob("*.png"))):
-        assert not reader.is_dicom(saved(other, "other.7"))
-    assert not reader.is_dicom(Path("absent"))
-    folder, place = Path("train/normal"), folders.Place("train", "normal")
-    file = saved(content(), "1.2.840.7")
-    assert inventory._refusal(file, folder / file, place) == ""
-    other = saved(b"no picture", "1.2.840.8")
-    why = inventory._refusal(other, folder / other, place)
-    assert ".8 is none of" in why
+            reader.read(written(content()[head : head + 200], "short"))
+    for other in (b"", b"x" * 500, bytes(500)):
+        assert not reader.is_image(written(other, "other.7"))
+    for path in CASES.rglob("*.png"):
+        assert reader.is_image(written(path.read_bytes(), "other.7"))
+        assert not reader.DICOM.match(path.read_bytes())
+    Path("files").mkdir()
+    written(content(), "files/1.2.840.7")
+    written(b"none", "files/1.2.840.8")
+    reasons = dict(dataset.walk(Path("files"), set()))
+    assert reasons == {"1.2.840.7": "", "1.2.840.8": "not an image"}
 
 
-def saved(data, name):
-    Path(name).write_bytes(data)
-    return Path(name)
+def test_frames_size_and_deflation_are_refused():
+    dicom("a.dcm", np.zeros((3, 8, 8), np.uint16), NumberOfFrames=3)
+    refused("a.dcm", "3 frames")
+    dicom("b.dcm", np.zeros((8, 8), np.uint16), Rows=60_000, Columns=60_000)
+    refused("b.dcm", "declares 60000")
+    refused(shipped("image_dfl.dcm"), "deflated DICOM")
 
 
-def test_deflated_is_read_and_a_bomb_refused(monkeypatch):
-    plain = content()
-    begin = 144 + int.from_bytes(plain[140:144], "little")
-    head = plain[:begin].replace(b"1.2.840.10008.1.2.1\0", decoding.DEFLATED)
-    squeezed = zlib.compress(plain[begin:], wbits=-15)
-    head = head.replace(b"\x14\0" + decoding.DEFLATED, b"\x16\0" + decoding.DEFLATED + b"\0")
-    if len(head) != begin:
-        head = head[:140] + (len(head) - 144).to_bytes(4, "little") + head[144:]
-    path = saved(head + squeezed, "a.dcm")
-    np.testing.assert_array_equal(reader.read(path), reader.read(saved(plain, "b.dcm")))
-    monkeypatch.setattr(decoding, "MAX_INFLATED", 1000)
-    with pytest.raises(reader.ReadError, match="inflates to more than"):
-        reader.read(path)
+def test_without_pydicom_the_reason_names_what_to_install(monkeypatch):
+    dicom("a.dcm")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    refused("a.dcm", "is DICOM, which needs a decoder: pip install pydicom pylibjpeg ")
 
 
 @pytest.mark.parametrize(
-    ("name", "package"),
-    [
-        ("MR_small_jpeg_ls_lossless.dcm", "pylibjpeg-libjpeg"),
-        ("SC_rgb_jpeg_gdcm.dcm", "pylibjpeg-libjpeg"),
-        ("JPGExtended.dcm", "pylibjpeg-libjpeg"),
-        ("SC_rgb_gdcm_KY.dcm", "pylibjpeg-openjpeg"),
-    ],
+    "name", ["MR_small_jpeg_ls_lossless", "SC_rgb_jpeg_gdcm", "JPGExtended", "SC_rgb_gdcm_KY"]
 )
-def test_a_missing_decoder_is_named_with_its_package(name, package, monkeypatch):
-    path = shipped(name)
+def test_a_missing_decoder_is_named_with_its_package(name, monkeypatch):
+    path = shipped(f"{name}.dcm")
     decoder = pydicom.pixels.get_decoder(pydicom.dcmread(path).file_meta.TransferSyntaxUID)
     monkeypatch.setattr(decoder, "_available", {})
-    with pytest.raises(reader.ReadError, match=f"needs a decoder: pip install pylibjpeg {package}"):
-        reader.read(path)
-
-
-def test_a_decoder_that_reads_a_part_only_names_the_other(monkeypatch):
-    path = shipped("JPGExtended.dcm")
-    decoder = pydicom.pixels.get_decoder(pydicom.dcmread(path).file_meta.TransferSyntaxUID)
-    available = {name: way for name, way in decoder._available.items() if name == "pillow"}
-    monkeypatch.setattr(decoder, "_available", available)
-    with pytest.raises(reader.ReadError, match="needs a decoder: pip install pylibjpeg "):
-        reader.read(path)
+    refused(path, "needs a decoder: pip install pydicom pylibjpeg ")
 
 
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
-        ({"PixelRepresentation": 7}, "header"),
-        ({"BitsStored": 17}, "header"),
-        ({"SamplesPerPixel": 3}, "header"),
-        ({"BitsAllocated": 12}, "header"),
-        ({"PhotometricInterpretation": "YBR_PARTIAL_420"}, "colours are YBR_PARTIAL_420"),
-        ({"PixelData": b"\0" * 100}, "truncated or damaged"),
-        ({"PixelData": b""}, "holds no picture"),
+        ({"PixelRepresentation": 7}, DAMAGED),
+        ({"BitsStored": 17}, DAMAGED),
+        ({"SamplesPerPixel": 3}, DAMAGED),
+        ({"BitsAllocated": 12}, DAMAGED),
+        ({"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "MAGIC"}, DAMAGED),
+        ({"PixelData": b"\0" * 100}, DAMAGED),
+        ({"PixelData": b""}, "without an image"),
     ],
 )
-def test_damage_and_an_odd_header_are_two_reasons(tags, reason):
+def test_an_odd_header_is_refused(tags, reason):
     dicom("a.dcm", **tags)
-    with pytest.raises(reader.ReadError, match=reason):
-        reader.read("a.dcm")
+    refused("a.dcm", reason)
 
 
 def test_damaged_compressed_pixels_lack_no_decoder():
@@ -320,29 +295,16 @@ def test_damaged_compressed_pixels_lack_no_decoder():
     for name in ("MR_small_RLE", "SC_rgb_jpeg_gdcm", "MR_small_jpeg_ls_lossless", "JPGExtended"):
         original = shipped(f"{name}.dcm").read_bytes()
         start = original.rindex(b"\xfe\xff\x00\xe0") + 8
-        refused = 0
         for _ in range(30):
             data = bytearray(original)
-            for place in random.integers(start, len(data) - 8, 20):
-                data[place] = random.integers(256)
+            for index in random.integers(start, len(data) - 8, 20):
+                data[index] = random.integers(256)
             try:
-                assert reader.read(saved(bytes(data), "a.dcm")).dtype == np.uint8
+                assert reader.read(written(bytes(data), "a.dcm")).dtype == np.uint8
             except reader.ReadError as error:
                 assert "pip install" not in error.reason, error
-                refused += 1
-        assert refused or name == "MR_small_jpeg_ls_lossless", name
-        with pytest.raises(reader.ReadError, match=r"damaged|cut short"):
-            reader.read(saved(original[: start + 50], "a.dcm"))
+        refused(written(original[: start + 50], "a.dcm"), r"damaged|cut short")
 
 
 def shipped(name):
     return next(path for path in SHIPPED if path.name == name)
-
-
-def test_compressed_pixels_that_declare_an_absurd_size_are_not_decoded():
-    path = shipped("SC_rgb_jpeg_gdcm.dcm")
-    data = path.read_bytes()
-    start = data.index(b"\xff\xc3")
-    data = data[: start + 5] + b"\xff\xff\xff\xff" + data[start + 9 :]
-    with pytest.raises(reader.ReadError, match="declares 65535 x 65535 pixels"):
-        reader.read(saved(data, "a.dcm"))

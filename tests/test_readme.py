@@ -1,8 +1,10 @@
-"""Every command of the README does what it says; .ci/run runs its two installs for real."""
+"""Every command of the README is run here or its parts are checked; CI runs `make test` itself."""
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -11,44 +13,55 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fracture_utils import headless
+from fracture_utils import notebook
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
-from fracture_utils.data.sources import SOURCES
-from fracture_utils.evaluation import plots
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OWN = re.compile(r"python -m fracture_utils ([a-z][^`\n]*)")
-COMMANDS = sorted({found.split(" [")[0].strip() for found in OWN.findall(README)})
+COMMANDS = {text.strip() for text in OWN.findall(README)}
+DOWNLOAD = "import fracatlas download datasets/fracatlas"
+OTHER_DATA = "run --data-dir datasets/fracatlas --results-dir results/fracatlas"
+EVALUATE = "evaluate predictions.csv --results-dir results/scored"
+EXPORT = "export DenseNet121"
 
 
-DOWNLOAD = "import fracatlas download fracatlas"
-OTHER_DATA = "run --data-dir fracatlas --results-dir results/mine"
-EVALUATE = "evaluate predictions.csv --output scored"
+def recipe(target: str) -> list[str]:
+    """The commands of `make TARGET` in a fresh checkout."""
+    command = ["make", "--no-print-directory", "--dry-run", "--always-make", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if not line.startswith("touch")]
 
 
-def block(mark, language):
-    return re.search(rf"<!-- {mark} -->\n```{language}\n(.+?)\n```", README, re.S)[1].splitlines()
+def windows(target: str) -> list[str]:
+    """The same, as the README has it for Windows."""
+    return re.search(rf"<!-- {target} on Windows -->\n```powershell\n(.+?)\n```", README, re.S)[
+        1
+    ].splitlines()
 
 
-def test_windows_has_the_same_lines():
-    there = [
-        line.replace(".venv/bin/", ".venv\\Scripts\\").replace("python3", "python")
-        for line in block("run", "bash")
-    ]
-    assert block("run on Windows", "powershell") == there
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_the_lines_for_windows_are_those_of_make():
+    def translated(lines: list[str]) -> list[str]:
+        return [line.strip().replace(".venv/bin/", ".venv\\Scripts\\").replace("python3", "python")
+                for line in lines]  # fmt: skip
+
+    assert windows("run") == translated(recipe("run"))
+    assert translated(recipe("test"))[-len(windows("test")) :] == windows("test")
 
 
-def test_the_test_command_stands_under_develop():
-    assert README.index("## Develop") < README.index("<!-- test -->") < README.index("## Licence")
-    assert "-m pytest" in block("test", "bash")[-1]
+def test_the_first_screen_has_both_commands_and_the_purpose():
+    screen = "\n".join(README.splitlines()[:20])
+    assert re.search(r"^make run\b", screen, re.M)
+    assert re.search(r"^make test\b", screen, re.M)
+    assert "not a medical device" in screen
 
 
-def test_what_it_installs_and_links_is_there():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_extras_and_links_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = set(re.findall(r'install[^`\n]* -e "\.\[(\w+)\]"', README))
-    assert {"dicom", "test"} <= named <= set(extras["optional-dependencies"])
+    assert named == set(project["optional-dependencies"])
     sections = [
         re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
         for title in re.findall(r"^#+ (.+)$", README, re.M)
@@ -57,17 +70,23 @@ def test_what_it_installs_and_links_is_there():
         assert target[1:] in sections if target.startswith("#") else (ROOT / target).exists()
 
 
-def test_the_verdict_on_real_radiographs_comes_first():
-    picture = re.search(r"!\[(.+?)\]\((.+?)\)", README)
-    assert picture[2] == "results/fracatlas/figures/verdict.png"
-    assert README[: picture.start()].count("\n") < 4
-    headline = re.search(
-        r"^\*\*(.+?)\*\*", (ROOT / "results/fracatlas/README.md").read_text(), re.M
-    )
-    assert picture[1] == f"Verdict on FracAtlas: {headline[1]}"
+def test_settings_and_files_that_it_names_exist():
+    known = {f"FRACTURE_{name.upper()}" for name in Config.model_fields} | {"FRACTURE_CONFIG"}
+    assert set(re.findall(r"FRACTURE_[A-Z_]+(?![<A-Z_])", README)) - {"FRACTURE_"} <= known
+    from fracture_utils.evaluation.results import TABLES
+
+    assert {f"{name}.csv" for name in TABLES} < set(re.findall(r"`(\w+\.csv)`", README))
 
 
-def archive():
+def test_its_example_is_what_the_committed_results_state():
+    folder = ROOT / "results" / "examples" / "fracatlas"
+    sentences = (folder / "conclusions.txt").read_text(encoding="utf-8").splitlines()
+    assert re.search(r"^> (.+)$", README, re.M)[1] in " ".join(sentences)
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert f"FracAtlas, {run['data']['images']:,} radiographs" in README
+
+
+def archive(*_: object) -> Path:
     """FracAtlas in small, as published."""
     folder, rows = Path("published/FracAtlas"), []
     columns = ["image_id", "hand", "leg", "hip", "shoulder", "mixed", "hardware", "multiscan"]
@@ -76,77 +95,71 @@ def archive():
         name, fractured = f"IMG{number:07d}.jpg", number % 2
         path = folder / "images" / ("Non_fractured", "Fractured")[fractured] / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        grey = np.random.default_rng(number).integers(0, 255, (40, 40), np.uint8)
-        Image.fromarray(grey).save(path)
+        gray = np.random.default_rng(number).integers(0, 255, (40, 40), np.uint8)
+        Image.fromarray(gray).save(path)
         rows.append((name, 1, 0, 0, 0, 0, 0, 0, fractured, fractured, 1, 0, 0))
     pd.DataFrame(rows, columns=columns).to_csv(folder / "dataset.csv", index=False)
-    notes = folder / "Annotations/COCO JSON/COCO_fracture_masks.json"
-    notes.parent.mkdir(parents=True)
-    notes.write_text('{"images": [], "annotations": []}')
-    return shutil.make_archive("FracAtlas", "zip", "published")
+    annotations = folder / "Annotations/COCO JSON/COCO_fracture_masks.json"
+    annotations.parent.mkdir(parents=True)
+    annotations.write_text('{"images": [], "annotations": []}')
+    return Path(shutil.make_archive("FracAtlas", "zip", "published"))
 
 
 @pytest.fixture
-def fresh(tmp_path, monkeypatch):
-    """A folder with what the README's commands need, and nothing slow behind them."""
-    monkeypatch.chdir(tmp_path)
-    source = SOURCES["fracatlas"]._replace(fetch=lambda _: Path(archive()))
-    monkeypatch.setitem(SOURCES, "fracatlas", source)
+def runs(monkeypatch):
+    """The settings of each `run`, which executes no notebook here."""
+    settings: list[Config] = []
+
+    def execute(_: object, given: dict) -> Path:
+        settings.append(Config(**given))
+        return Path("x.html")
+
+    monkeypatch.setattr(notebook, "execute", execute)
+    return settings
+
+
+def test_run_starts_the_notebook_on_phantoms(runs):
+    assert main(["run"]) == 0
+    assert runs[0].source == "phantoms"
+
+
+def test_fracatlas_reaches_the_notebook_in_two_lines(runs, monkeypatch, capsys):
+    from fracture_utils.data import sources
+
+    monkeypatch.setattr(sources, "_download", archive)
+    for command in (DOWNLOAD, OTHER_DATA):
+        assert main(shlex.split(command)) == 0
+    (config,) = runs
+    assert (config.source, config.run_length) == ("images", 25)
+    assert config.results_dir == Path("results/fracatlas")
+    assert len(list(config.data_dir.glob("*/*/*.jpg"))) == 16
+    assert (
+        "CC BY 4.0" in capsys.readouterr().out + (config.data_dir / "ATTRIBUTION.txt").read_text()
+    )
+
+
+def test_predict_answers_with_the_released_models(capsys):
     Path("models").mkdir()
     Path("models/released").symlink_to(ROOT / "models/released")
     Image.fromarray(np.arange(96 * 96, dtype=np.uint8).reshape(96, 96)).save("X.jpg")
-    said = {"path": list("abcd"), "label": [0, 1, 0, 1], "model": "A"}
-    pd.DataFrame(said | {"probability": [0.1, 0.9, 0.6, 0.4]}).to_csv("predictions.csv")
-
-
-def headlessly(monkeypatch):
-    """Have `run` only say what it was asked."""
-    asked = []
-    monkeypatch.setattr(
-        headless, "execute", lambda _, settings: asked.append(Config(**settings)) or Path("x.html")
-    )
-    return asked
-
-
-def test_run_starts_the_notebook_on_phantoms(fresh, monkeypatch):
-    asked = headlessly(monkeypatch)
-    assert main(["run"]) == 0
-    assert asked[0].source == "phantoms"
-
-
-def test_fracatlas_comes_to_the_page_in_two_lines(fresh, monkeypatch, capsys):
-    asked = headlessly(monkeypatch)
-    for arguments in (DOWNLOAD, OTHER_DATA):
-        assert main(shlex.split(arguments)) == 0
-    config = asked[0]
-    assert (config.source, config.neighbours) == ("pictures", 25)
-    assert config.results_dir == Path("results/mine")
-    assert len(list(config.data_dir.glob("*/*/*.jpg"))) == 16
-    assert "CC BY 4.0" in capsys.readouterr().out
-
-
-def test_predict_answers_with_the_released_networks(fresh, capsys):
     assert main(["predict", "X.jpg"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     shown = re.search(r"^\$ .* predict X.jpg\n(.+?)```", README, re.S | re.M)[1].splitlines()
-    assert said.splitlines()[0] == shown[0] == "X.jpg"
-    assert shown[1].split()[0] in said  # the network that answers
-    assert shown[-1].split(". ")[1] in said  # and what it was trained on
+    assert output.splitlines()[0] == shown[0] == "X.jpg"
+    assert shown[1].split()[0] in output  # the model
+    assert shown[-1] == output.splitlines()[-1]  # the note
 
 
-def test_evaluate_and_clean(fresh, capsys, monkeypatch):
-    monkeypatch.setenv("FRACTURE_RESAMPLES", "100")
-    monkeypatch.setattr(plots, "FIGURES", (plots.ranking,))
-    assert main(shlex.split(EVALUATE)) == 0
-    assert Path("scored/report.html").is_file()
-    assert main(["clean"]) == 0
-    assert "would be freed with --remove" in capsys.readouterr().out
+def test_evaluate_writes_a_report():
+    rows = {"path": list("abcd"), "label": [0, 1, 0, 1], "model": "A"}
+    pd.DataFrame(rows | {"probability": [0.1, 0.9, 0.6, 0.4]}).to_csv("predictions.csv")
+    assert main([*shlex.split(EVALUATE), "--quick"]) == 0
+    assert Path("results/scored/report.html").is_file()
 
 
 def test_no_command_is_without_a_test():
-    """export has tests/test_export.py, with its script."""
-    assert set(COMMANDS) == {
-        *("run", "clean", "export", "predict X.jpg", DOWNLOAD, OTHER_DATA, EVALUATE)
-    }
-    other = set(re.findall(r"^\.venv/bin/(\w+)", README, re.M)) - {"python"}
-    assert other == {"pip", "ruff"}  # .ci/run starts them
+    """export has tests/test_export.py, `run --help` tests/test_command_line.py."""
+    expected = {"run", "run --help", "predict X.jpg", DOWNLOAD, OTHER_DATA, EVALUATE, EXPORT}
+    assert expected == COMMANDS
+    tools = {words.split()[0] for words in re.findall(r"\.venv[/\\]\w+[/\\]([\w-]+)", README)}
+    assert tools <= {"python", "pip", "ruff", "jupyter"}

@@ -1,4 +1,4 @@
-"""Tables and figures are whole whenever a run is killed, and the folder says it is unfinished."""
+"""Every table once, saved and loaded without a change, complete whenever a run is killed."""
 
 import os
 import random
@@ -6,112 +6,183 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import evaluated
 import numpy as np
 import pandas as pd
 import pytest
-from answers import predictions
 
-from fracture_utils import files, ledger
-from fracture_utils.config import Config
+import fracture_utils
+from fracture_utils import artifacts, tables
+from fracture_utils.config import Config, InputError
 from fracture_utils.evaluation import calibration
-from fracture_utils.ledger import Results
+from fracture_utils.evaluation.results import TABLES, Results, evaluate, evaluate_file
 
-KILLS = 5
-
-
-@pytest.fixture
-def config(tmp_path):
-    return Config(source="phantoms", results_dir=tmp_path / "results")
+GOLDEN = Path(__file__).parent / "golden" / "fracatlas"
 
 
-def said(capsys):
-    return capsys.readouterr().out.strip()
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return evaluated.results(tmp_path_factory.mktemp("results"))
 
 
-def test_a_folder_says_that_it_is_unfinished_until_it_is(config):
-    results = Results(config)
-    warning = config.results_dir / ledger.UNFINISHED
-    assert "Run the notebook again" in warning.read_text()
-    results.finish()
-    assert not warning.exists()
+def csv_files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.csv")}
 
 
-def test_a_fingerprint_sees_every_cell_and_pixel():
-    table = pd.DataFrame({"a": [1.0, np.nan], "b": ["x", ""]})
-    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    values = [table, table.assign(b=["x", "y"]), table.rename(columns={"a": "c"}), table.iloc[:1]]
-    values += [table.astype({"a": "float32"}), pixels, pixels + 1, pixels.T, pixels.astype(int)]
-    values += [pixels.reshape(4, 3), {"m": {"p": pixels}}, {"m": {"q": pixels}}, [pixels], None]
-    prints = [files.fingerprint(value) for value in values]
-    assert len(set(prints)) == len(values)
-    assert prints[0] == files.fingerprint(table.copy())
-    assert files.fingerprint(pixels.T) == files.fingerprint(pixels.T.copy())
+def config(folder, **settings):
+    return Config(source="images", results_dir=folder, quick=True, **settings)
+
+
+def test_a_run_has_every_table_its_ensemble_and_its_selected_model(run):
+    empty = {name for name in TABLES if getattr(run, name).empty}
+    assert empty <= {"audit", "scores_by_patient", "suspected_label_errors"}
+    assert {*evaluated.WORTH, "Ensemble", "Majority class"} == set(run.scores["model"])
+    assert run.selected == calibration.select_model(run.predictions) == "DenseNet121"
+    assert run.run["selected_on"] == "validation"
+    assert set(run.most_confident_errors["model"]) <= {"DenseNet121", "Ensemble"}
+    assert set(run.subgroups["model"]) == {"DenseNet121"}
+    assert "Ensemble" in set(run.localization["model"])
+
+
+def test_the_record_of_a_run(run):
+    record = run.run
+    assert record["initialization"] == dict.fromkeys(evaluated.WORTH, "imagenet")
+    assert record["data"]["images"] == 180 and record["data"]["groups"] == 90
+    assert record["settings"]["quick"] is True and record["seed"] == 0
+    assert record["hardware"] == ["CPU"] and record["failed"] == {}
+    assert {"tensorflow", "python", "fracture_utils"} <= set(record["versions"])
+
+
+def test_what_is_saved_is_loaded_and_written_again_without_a_change(run, tmp_path):
+    run.save(tmp_path / "first")
+    loaded = Results.load(tmp_path / "first")
+    assert loaded.selected == run.selected and loaded.run == run.run
+    assert loaded.conclusions == run.conclusions
+    loaded.save(tmp_path / "second")
+    assert csv_files(tmp_path / "first") == csv_files(tmp_path / "second")
+    names = {*(f"{name}.csv" for name in TABLES), "columns.csv", "conclusions.txt", "run.json"}
+    assert {path.name for path in (tmp_path / "first").iterdir()} == names
+
+
+def test_scoring_the_predictions_of_a_run_gives_its_tables(run, tmp_path):
+    """Numbers in a file have six digits: the run is scored with these."""
+    run.save(tmp_path / "run")
+    again = evaluate_file(tmp_path / "run" / "predictions.csv", config(tmp_path / "again"))
+    again.save(tmp_path / "again")
+    assert csv_files(tmp_path / "run") == csv_files(tmp_path / "again")
+    assert again.run["source"] == "images" and again.run["settings"] == run.run["settings"]
+    assert again.conclusions == run.conclusions
+
+
+def test_golden_predictions_give_the_selected_model_and_its_numbers(tmp_path):
+    settings = {"source": "images", "results_dir": tmp_path}
+    scored = evaluate_file(GOLDEN / "predictions.csv", Config(**settings))
+    assert scored.selected == "DenseNet121"
+    scored.save(tmp_path)
+    golden = pd.read_csv(GOLDEN / "scores.csv").rename(columns={"initialisation": "initialization"})
+    own = pd.read_csv(tmp_path / "scores.csv")[list(golden)]
+    numbers = golden.select_dtypes("number").columns
+    pd.testing.assert_frame_equal(own[numbers], golden[numbers], rtol=1e-9)
+    golden = pd.read_csv(GOLDEN / "decision_curve.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "decision_curve.csv"), golden, rtol=1e-9)
+
+
+def four_columns(path, count=40):
+    probability = [(i * 7 % 40) / 80 + i % 2 / 3 for i in range(count)]
+    rows = [(f"{i}.png", i % 2, name, probability[i]) for name in "AB" for i in range(count)]
+    table = pd.DataFrame(rows, columns=["path", "label", "model", "probability"])
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_predictions_of_others_need_four_columns_and_get_no_ensemble(tmp_path):
+    scored = evaluate_file(four_columns(tmp_path / "p.csv"), config(tmp_path / "out"))
+    assert set(scored.scores["model"]) == {"A", "B", "Majority class"}
+    assert scored.run["source"] == "predictions" and scored.run["positive"] == "fractured"
+    assert scored.selected == "A" and scored.run["selected_on"] == "test"
+    assert scored.operating_points["threshold"].eq(0.5).all()
+    scored.save(tmp_path / "out")
+    evaluate_file(tmp_path / "p.csv", config(tmp_path / "out"))  # the same folder again
+
+
+def test_results_of_other_predictions_are_never_mixed(run, tmp_path):
+    run.save(tmp_path / "run")
+    before = csv_files(tmp_path / "run")
+    with pytest.raises(InputError, match="holds the results of a run on other predictions"):
+        evaluate_file(four_columns(tmp_path / "p.csv"), config(tmp_path / "run"))
+    assert csv_files(tmp_path / "run") == before
+
+
+def test_one_class_and_one_model(tmp_path):
+    table = evaluated.predictions({"A": 1.0}, count=6, share=0, splits=("test",))
+    scored = evaluate(table, config(tmp_path))
+    assert scored.comparisons.empty
+    scored.save(tmp_path)
+    assert Results.load(tmp_path).scores["auc"].isna().all()
+
+
+def test_patients_are_scored_where_they_are_known(tmp_path):
+    table = evaluated.predictions()
+    scored = evaluate(table.assign(patient=table["group"]), config(tmp_path))
+    assert scored.scores_by_patient["n"].iloc[0] == 45 < scored.scores["n"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("{}", "another version"),
+        ('{"schema_version": 99}', "another version"),
+        ("[]", "another version"),
+    ],
+)
+def test_a_folder_that_is_no_complete_run_is_refused(run, tmp_path, text, message):
+    run.save(tmp_path)
+    (tmp_path / "run.json").unlink()
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        Results.load(tmp_path)
+    assert "run.json" in str(error.value) and "run the notebook again" in str(error.value)
 
 
 SCRIPT = """
-import sys
-import pandas as pd
-from fracture_utils import tables
-from fracture_utils.config import Config
-from fracture_utils.evaluation import metrics, plots
-from fracture_utils.ledger import Results, claim
-config = Config(source="phantoms", results_dir=sys.argv[1])
-lock, results = claim(config.cache_dir), Results(config)
-album = plots.Album(config.figures_dir, "a note")
-seen = pd.read_csv(sys.argv[2], keep_default_na=False)
-print("scores", flush=True)
-for _ in range(4):
-    scores = tables.write(config.results_dir, "scores", metrics.scores(seen, {}, 400, 0))
-print("figures", flush=True)
-shown = {"predictions": seen, "scores": scores}
-album.add_all([plots.roc, plots.precision_recall, plots.ranking], shown)
-results.finish()
-print("done", flush=True)
+import sys, time
+from pathlib import Path
+from fracture_utils.evaluation.results import Results
+results = Results.load(Path(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    results.save(Path(sys.argv[2]))
 """
 
 
-@pytest.mark.slow
-def test_killed_at_random_while_scores_and_figures_are_made_nothing_differs(tmp_path):
-    raw = predictions(("A", "B", "C"), 60, 0.5)
-    seen = calibration.apply(raw, calibration.fit(raw))
-    seen.to_csv(tmp_path / "seen.csv", index=False)
+def test_a_run_that_is_killed_while_it_saves_leaves_whole_files_or_no_run_json(run, tmp_path):
+    run.save(tmp_path / "whole")
+    whole, dice = csv_files(tmp_path / "whole"), random.Random(7)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "whole"), str(tmp_path / "killed")]
+    environment = os.environ | {"PYTHONPATH": str(Path(fracture_utils.__file__).parents[1])}
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            process.stdout.readline()
+            time.sleep(dice.uniform(0.02, 0.5))
+            os.kill(process.pid, signal.SIGKILL)
+        left = csv_files(tmp_path / "killed")
+        left = {name: text for name, text in left.items() if not name.startswith(".")}
+        assert all(whole[name] == text for name, text in left.items())
+        if (tmp_path / "killed" / "run.json").exists():
+            assert left.keys() == whole.keys()
+            assert Results.load(tmp_path / "killed").selected == run.selected
+    artifacts.remove_leftovers(tmp_path / "killed")
+    run.save(tmp_path / "killed")
+    assert csv_files(tmp_path / "killed") == whole
 
-    def start(folder):
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / folder), str(tmp_path / "seen.csv")]
-        environment = os.environ | {"PYTHONPATH": str(files.Path(files.__file__).parents[1])}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
-    def outcome(folder):
-        found = (tmp_path / folder).rglob("*")
-        return {
-            p.relative_to(tmp_path / folder): p.read_bytes()
-            for p in found
-            if p.suffix in (".csv", ".png")
-        }
-
-    with start("whole") as undisturbed:
-        assert undisturbed.stdout.read().split() == ["scores", "figures", "done"]
-    dice, kills = random.Random(7), {"scores": 0, "figures": 0}
-    while min(kills.values()) < KILLS:
-        for stage in kills:
-            with start("killed") as process:
-                while (line := process.stdout.readline().strip()) not in (stage, ""):
-                    pass
-                time.sleep(dice.uniform(0, 0.5))
-                if line == stage and process.poll() is None:
-                    os.kill(process.pid, signal.SIGKILL)
-            kills[stage] += process.returncode == -signal.SIGKILL
-            before, whole = outcome("killed"), outcome("whole")
-            before = {name: text for name, text in before.items() if not name.name.startswith(".")}
-            assert all(whole[name] == text for name, text in before.items())
-            unfinished = (tmp_path / "killed" / ledger.UNFINISHED).is_file()
-            assert unfinished or before.keys() == whole.keys()
-            if before.keys() == whole.keys():  # all is done: take some away
-                next((tmp_path / "killed").glob("scores.csv")).unlink()
-                next((tmp_path / "killed" / "figures").glob("*.png")).unlink()
-    with start("killed") as last:
-        assert last.stdout.read().split()[-1] == "done"
-    assert outcome("killed") == outcome("whole")
-    assert not (tmp_path / "killed" / ledger.UNFINISHED).exists()
-    assert not list((tmp_path / "killed").rglob(files.TEMPORARY_PREFIX + "*"))
+def test_numbers_are_those_of_the_file_from_the_start(run):
+    """Rounded once, so that ties in a file are ties in the run."""
+    raw = run.predictions[["logit", "probability"]]
+    pd.testing.assert_frame_equal(raw, tables.rounded(raw))
+    assert np.isfinite(raw).all(axis=None)

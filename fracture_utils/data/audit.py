@@ -1,229 +1,195 @@
-"""What may be trusted: everything in the data that would make a result look better than it is.
+"""Audit of a data set: leakage, conflicting labels, damaged images and shortcuts.
 
-    findings = audit.run(table, taken, config)
-    table = audit.apply(table, findings, config.audit_policy)
-    findings = audit.ranked(findings, another)
+    findings = audit.run(data, seed)
+    images = audit.apply(data.images, findings, policy)
 
-The findings table has the columns severity ("red": the figures would be wrong; "amber":
-look at it before you believe them; "info"), check, path, other (the second picture of a pair,
-or empty), what and advice; red before amber before info. Nothing is deleted or moved.
+Findings are "red" (results would be wrong), "amber" (check it) or "info". No file is changed.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from fracture_utils.config import Config
-from fracture_utils.data import agreement, duplicates, sidecars
-from fracture_utils.data.agreement import COLUMNS, finding
-from fracture_utils.data.inventory import Inventory
-from fracture_utils.errors import InputError
+from fracture_utils.config import CLASS_NAMES, FRACTURED, NORMAL, SPLITS, InputError
+from fracture_utils.data import dataset, duplicates, splits
+from fracture_utils.evaluation import shortcuts
 
 SEVERITIES = ("red", "amber", "info")
-SMALLEST_SIDE = 64
-LARGEST_ASPECT = 4.0
-LEAST_SHARE = 0.2
-"""Of the rarer class; below it accuracy says little."""
-INVERTED = -0.08
-"""`duplicates.polarity` below which a picture seems inverted: 0.1 % of the upright pictures of
-FracAtlas and 0.5 % of the phantoms, but nearly nine in ten of inverted ones."""
-ENOUGH = 60
-"""Pictures that a comparison of each with its neighbours needs."""
-GREY_FILL = 0.04
-NUISANCES = frozenset({"body_part", "view", "side", "hardware", "cast"})
+COLUMNS = ["severity", "check", "path", "other_path", "finding", "advice"]
+EXACT, NEAR = "exact copy", "near duplicate"
+CONFLICT, MISMATCH = "conflicting labels", "label mismatch"
+INVERTED, MIN_IMAGES = -0.08, 60
+"""`duplicates.polarity` below which one of so many images seems inverted: 0.1 % of the upright
+images of FracAtlas, nearly nine in ten inverted ones."""
+CONFOUNDERS = ("body_part", "view", "side", "hardware", "cast")
 
 
-def run(table: pd.DataFrame, taken: Inventory, config: Config) -> pd.DataFrame:
-    """The findings about the pictures of the images table and the files `taken` around them."""
-    facts = table[["path", "label", "split", "group"]].merge(
-        taken.files.drop(columns=["label", "split"]), on="path"
-    )
-    thumbnails = taken.of(table["path"])
-    known = sidecars.pictures(config, taken.files)
-    findings = [
-        *_unreadable(taken.files),
-        *_copies(facts, thumbnails, config),
-        *_odd_pictures(facts, thumbnails),
-        *_balance(table),
-        *agreement.findings(table),
-        *agreement.labels(table, known),
-        *agreement.idle(config, known),
-        *_telling_columns(table),
-        *_sidecars(table, taken.files, known, sidecars.boxes(config, taken.files)),
-    ]
-    labels = taken.files.set_index("path")["label"]
-    return ranked(pd.DataFrame(columns=COLUMNS), *findings, *_one_sided(findings, labels))
+def run(data: dataset.Dataset, seed: int) -> pd.DataFrame:
+    """The audit table of a data set, red findings first."""
+    checks = (_files, _copies, _groups, _classes, _tables)
+    rows = pd.DataFrame([row for check in checks for row in check(data)], columns=COLUMNS)
+    table = pd.concat([rows, pd.DataFrame([shortcuts.finding(data, seed)])])
+    table = table.assign(rank=table["severity"].map(SEVERITIES.index))
+    return table.sort_values(["rank", *COLUMNS[1:4]], ignore_index=True)[COLUMNS]
 
 
-def ranked(findings: pd.DataFrame, *more: dict[str, str]) -> pd.DataFrame:
-    """The findings and `more` of them (rows with COLUMNS), the worst first."""
-    found = pd.DataFrame([*findings.to_dict("records"), *more], columns=COLUMNS)
-    rank = found["severity"].map(SEVERITIES.index)
-    order = ["rank", "check", "path", "other"]
-    return found.assign(rank=rank).sort_values(order, ignore_index=True)[list(COLUMNS)]
-
-
-def apply(table: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFrame:
-    """The images table as `policy` wants it: "report" leaves it alone, "drop" leaves out what
-    `surplus` lists, "stop" raises InputError where a finding is red.
+def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFrame:
+    """The images that remain under a policy. "report": all. "stop": InputError if a finding is red.
+    "drop": none of conflicting labels; of a group in several splits, and of copies, those in test,
+    or else in validation (of copies one).
     """
     red = findings[findings["severity"] == "red"]
     if policy == "stop" and len(red):
         first = red.iloc[0]
         raise InputError(
-            f"The audit found {len(red)} faults that would make the results wrong, the first: "
-            f"{first['path']} {first['other']} ({first['check']}): {first['what']}. Mend them "
-            "(audit.csv lists all), or set FRACTURE_AUDIT_POLICY=drop to leave them out."
+            f"The audit has {len(red)} red findings, the first about {first['path']} "
+            f"{first['other_path']} ({first['check']}): {first['finding']}. Correct them, or set "
+            "FRACTURE_AUDIT_POLICY=drop to leave these images out."
         )
     if policy != "drop":
-        return table
-    kept = table[~table["path"].isin(surplus(table, findings)["path"])].reset_index(drop=True)
-    for split, label in table[["split", "label"]].drop_duplicates().itertuples(index=False):
+        return images
+    wrong = findings.loc[findings["check"].isin([CONFLICT, MISMATCH]), ["path", "other_path"]]
+    copies = findings.loc[findings["check"].isin([EXACT, NEAR]), ["path", "other_path"]]
+    rows = {path: row for row, path in enumerate(images["path"])}
+    links = copies.apply(lambda paths: paths.map(rows)).set_axis(["first", "second"], axis=1)
+    left = images.assign(
+        cluster=duplicates.clusters(links.dropna(), len(images)),
+        rank=-images["split"].map(SPLITS.index),
+    )
+    left = left[left["rank"] == left.groupby("group")["rank"].transform("min")]
+    left = left[~left["path"].isin(wrong.to_numpy().ravel())].sort_values(["rank", "path"])
+    kept = images[images["path"].isin(left.drop_duplicates("cluster")["path"])]
+    for split, label in images[["split", "label"]].drop_duplicates().itertuples(index=False):
         if not ((kept["split"] == split) & (kept["label"] == label)).any():
             raise InputError(
-                f"Without copies and conflicts no {label} picture is left in {split}. Add other "
-                "pictures there, or set FRACTURE_AUDIT_POLICY=report to see what happens."
+                f"Without copies and conflicts no {label} image is left in {split}. Add other "
+                "images there, or set FRACTURE_AUDIT_POLICY=report to keep them."
             )
-    return kept
+    return kept.reset_index(drop=True)
 
 
-def surplus(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
-    """What the policy "drop" leaves out: path and why. Pictures with conflicting labels go
-    (among copies, or between folder and table), groups that are also in test go from train and
-    validation, those that are also in validation from train, and of each set of copies all but
-    one, which is in test if any is.
-    """
-    pairs = findings[findings["other"] != ""]
-    conflicts = pairs[pairs["check"] == "conflicting labels"]
-    why = dict.fromkeys([*conflicts["path"], *conflicts["other"]], "conflicting labels")
-    disputed = findings.loc[findings["check"] == agreement.LABEL, "path"]
-    why |= dict.fromkeys(disputed, "its table calls it otherwise")
-    for split, others in (("test", ["train", "validation"]), ("validation", ["train"])):
-        here = set(table.loc[table["split"] == split, "group"])
-        leaked = table["group"].isin(here) & table["split"].isin(others)
-        why = dict.fromkeys(table.loc[leaked, "path"], f"its group is in {split}") | why
-    place = {path: position for position, path in enumerate(table["path"])}
-    copies = pairs[pairs["check"].isin(["exact copy", "near duplicate"])]
-    links = pd.DataFrame({"first": copies["path"].map(place), "second": copies["other"].map(place)})
-    cluster = duplicates.clusters(links.dropna(), len(table))
-    left = table.assign(cluster=cluster, rank=table["split"].ne("test"))
-    left = left[~left["path"].isin(why)].sort_values(["rank", "path"])
-    why |= dict.fromkeys(left.loc[left["cluster"].duplicated(), "path"], "a copy of another")
-    return pd.DataFrame(sorted(why.items()), columns=["path", "why"])
-
-
-def _unreadable(found: pd.DataFrame) -> list[dict]:
-    advice = "mend it or take it away; the run goes on without it"
-    left = found[found["reason"] != ""]
-    return [
-        finding("info" if "hidden" in reason else "amber", "left out", path, reason, advice)
-        for path, reason in zip(left["path"], left["reason"], strict=True)
-    ]
-
-
-def _one_sided(findings: list[dict], label_of: pd.Series) -> list[dict]:
-    """Damage that befell one class only, as in FracAtlas, where every truncated file is normal."""
-    result = []
-    damaged = [row for row in findings if row["check"] in ("left out", "grey fill")]
-    labels = [label for row in damaged if (label := label_of[row["path"]])]
+def _files(data: dataset.Dataset) -> Iterator[tuple]:
+    """Files that are left out, unusual images, and damage that is confined to one class."""
+    files, images, depth = data.files, data.images, data.images["bit_depth"]
+    for path, reason in files.loc[files["reason"] != "", ["path", "reason"]].to_numpy():
+        severity = "info" if "hidden" in reason else "amber"
+        yield severity, "excluded file", path, "", reason, "repair or remove it"
+    truncated = images["path"].isin(files.loc[files["gray_fill"] >= 0.04, "path"])
+    blank = np.array([image.std() for image in data.thumbnails]) < 2
+    inverted = (duplicates.polarity(data.thumbnails) < INVERTED) & ~blank
+    inverted &= len(images) >= MIN_IMAGES
+    sides = images[["width", "height"]].agg(["min", "max"], axis=1)
+    odd, usual = (sides["min"] < 64) | (sides["max"] > 4 * sides["min"]), depth.mode()[0]
+    fill = "its lower part is one gray block, as in a truncated file"
+    for severity, check, where, finding, advice in (
+        ("amber", "truncated image", truncated, fill, "fetch the original again"),
+        ("amber", "blank image", blank, "it has no contrast", "remove it"),
+        ("amber", "inverted image", inverted, "bone seems dark and air bright", "invert it if so"),
+        ("amber", "unusual size", odd, "it is very small or very long", "is it cropped or scaled?"),
+        ("info", "bit depth", depth != usual, f"most images have {usual}", "another source?"),
+    ):
+        for path in images.loc[np.asarray(where), "path"]:
+            yield severity, check, path, "", finding, advice
+    damaged = (files["reason"] != "") | files["path"].isin(images.loc[truncated, "path"])
+    labels = files.loc[damaged & (files["label"] != ""), "label"]
     if len(labels) >= 10 and len(set(labels)) == 1:
-        what = f"all {len(labels)} damaged files are {labels[0]}: damage gives the class away"
-        advice = "fetch the originals, or leave these pictures out"
-        result.append(finding("amber", "one-sided damage", "", what, advice))
-    return result
+        finding = f"all {len(labels)} damaged files are {labels.iloc[0]}: damage predicts the class"
+        yield "amber", "one-sided damage", "", "", finding, "fetch the originals or exclude them"
 
 
-def _copies(facts: pd.DataFrame, thumbnails: np.ndarray, config: Config) -> list[dict]:
-    number = pd.Series(range(len(facts)))
-    origin = number.groupby(facts["sha256"]).transform("first")
-    equal = pd.DataFrame({"first": origin, "second": number, "mirrored": False})
-    equal = equal[origin != number]
-    near = duplicates.find(thumbnails, config.cache_dir)
-    digest = facts["sha256"].to_numpy()
-    near = near[digest[near["first"].astype(int)] != digest[near["second"].astype(int)]]
-    both = pd.concat(
-        [equal.assign(check="exact copy", agreement=1.0), near.assign(check="near duplicate")]
-    )
-    rows = facts[["path", "label", "split", "group"]].to_dict("records")
-    return [
-        _judged(rows[int(pair.first)], rows[int(pair.second)], pair.check,
-                f"{pair.check}{', mirrored' if pair.mirrored else ''}"
-                f" (agreement {pair.agreement:.3f})")
-        for pair in both.itertuples()
-    ]  # fmt: skip
+def _copies(data: dataset.Dataset) -> Iterator[tuple]:
+    images, digests = data.images, data.images["sha256"].to_numpy()
+    first = pd.Series(range(len(images))).groupby(digests).transform("first")
+    exact = pd.DataFrame({"first": first, "second": first.index, "agreement": 1.0})
+    exact = exact[exact["first"] < exact["second"]].assign(check=EXACT, mirrored=False)
+    near = data.duplicates.astype({"first": int, "second": int}).assign(check=NEAR)
+    near = near[digests[near["first"]] != digests[near["second"]]]
+    for pair in [*exact.itertuples(), *near.itertuples()]:
+        one, other = images.iloc[pair.first], images.iloc[pair.second]
+        mirrored = ", mirrored" if pair.mirrored else ""
+        finding = f"{pair.check}{mirrored} (agreement {pair.agreement:.3f})"
+        tested = "test" in (one["split"], other["split"])
+        severity, check, advice = "amber", pair.check, "keep one of them: it counts twice"
+        if one["label"] != other["label"]:
+            severity, check, finding = "red", CONFLICT, f"{finding}, but one is fractured"
+            advice = "look at both and correct the wrong label"
+        elif one["split"] != other["split"] and (tested or one["group"] == other["group"]):
+            severity, finding = "red", f"{finding} in {one['split']} and {other['split']}"
+            advice = "keep one of them: a memorized image would count as detected"
+        yield severity, check, one["path"], other["path"], finding, advice
 
 
-def _judged(one: dict, other: dict, check: str, what: str) -> dict:
-    torn = one["split"] != other["split"]
-    tested = "test" in (one["split"], other["split"])
-    if one["label"] != other["label"]:
-        severity, check, what = "red", "conflicting labels", f"{what}, but one is fractured"
-        advice = "look at both and correct the wrong label"
-    elif torn and (tested or one["group"] == other["group"]):  # which no split of ours does
-        severity, what = "red", f"{what} in {one['split']} and {other['split']}"
-        advice = "keep one of them: what was learnt by heart counts as found"
-    else:
-        severity, advice = "amber", "keep one of them: it counts twice"
-    return finding(severity, check, one["path"], what, advice, other["path"])
+def _groups(data: dataset.Dataset) -> Iterator[tuple]:
+    """Groups in several splits, and images without a patient."""
+    images, runs = data.images, data.images["group"].str.fullmatch(splits.RUN)
+    guessed = images["group"].isin(images["path"])  # from near duplicates: judged pair by pair
+    shared = images.groupby("group")["split"].transform("nunique") > 1
+    for group, members in images[shared & ~guessed].groupby("group"):
+        counts = members["split"].value_counts().items()
+        finding = f"{group} has " + " and ".join(f"{count} in {split}" for split, count in counts)
+        path, other = members.drop_duplicates("split")["path"].iloc[[0, -1]]
+        yield "red", "group in several splits", path, other, finding, "move it into one split"
+    if len(images) > 1 and (guessed | runs).mean() > 0.5:
+        finding = "most images have no patient: groups are clusters of near duplicates"
+        finding += ", or runs of consecutive file numbers" if runs.any() else ""
+        yield "amber", "no patients", "", "", finding, "add a column patient to images.csv"
+    for column in (name for name in ("patient", "study") if name in images):
+        if empty := sorted(set(splits.empty_identities(images, column))):
+            finding = f"the {column} of every image is {' or '.join(empty)}, as after "
+            finding += "de-identification: groups come from file names and near duplicates instead"
+            yield "amber", "no patients", "", "", finding, f"name the {column} in images.csv"
 
 
-def _odd_pictures(facts: pd.DataFrame, thumbnails: np.ndarray) -> list[dict]:
-    blank = duplicates.contrast(thumbnails) < 2
-    polarity = (
-        duplicates.polarity(thumbnails) if len(thumbnails) >= ENOUGH else np.zeros(len(facts))
-    )
-    sides = facts[["width", "height"]]
-    usual = facts["bit_depth"].mode().iloc[0]
-    odd = {
-        "grey fill": (facts["grey_fill"] >= GREY_FILL, "its lower part is one grey block, as of a "
-                      "file cut short", "fetch the original again"),
-        "blank": (blank, "it shows nothing", "take it away"),
-        "inverted": ((polarity < INVERTED) & ~blank, "bones seem dark on bright air",
-                     "look at it; invert it if so"),
-        "odd size": ((sides.min(axis=1) < SMALLEST_SIDE)
-                     | (sides.max(axis=1) > LARGEST_ASPECT * sides.min(axis=1)),
-                     "it is very small or very long", "look at it; was it cut or scaled?"),
-        "bit depth": (facts["bit_depth"] != usual, f"its bit depth is not {usual}, as most have",
-                      "see whether one class comes from another source"),
-    }  # fmt: skip
-    return [
-        finding("amber" if check != "bit depth" else "info", check, path, what, advice)
-        for check, (where, what, advice) in odd.items()
-        for path in facts.loc[np.asarray(where), "path"]
-    ]
+def _classes(data: dataset.Dataset) -> Iterator[tuple]:
+    """Class balance, prevalence shift, and columns that nearly determine the class."""
+    images, fractured = data.images, data.images["label"] == FRACTURED
+    share, by_split = fractured.mean(), fractured.groupby(images["split"]).mean()
+    finding = ", ".join(f"{split} {value:.1%}" for split, value in by_split.items()) + " fractured"
+    rare = not 0.2 <= share <= 0.8
+    advice = "use AUC and average precision rather than accuracy" if rare else ""
+    yield "amber" if rare else "info", "class balance", "", "", finding, advice
+    counts = pd.crosstab(images["split"], images["label"])
+    counts = counts.reindex(index=["validation", "test"], columns=CLASS_NAMES, fill_value=0)
+    odds = counts[FRACTURED].clip(lower=1) / counts[NORMAL].clip(lower=1)
+    ratio = odds["validation"] / odds["test"]
+    shifted = counts.all(axis=None) and max(ratio, 1 / ratio) >= 1.5
+    if shifted and stats.fisher_exact(counts).pvalue < 0.05:
+        finding = (
+            f"prevalence is {by_split['validation']:.0%} in validation and {by_split['test']:.0%} "
+            f"in test (odds ratio {max(ratio, 1 / ratio):.1f}): probabilities calibrated on "
+            f"validation are too {'high' if ratio > 1 else 'low'} in test; sensitivity and "
+            "specificity hold, predictive values do not"
+        )
+        yield "amber", "prevalence shift", "", "", finding, "compare by AUC, and recalibrate"
+    for column in (name for name in CONFOUNDERS if name in images):
+        for value, labels in fractured.groupby(images[column]):
+            if value and len(labels) >= 20 and labels.mean() >= 0.9 > share:
+                finding = f"{column} = {value}: {labels.sum()} of {len(labels)} are fractured"
+                advice = "compare scores without them: a model may detect this instead"
+                yield "amber", "confounder", "", "", finding, advice
 
 
-def _balance(table: pd.DataFrame) -> list[dict]:
-    fractured = (table["label"] == "fractured").groupby(table["split"]).mean()
-    share = (table["label"] == "fractured").mean()
-    what = ", ".join(f"{split} {value:.1%}" for split, value in fractured.items()) + " fractured"
-    rare = min(share, 1 - share) < LEAST_SHARE
-    advice = "judge by AUC and average precision, not by accuracy" if rare else ""
-    return [finding("amber" if rare else "info", "class balance", "", what, advice)]
-
-
-def _telling_columns(table: pd.DataFrame) -> list[dict]:
-    """Things in the picture, other than the fracture, that nearly always come with it."""
-    findings = []
-    fractured = table["label"] == "fractured"
-    for column in NUISANCES.intersection(table.columns):
-        for value, of_value in fractured.groupby(table[column]):
-            if value and len(of_value) >= 20 and of_value.mean() >= 0.9 > fractured.mean():
-                what = f"{column} = {value}: {of_value.sum()} of {len(of_value)} are fractured"
-                advice = f"look at the scores without them: a network may look for the {column}"
-                findings.append(finding("amber", "telling column", "", what, advice))
-    return findings
-
-
-def _sidecars(
-    table: pd.DataFrame, found: pd.DataFrame, known: pd.DataFrame, boxes: pd.DataFrame
-) -> list[dict]:
-    findings = []
-    unknown = set(known["path"]) | set(boxes["path"])
-    for path in sorted(unknown - set(found["path"])):
-        what = "images.csv or boxes.csv names it, but there is no such file"
-        findings.append(finding("info", "sidecar", path, what, "correct the table"))
-    normal = table.loc[table["label"] == "normal", "path"]
-    for path in normal[normal.isin(boxes["path"])]:
-        what = "boxes.csv marks a fracture in it, its folder says normal"
-        findings.append(finding("amber", "box", path, what, "correct boxes.csv"))
-    return findings
+def _tables(data: dataset.Dataset) -> Iterator[tuple]:
+    """Contradictions between folders, images.csv and boxes.csv, and tables that are not read."""
+    images, annotations = data.images, data.annotations
+    if "label" in annotations:
+        cells = annotations["label"].str.strip()
+        cells = annotations[["path"]].assign(cell=cells, line=annotations.index + 2)
+        both = images[["path", "label"]].merge(cells[cells["cell"] != ""], on="path")
+        meaning = both["cell"].map(dataset.label_of)
+        for row in both[(meaning != "") & (meaning != both["label"])].itertuples():
+            finding = f"its folder is {row.label}, row {row.line} of images.csv has {row.cell}"
+            yield "red", MISMATCH, row.path, "", finding, "move the image or correct the table"
+        for cell, paths in both[meaning == ""].groupby("cell")["path"]:
+            finding = f"the label {cell!r} in {len(paths)} rows of images.csv is no class"
+            yield "amber", "unknown label", paths.iloc[0], "", finding, "the folders were used"
+    for path in sorted(data.folder.glob("[!.]*")):
+        is_table = path.suffix.lower() in (".csv", ".tsv", ".xls", ".xlsx", ".ods")
+        if is_table and path.name.lower() not in ("images.csv", "boxes.csv"):
+            finding = "only images.csv and boxes.csv are read"
+            yield "amber", "unread table", path.name, "", finding, "rename it, or remove it"
+    for path in sorted(set(data.boxes["path"]) & set(images["path"][images["label"] == NORMAL])):
+        finding = "boxes.csv marks a fracture in it"
+        yield "amber", "box on normal image", path, "", finding, "correct boxes.csv or its label"

@@ -1,161 +1,234 @@
 """Phantoms: synthetic radiographs of limbs, the data set that needs no download.
 
-`anatomy` draws a patient: a skeleton of bent, flared tubes in three dimensions. `radiography`
-makes a view of it: turns it about the long axis and exposes a detector behind it. A fracture is a
-surface through one tube, whose fragments are drawn apart, shifted and bent. Growth plates,
-nutrient canals, overlapping bones, skin folds, casts, markers, framing and exposure are drawn
-from the same distribution in both classes.
+A limb is a set of tubes, whose chords have a closed form; Beer-Lambert attenuation, scatter, noise
+and a percentile window make a radiograph of it. A fracture cuts one bone into fragments, which are
+drawn apart and shifted. All else has the same distribution in both classes.
 """
 
-import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import filelock
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from PIL import Image, PngImagePlugin
+from scipy.ndimage import gaussian_filter
 
-from fracture_utils import files
-from fracture_utils.data.anatomy import Patient, draw_patients
-from fracture_utils.data.radiography import box_around, render
-from fracture_utils.errors import InputError
+from fracture_utils import artifacts
+from fracture_utils.config import FRACTURED, NORMAL, InputError
+from fracture_utils.data.dataset import BOX_COLUMNS
 
-NAME = "fracture-detection phantoms"
-GENERATOR = f"{NAME} 1"
-"""Written into every picture and the stamp; the number rises when the pictures change."""
-SYNTHETIC = (
-    "Synthetic phantoms: computed pictures, no patients; no result on them holds for patients."
-)
+NAME, STAMP = "fracture-detection phantoms", "phantoms.json"
+TABLES = (STAMP, f"{STAMP}.json", "images.csv", "boxes.csv")
+BLOCK, TEST, BROKEN = 11, {2, 6, 9}, {0, 4, 8, 9}
+"""Of each BLOCK patients those in test, and those with a fracture."""
+TURNS = {"frontal": 0.0, "lateral": 90.0, "oblique": 45.0}
+MUSCLE, CORTEX, SPONGIOSA = 0.022, 0.066, 0.017
+"""Linear attenuation in 1/mm near 55 keV (NIST XCOM); bone in addition to muscle."""
+# Tuned: a logistic regression on pooled ImageNet features of MobileNet has a test AUC of 0.9.
+KINDS = {
+    "transverse": ((0.0, 2.2, -1.3), (0.2, 5.0, 1.3)),
+    "oblique": ((0.6, 2.5, -1.3), (1.4, 5.5, 1.3)),
+    "comminuted": ((0.3, 2.2, -1.3), (0.9, 4.5, 1.3)),
+    "hairline": ((0.0, 1.2, 0.0), (0.9, 2.2, 0.0)),
+}
+"""Least and largest slope (rise over width), gap in mm, and shift (share of the radius)."""
 
-STAMP = "phantoms.json"
-SIDECARS = {STAMP, "images.csv", "boxes.csv"}
+
+class Tube(NamedTuple):
+    """A bone, or soft tissue (cortex 0), in mm: x across the limb, y along it, z in depth."""
+
+    start: tuple[float, float, float]
+    end: tuple[float, float, float]
+    radius: float
+    flares: tuple[float, float] = (1.0, 1.0)  # radii of the ends over that of the shaft
+    cortex: float = 0.0
+    bow: float = 0.0
 
 
-def make(directory: Path, pictures: int, size: int, seed: int) -> None:
-    """Leave exactly this set of phantoms in `directory`, doing only what is still missing.
+PARTS: dict[str, tuple[list[Tube], int, list[Tube], float]] = {
+    "forearm": (
+        [Tube((-9, -244, 3), (-11, -9, 0), 6.8, (1.4, 2.2), 2.6, -7),
+         Tube((12, -260, -3), (13, -13, -2), 6.2, (2.1, 1.15), 2.5, 2),
+         *(Tube((x, y, 2), (x, y + 13, 2), 6, cortex=1) for y in (-8, 6) for x in (-15, -3, 9))], 2,
+        [Tube((0, -500, 0), (0, 160, 0), 30, (1.8, 1.0))], 170),
+    "lower leg": (
+        [Tube((0, 0, 0), (2, 350, 0), 13, (2.7, 1.75), 4.6, 2),
+         Tube((24, 20, -16), (27, 372, -7), 6, (1.8, 1.9), 2.4, -3),
+         Tube((4, 355, 4), (4, 390, 8), 19, cortex=1)], 2,
+        [Tube((5, -200, -14), (6, 405, -4), 57, (1.1, 0.6)),
+         Tube((4, 392, -50), (4, 405, 150), 34, (1.0, 0.8))], 250),
+    "finger": (
+        [Tube((0, 0, 0), (0, 43, 0), 4.4, (1.7, 1.4), 1.4, 1),
+         Tube((0, 45, 0), (0, 71, 0), 4.0, (1.6, 1.3), 1.3),
+         Tube((0, 73, 0), (0, 91, 0), 3.3, (1.7, 1.1), 1.1),
+         Tube((0, -70, 0), (0, -2, 0), 4.8, (1.6, 1.6), 1.4, 1)], 3,
+        [Tube((0, -120, 0), (0, 12, 0), 20), Tube((0, -20, 0), (0, 97, 0), 10, (1.3, 0.9))], 90),
+}  # fmt: skip
+"""Bones, how many of them may break (the first ones), soft tissue, and the field in mm."""
 
-    Pictures: `{train,test}/{fractured,normal}/patientNNNNN_viewN.png`, 8-bit grey. `images.csv`
-    has path, label, split, patient, body_part, view, age, cast, fracture (its kind or empty)
-    and visibility (root of the energy of its change in the line integrals, in mm; empty where
-    there is none); `boxes.csv` has path, xmin, ymin, xmax, ymax in pixels, maxima excluded.
-    `phantoms.json` says what the set is, and last of all that it is complete. A set of other
-    settings is replaced. Every picture carries the generator's name as PNG text; InputError
-    where the folder holds a file that the generator did not write.
+
+def make(folder: Path, count: int, size: int, seed: int) -> None:
+    """Write exactly this set of phantoms into `folder`, which holds nothing else.
+
+    {train,test}/{fractured,normal}/patientNNNNN_viewN.png, images.csv, boxes.csv, phantoms.json. A
+    complete set stays as it is, another one is replaced; InputError where a file is none of these.
     """
-    directory = Path(directory)
-    stamp = {
-        "generator": GENERATOR,
-        "pictures": pictures,
-        "size": size,
-        "seed": seed,
-        "statement": SYNTHETIC,
-    }
-    patients = list(draw_patients(pictures, seed))
-    paths = {_path(patient, view) for patient in patients for view in range(patient.views)}
-    if _is_complete(directory, stamp, paths):
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
-        if _is_complete(directory, stamp, paths):
-            return
-        _clear(directory, paths, f"{GENERATOR} {seed} {size}")
-        files.write_json(directory / STAMP, stamp | {"complete": False})
-        pool = ThreadPoolExecutor(os.cpu_count())
-        jobs = [
-            pool.submit(_make_one, directory, patient, view, size, seed)
-            for patient in patients
-            for view in range(patient.views)
-        ]
-        try:
-            rows = [job.result() for job in jobs]
-        finally:
-            pool.shutdown(cancel_futures=True)
-        boxes = [{"path": row["path"], **row.pop("box")} for row in rows if "box" in row]
-        for name, table in (("images.csv", rows), ("boxes.csv", boxes)):
-            files.write_table(directory / name, pd.DataFrame(table).sort_values("path"))
-        files.write_json(directory / STAMP, stamp | {"complete": True})
+    settings = {"generator": f"synthetic {NAME}", "images": count, "size": size, "seed": seed}
+    key = artifacts.key(["data/phantoms.py"], ["numpy", "scipy"], settings=settings)
 
-
-def _path(patient: Patient, view: int) -> str:
-    label = "fractured" if patient.fracture else "normal"
-    return f"{patient.split}/{label}/patient{patient.index:05d}_view{view + 1}.png"
-
-
-def _make_one(directory: Path, patient: Patient, view: int, size: int, seed: int) -> dict:
-    """Write one picture where it is missing; its row for images.csv, with the box if it has one."""
-    path = _path(patient, view)
-    picture, change = render(patient, view, size, seed)
-    if not (directory / path).exists():
+    def write(patient: SimpleNamespace, view: int) -> dict:
+        name, label = f"patient{patient.index:05d}", FRACTURED if patient.kind else NORMAL
+        path = f"{patient.split}/{label}/{name}_view{view + 1}.png"
+        image, change = render(patient, view, size, seed)
+        box = box_around(change) if patient.kind else {}
         text = PngImagePlugin.PngInfo()
-        text.add_text("Software", f"{GENERATOR} {seed} {size}")
-        text.add_text("Title", Path(path).name)
-        text.add_text("Comment", SYNTHETIC)
-        with files.replacing(directory / path) as temporary:
-            Image.fromarray(picture).save(temporary, pnginfo=text, compress_level=4)
-    row = {
-        "path": path,
-        "label": path.split("/")[1],
-        "split": patient.split,
-        "patient": f"patient{patient.index:05d}",
-        "body_part": patient.body_part,
-        "view": patient.limb.views[view],
-        "age": patient.age,
-        "cast": int(patient.cast),
-        "fracture": patient.fracture.kind if patient.fracture else "",
-    }
-    if patient.fracture:
-        row["box"] = dict(zip(("xmin", "ymin", "xmax", "ymax"), box_around(change), strict=True))
-        row["visibility"] = round(float(np.sqrt(np.square(change).sum())), 3)
-    return row
+        text.add_text("Title", f"{NAME}: {Path(path).name}")
+        with artifacts.replacing(folder / path) as temporary:
+            Image.fromarray(image).save(temporary, pnginfo=text, compress_level=4)
+        return {"path": path, "label": label, "split": patient.split, "patient": name,
+                "body_part": patient.body_part, "view": patient.views[view],
+                "cast": int(patient.cast), "fracture": patient.kind, **box}  # fmt: skip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):
+        artifacts.remove_leftovers(folder)
+        paths = [path for path in folder.rglob("[!.]*") if path.is_file()]
+        names = {path.relative_to(folder).as_posix() for path in paths}
+        valid = artifacts.is_valid(folder / STAMP, key)
+        if valid and names == {*artifacts.facts(folder / STAMP)["files"], *TABLES}:
+            return
+        tables = [folder / name for name in TABLES if STAMP in names]
+        for path in paths:
+            header = path.read_bytes()[:300]
+            is_own = NAME.encode() in header and path.name.encode() in header
+            if not is_own and path not in tables:
+                raise InputError(f"{path} is no phantom but in their folder; move it away.")
+        for path in paths:
+            path.unlink()
+        artifacts.write_json(folder / STAMP, settings)
+        patients = (draw_patient(index, seed) for index in range(count))
+        views = [(patient, k) for patient in patients for k in range(len(patient.views))][:count]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            rows = list(pool.map(write, *zip(*views, strict=True)))
+        images = pd.DataFrame(rows).sort_values("path")
+        artifacts.write_csv(folder / "images.csv", images.drop(columns=BOX_COLUMNS[1:]))
+        artifacts.write_csv(folder / "boxes.csv", images[BOX_COLUMNS].dropna())
+        artifacts.seal(folder / STAMP, key, files=images["path"].to_list())
 
 
-def _is_complete(directory: Path, stamp: dict, paths: set[str]) -> bool:
-    names = {path.relative_to(directory).as_posix() for path in _visible_files(directory)}
-    return _read_stamp(directory) == stamp | {"complete": True} and names == paths | SIDECARS
+def box_around(change: np.ndarray) -> dict[str, int]:
+    """xmin, xmax, ymin, ymax in pixels around nearly all energy of the change by a fracture."""
+    size, box = len(change), {}
+    for axis, name in enumerate("xy"):
+        energy = np.cumsum(np.square(change, dtype=float).sum(axis))
+        low, high = np.searchsorted(energy, energy[-1] * np.array([0.01, 0.99]))
+        margin = max(0.01 * size, 0.03 * size - (high - low) / 2)
+        box[f"{name}min"], box[f"{name}max"] = max(int(low - margin), 0), int(high + margin) + 1
+    return {name: min(limit, size) for name, limit in box.items()}
 
 
-def _read_stamp(directory: Path) -> dict:
-    try:
-        stamp = json.loads((directory / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) else {}
+def draw_patient(index: int, seed: int) -> SimpleNamespace:
+    """What the views of a patient share; `bone` and `site` frame them, broken or not."""
+    random = np.random.default_rng([seed, 1, index])
+    place, kind = index % BLOCK, list(KINDS)[index % len(KINDS)]
+    body_part = str(random.choice(list(PARTS)))
+    bones, breakable, flesh, field = PARTS[body_part]
+
+    def vary(tube: Tube) -> Tube:
+        start, end = tube[:2] + random.normal(0, 0.01 * field, (2, 3))
+        factors = random.uniform([0.8, 0.7, 0.2], [1.2, 1.3, 2])
+        radius, cortex, bow = (factors * [tube.radius, tube.cortex, tube.bow]).tolist()
+        return Tube(start, end, radius, tube.flares, cortex, bow)
+
+    return SimpleNamespace(
+        index=index, split="test" if place in TEST else "train", body_part=body_part, field=field,
+        views=[str(view) for view in random.permutation(list(TURNS))[: random.integers(1, 3)]],
+        kind=kind if place in BROKEN else "", fracture=random.uniform(*KINDS[kind]).tolist(),
+        bone=random.integers(breakable), site=random.uniform(0.4, 0.84),
+        bones=[*map(vary, bones)], flesh=[*map(vary, flesh)], cast=random.random() < 0.07,
+    )  # fmt: skip
 
 
-def _visible_files(directory: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+def render(patient: SimpleNamespace, view: int, size: int, seed: int) -> tuple:
+    """A radiograph, uint8 (size, size), and the change of its line integrals by the fracture."""
+    random = np.random.default_rng([seed, 2, patient.index, view])
+    pitch, tilt = patient.field * random.uniform(0.45, 1) / size, random.normal(0, 0.5)
+    turn = np.deg2rad(TURNS[patient.views[view]] + random.normal(0, 9))
+    project = np.array([np.cos(turn), 1j, np.sin(turn)])  # to a complex number, x + iy
+    texture = gaussian_filter(random.standard_normal((size, size), np.float32), 0.3 / pitch + 0.3)
+    texture /= texture.std()
+    start, end = patient.bones[patient.bone][:2] @ project
+    center = start + (end - start) * patient.site
+    center += size * pitch * random.uniform(-0.18, 0.18, 2) @ [1, 1j]
+    steps = pitch * np.exp(1j * tilt) * (np.arange(size) - (size - 1) / 2)
+    grid = np.complex64(center + steps + 1j * steps[:, None])
+    bones, change, flesh = np.zeros((3, size, size), np.float32)
+    for number, tube in enumerate([*patient.bones, *patient.flesh]):
+        start, end = (tube[:2] @ project).tolist()
+        length = abs(end - start)
+        rays = (grid - start) * (length / (end - start))
+        bow = tube.bow * float(np.cos(turn)) * np.sin(rays.real * (np.pi / length))
+        along, across = rays.real, rays.imag + bow
+        if not tube.cortex:  # a sum of fourth powers joins soft tissues without a crease
+            flesh += _chords(tube, along, across, length)[0] ** 4
+            continue
+        bones += (bone := _bone(tube, along, across, length, texture))
+        if patient.kind and number == patient.bone:
+            change = _break(patient, pitch, tube, along, across, length, texture) - bone
+    cast = patient.cast * (0.3 + 0.06 * gaussian_filter(texture, 1))
+    return _expose(bones + change + MUSCLE * flesh**0.25 * (1 + cast), random), change
 
 
-def _clear(directory: Path, paths: set[str], author: str) -> None:
-    """Remove what the generator wrote for other settings; refuse where anything else is there."""
-    stamped = str(_read_stamp(directory).get("generator")).startswith(NAME)
-    outdated = []
-    for path in _visible_files(directory):
-        name = path.relative_to(directory).as_posix()
-        is_sidecar = name in SIDECARS
-        found = _author(path)
-        if not (stamped if is_sidecar else found.startswith(NAME)):
-            raise InputError(
-                f"{path} was not written by the phantom generator, which needs the folder "
-                f"{directory} for itself. Move the file elsewhere."
-            )
-        if not is_sidecar and (found != author or name not in paths):
-            outdated.append(path)
-    for path in outdated:
-        path.unlink()
-    for path in directory.rglob(f"{files.TEMPORARY_PREFIX}*"):
-        path.unlink()
+def _chords(tube: Tube, along: np.ndarray, across: np.ndarray, length: float) -> tuple:
+    """Chords in a tube and in its marrow, and the nearness (0 to 1) to its ends."""
+    reach = (0.13 if tube.cortex else 0.45) * length
+    first, last = (np.exp(-((t / reach) ** 2)) for t in (along, length - along))
+    flare = 1 + (tube.flares[0] - 1) * first + (tube.flares[1] - 1) * last
+    dome = np.clip(np.minimum(along, length - along) / (0.8 * tube.radius), 0, 1)
+    half, near = tube.radius * flare * np.sqrt(dome * (2 - dome)), np.maximum(first, last)
+    inner = np.maximum(half - tube.cortex * (1 - 0.72 * near), 0)
+    outer, inner = (2 * np.sqrt(np.maximum(h**2 - across**2, 0)) for h in (half, inner))
+    return outer, inner, near
 
 
-def _author(path: Path) -> str:
-    """What a phantom says of its origin in its PNG text; empty for any other file."""
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            return picture.info["Software"] if picture.info["Title"] == path.name else ""
-    except (OSError, ValueError, SyntaxError, KeyError):
-        return ""
+def _bone(tube: Tube, along: np.ndarray, across: np.ndarray, length: float, texture: np.ndarray):
+    """Line integral of a bone: cortex around textured spongiosa, which fills its ends."""
+    outer, inner, near = _chords(tube, along, across, length)
+    return CORTEX * (outer - inner) + SPONGIOSA * np.sqrt(near) * inner * (1 + 0.25 * texture)
+
+
+def _break(patient: SimpleNamespace, pitch: float, tube: Tube, *geometry: np.ndarray):
+    """Line integral of a bone in fragments, which return to its axis away from the fracture."""
+    along, across, length, texture = geometry
+    slope, gap, shift = patient.fracture
+    site, radius, bone, share = along - patient.site * length, tube.radius, 0, 1
+    zigzag = 0.08 * radius * np.arcsin(np.sin(3 * across / radius + 1))
+    distance, half = site - slope * across - zigzag, gap * (0.3 + 0.02 * radius)
+    shift = shift * np.maximum(radius - np.abs(site) / 3, 0)
+    cuts, offsets = (0, np.inf), (-0.5, 0.5)
+    if patient.kind == "comminuted":
+        cuts, offsets = (-0.45 * radius, 0.45 * radius, np.inf), (-0.5, 1.2, 0.5)
+    for cut, offset in zip(cuts, offsets, strict=True):  # one fragment before each cut
+        ends, begins = (np.clip((distance - cut + s * half) / pitch + 0.5, 0, 1) for s in (1, -1))
+        bone += share * (1 - ends) * _bone(tube, along, across - offset * shift, length, texture)
+        share = begins
+    return bone
+
+
+def _expose(integrals: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Detect the rays between the jaws of the collimator and show bone bright: uint8."""
+    size, field = len(integrals), np.zeros_like(integrals)
+    top, bottom, left, right = np.maximum(random.integers(-size // 8, size // 8, 4), 0)
+    field[top : size - bottom, left : size - right] = 1
+    primary = np.exp(-integrals) * field
+    scatter = gaussian_filter(primary, 0.09 * size, truncate=2)
+    light = gaussian_filter(0.8 * primary + 0.2 * scatter, 0.7)
+    photons = 10 ** random.uniform(3.3, 4.2)
+    density = -np.log(np.maximum(random.poisson(photons * light), 0.5) / photons)
+    low, high = np.percentile(density[field == 1], random.uniform([0.2, 99.3], [2, 99.95]))
+    gray = np.clip((density - low) / (high - low), 0, 1) ** random.uniform(0.8, 1.25)
+    return (255 * field * gray + 0.5).astype(np.uint8)

@@ -1,341 +1,215 @@
-"""The only code that turns an X-ray file into pixels.
+"""One radiograph file -> uint8 grayscale pixels, identical in training, prediction and audit.
 
-Training, prediction, heat maps and the audit all read through here, so that they see the
-same grey levels to the last bit. Nothing is guessed from a file's name, nothing that is
-damaged is repaired, and whatever a decoder does with a hostile file, the caller gets a
-picture or a `ReadError`.
+A file that cannot be decoded completely raises ReadError; nothing is repaired.
 """
 
 import contextlib
 import hashlib
 import io
-import stat
-import sys
-import threading
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy import ndimage
 
-from fracture_utils.data import dicom, greys
-from fracture_utils.errors import InputError, first_line
+from fracture_utils.config import InputError, first_line
 
-CODE = ("data/greys", "data/dicom", "data/reader")
-LIBRARIES = (
-    *("numpy", "scipy", "pillow", "pydicom", "pylibjpeg"),
-    *("pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
-)
-"""What decides, beside a file's bytes, what its pixels are."""
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"II": "TIFF",
-    b"MM": "TIFF",
-    b"BM": "BMP",
-}
-"""How a file of each format begins."""
-HEAD = 132
-GRID = 64
-"""Side of what `unfit` gives: finer than any network's maps, coarse enough to keep them all."""
+LIBRARIES = ("numpy", "pillow", "scipy", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+GRID = 64  # side of the result of `unfit`; finer than the feature maps of every backbone
 MAX_BYTES = 256 * 2**20
-MAX_SCANS = 500
-"""A progressive JPEG has about ten; thousands of empty ones would keep a decoder busy for hours."""
-ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is turned."""
-LUMINANCE_TABLE_SUM = 3688
-"""Sum of the luminance quantisation table of the JPEG standard (Annex K), quality 50."""
+MAX_PIXELS = 40_000_000  # the largest detectors (mammography) have 30 million
+RASTER = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|II|MM|BM")
+DICOM = re.compile(
+    rb"(?s).{128}DICM|[\x02\x04\x08\x10\x18\x20\x28]\0.[\0-\x1f](?:[A-Z]{2}|..\0\0)"
+)  # with a preamble, or beginning with a data element
+DECODERS = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+
+# Of damaged or unusual files. Not `catch_warnings` around a call: it is not thread-safe.
+warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|fracture_utils\.data\.reader")
 
 
 class ReadError(InputError):
-    """A file that is no picture we can trust; `reason` says why, in plain words."""
+    """A file that is no readable radiograph; `reason` says why."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
+        super().__init__(f"{path} cannot be read: {reason}.")
         self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.args[0]} cannot be read: {self.reason}."
 
 
 def read(path: Path) -> np.ndarray:
-    """The picture as uint8 grey levels (height, width), upright, bright bone on dark air.
-
-    More than 8 bits (and DICOM after rescale and window) are stretched linearly from the
-    file's own darkest to its brightest value, because 10-, 12- and 14-bit data lie in 16-bit
-    containers and no header says so reliably; padding, transparent pixels and a handful of
-    markers do not decide that scale (`greys.stretch`). 8-bit pictures are left as they are.
-    Raises ReadError.
-    """
+    """The image as uint8 (height, width), upright, bright bone on dark air. Raises ReadError."""
     return load(path)[0]
 
 
 def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The picture as `read` gives it, and what the same opening of the file tells about it.
+    """The pixels of `read`, and width, height, bit_depth, file_bytes, sha256, jpeg_quality
+    (estimated; NaN for other formats) and patient (digest of the DICOM PatientID) of the file.
 
-    The facts: width, height (pixels as shown), bit_depth, file_bytes, sha256, jpeg_quality
-    (estimated; NaN for other formats) and patient (a digest of the DICOM patient id, otherwise
-    empty). Raises ReadError.
+    8-bit images are unchanged. More bits (and DICOM after its window) are stretched from darkest to
+    brightest, because 12-bit data lie in 16-bit containers and no header says so reliably.
     """
-    data = _read_bytes(Path(path))
+    path = Path(path)
     try:
-        with _quiet:
-            pixels, facts = (dicom.decode if dicom.resembles(data) else _decode)(data)
-    except greys.RefusedError as error:
+        if not path.is_file() or not 0 < path.stat().st_size <= MAX_BYTES:  # a pipe would block
+            raise InputError(f"it is no file, empty or larger than {MAX_BYTES >> 20} MiB")
+        data = path.read_bytes()
+        pixels, facts = (_decode_dicom if DICOM.match(data) else _decode)(data)
+    except InputError as error:
         raise ReadError(path, str(error)) from None
-    except Image.DecompressionBombError:
-        raise ReadError(path, f"it declares more than {greys.MAX_PIXELS:,} pixels") from None
-    except UnidentifiedImageError:
-        raise ReadError(path, dicom.NO_PICTURE) from None
-    except Exception as error:  # a decoder given a hostile file may raise anything
-        raise ReadError(path, f"it is truncated or damaged ({first_line(error)})") from None
+    except Exception as error:  # a decoder may raise anything on a hostile file
+        if isinstance(error, ImportError) or "missing dependencies" in str(error):
+            raise ReadError(path, f"it is DICOM, which needs a decoder: {DECODERS}") from None
+        detail = first_line(error).partition(" <")[0]  # without the address of a Python object
+        raise ReadError(path, f"it is damaged or of an unsupported kind ({detail})") from None
     facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "file_bytes": len(data)}
     facts["sha256"] = hashlib.sha256(data).hexdigest()
     return np.ascontiguousarray(pixels), {"jpeg_quality": np.nan, "patient": ""} | facts
 
 
-def head(path: Path) -> bytes:
-    """The first HEAD bytes of a file, which tell what it is; none where it cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        if stat.S_ISREG(path.stat().st_mode):
-            with path.open("rb") as file:
-                return file.read(HEAD)
-    return b""
+def is_image(path: Path) -> bool:
+    """Whether a regular file is an image, by its suffix or else by its content."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(132)
+        return path.suffix.lower() in SUFFIXES or bool(RASTER.match(head) or DICOM.match(head))
+    return True  # `load` will state the reason
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the content of a file is DICOM, whatever its name; False where it cannot be read."""
-    return dicom.resembles(head(path))
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """The image (height, width) as uint8 (size, size), antialiased, centered on padding."""
+    top, left, height, width = frame(image.shape, size)
+    square = np.zeros((size, size), np.uint8)  # a level of the border would show the exposure
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    square[top : top + height, left : left + width] = resized
+    return square
 
 
-def fit(picture: np.ndarray, size: int, aspect: str = "pad") -> np.ndarray:
-    """The picture (height, width) as uint8 (size, size), antialiased.
-
-    "pad" keeps the aspect ratio and centres the picture on black: that is what collimation
-    and unattenuated air look like, and unlike a level taken from the border it does not turn
-    the exposure into a frame. "squash" stretches both sides to `size`.
-    """
-    top, left, height, width = frame(picture.shape, size, aspect)
-    image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
-    canvas = np.zeros((size, size), np.uint8)
-    canvas[top : top + height, left : left + width] = np.asarray(image)
-    return canvas
-
-
-def frame(shape: tuple[int, int], size: int, aspect: str = "pad") -> tuple[int, int, int, int]:
-    """Where `fit` puts a picture of `shape` in the square: top, left, height, width in pixels."""
-    if aspect == "squash":
-        return 0, 0, size, size
-    scale = size / max(shape)
-    height, width = (max(1, round(side * scale)) for side in shape)
+def frame(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
+    """Where `fit` places an image of `shape` in the square: top, left, height, width in pixels."""
+    height, width = (max(1, round(side * (size / max(shape)))) for side in shape)
     return (size - height) // 2, (size - width) // 2, height, width
 
 
-def unfit(square: np.ndarray, shape: tuple[int, int], size: int, aspect: str = "pad") -> np.ndarray:
-    """The other way round: what a coarse map over the square says about the picture alone.
+def unfit(square: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
+    """A map over the square of `fit` -> float32 (GRID, GRID) over the image of `shape` alone."""
+    top, left, height, width = frame(shape, size)
+    centers = (np.arange(GRID) + 0.5) / GRID
+    rows = (top + centers * height) / size * square.shape[0] - 0.5
+    columns = (left + centers * width) / size * square.shape[1] - 0.5
+    positions = np.meshgrid(rows, columns, indexing="ij")
+    return ndimage.map_coordinates(square.astype(np.float32), positions, order=1, mode="nearest")
 
-    `square` (rows, columns) covers what `fit` made of a picture of `shape` at `size`. Returns
-    float32 (GRID, GRID), bilinear, which covers the picture from edge to edge and no padding;
-    so a box in pixels of the file is a share of its width and height here, for every network.
+
+def stretch(values: np.ndarray, inverted: bool = False, hidden: Any = None) -> np.ndarray:
+    """Values (height, width) or colors (height, width, 3) as uint8 (height, width), linearly from
+    darkest to brightest; `inverted`: low values are bright.
+
+    Not on that scale are `hidden` pixels (bool; padding), which become black, and markers, which
+    are clipped: at most 1 pixel in 1000 (in a small image 1 in 100, but no more than 16) whose
+    distance from all others exceeds the range of those. They would leave the bone few levels.
     """
-    top, left, height, width = frame(shape, size, aspect)
-    middles = (np.arange(GRID) + 0.5) / GRID
-    rows = (top + middles * height) / size * square.shape[0] - 0.5
-    columns = (left + middles * width) / size * square.shape[1] - 0.5
-    places = np.meshgrid(rows, columns, indexing="ij")
-    return ndimage.map_coordinates(square.astype(np.float32), places, order=1, mode="nearest")
+    if values.ndim == 3:  # weights of ITU-R BT.601, as in Pillow
+        values = sum(values[..., k] * weight for k, weight in enumerate((0.299, 0.587, 0.114)))
+    hidden = np.zeros(values.shape, bool) if hidden is None or hidden.all() else hidden
+    shown = values[~hidden]
+    few = max(shown.size // 1000, min(shown.size // 100, 16))
+    ordered = np.partition(shown, (few, shown.size - 1 - few))
+    lowest, highest = np.sort([ordered[: few + 1], ordered[-few - 1 :]]).astype(np.float64)
+    if not np.isfinite([lowest, highest]).all():
+        raise InputError("it has values that are not finite numbers")
+    limits = []
+    for end, other in ((-lowest[::-1], -highest[0]), (highest, lowest[-1])):
+        ranges = end[:-1] - other
+        markers = np.flatnonzero((ranges > 0) & (np.diff(end) >= ranges))
+        limits.append(float(end[markers[0]] if markers.size else end[-1]))
+    low, high = -limits[0], limits[1]
+    exact = values.dtype.kind in "iu" and values.itemsize <= 2
+    levels: Any = np.clip(values.astype(np.float32 if exact else np.float64), low, high) - low
+    levels = np.rint(levels * np.float32(255 / (high - low) if high > low else 0)).astype(np.uint8)
+    return np.where(hidden, np.uint8(0), 255 - levels if inverted else levels)
 
 
-class _Quiet:
-    """Decoders warn about files that we judge ourselves. Counts its users, because
-    `warnings.catch_warnings` alone leaves wrong filters behind when threads interleave.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.users, self.silence = threading.Lock(), 0, contextlib.ExitStack()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.users += 1
-            if self.users == 1:
-                self.silence.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                self.silence.close()
-
-
-_quiet = _Quiet()
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
-            raise ReadError(path, "it is no ordinary file")
-        if status.st_size > MAX_BYTES:
-            raise ReadError(path, f"it has more than {MAX_BYTES >> 20} MiB")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ReadError(path, f"the system refuses it ({first_line(error)})") from None
-    if not data:
-        raise ReadError(path, "it is empty (0 bytes)")
-    return data
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise InputError(f"it declares {width} x {height} pixels; allowed are {MAX_PIXELS:,}")
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    if data[:3] == b"\xff\xd8\xff":
-        _check_jpeg(data)
-    with _open(data) as image:
-        greys.check_size(*image.size)
-        pages, depth = getattr(image, "n_frames", 1), _bit_depth(image, data)
-        if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
-            raise greys.RefusedError(f"it holds {pages} pages; save each as a file of its own")
-        facts: dict[str, Any] = {"bit_depth": depth}
-        if tables := getattr(image, "quantization", None):
-            facts["jpeg_quality"] = _jpeg_quality(tables)
-        deep = depth == 16 and image.mode in ("RGB", "RGBA", "CMYK")
-        raw = _raw_mode(image) if deep else ""
-        orientation = _orientation(image)
-        pixels = _deep_colour(image, data, raw) if deep else _grey(image, depth)
-    if orientation and image.format != "TIFF":  # which Pillow turns itself
-        picture = Image.fromarray(pixels)
-        picture.getexif()[ORIENTATION] = orientation
-        pixels = np.asarray(ImageOps.exif_transpose(picture))
-    return pixels, facts
-
-
-def _open(data: bytes) -> ImageFile.ImageFile:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        kind = next((name for start, name in MAGIC.items() if data.startswith(start)), None)
-        if kind is None:
-            raise
-    try:
-        TiffImagePlugin.TiffImageFile(io.BytesIO(data))
-    except SyntaxError as error:  # how Pillow says that it knows no such pixels
-        if kind == "TIFF":
-            raise greys.RefusedError(
-                f"it is a TIFF of a kind that is not read ({error}); save it as a plain grey one"
-            ) from None
-    raise greys.RefusedError(f"it begins like a {kind}, but is truncated or damaged") from None
-
-
-def _check_jpeg(data: bytes) -> None:
-    """That it is of a process that Pillow decodes, in a number of scans that ends soon."""
-    if data.count(b"\xff\xda") > MAX_SCANS:
-        raise greys.RefusedError("it is a JPEG with an absurd number of scans")
-    place = 2
-    while data[place : place + 1] == b"\xff" and len(data) > place + 4:
-        marker, bits = data[place + 1], data[place + 4]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if marker in (0xC3, 0xC7, 0xCB, 0xCF):
-                raise greys.RefusedError("it is a lossless JPEG, which is not read; save it as PNG")
-            if bits != 8:
-                raise greys.RefusedError(
-                    f"it is a JPEG of {bits} bits, which is not read; save it as PNG"
-                )
-            return
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
-
-
-def _grey(image: Image.Image, depth: int) -> np.ndarray:
-    image.load()
-    tags, clear = getattr(image, "tag_v2", {}), image.info.get("transparency")
+    image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP"))
+    _check_size(*image.size)
+    pages, tags, mode = getattr(image, "n_frames", 1), getattr(image, "tag_v2", {}), image.mode
+    if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
+        raise InputError(f"it holds {pages} pages; save each as a file of its own")
+    depth = data[24] if image.format == "PNG" else 1 if mode == "1" else 8
+    depth = int(np.max(tags.get(258, depth)))
+    facts: dict[str, Any] = {"bit_depth": depth}
+    if tables := getattr(image, "quantization", None):  # as libjpeg sets it for a quality
+        scale = 100 * sum(tables[min(tables)]) / 3688  # of the standard's table (Annex K)
+        facts["jpeg_quality"] = round((200 - scale) / 2 if scale <= 100 else 5000 / scale)
     signed = 2 in np.atleast_1d(tags.get(339, 1))
-    if image.mode[0] in "IF":  # I, F, I;16 and its byte orders
-        values = np.asarray(image)
-        if image.mode == "I" and depth == 32 and tags and not signed:
-            values = values.view(np.uint32)  # which Pillow keeps as if it had a sign
-        hidden = values == clear if isinstance(clear, int) else None
-        return greys.stretch(values, inverted=tags.get(262) == 0, hidden=hidden)
-    if image.mode == "L" and signed:
-        return greys.stretch(np.asarray(image).view(np.int8))
-    if image.mode == "LAB":
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
+    scalar = mode[0] in "IF" and not (mode == "I" and depth == 32 and not signed)  # Pillow's sign
+    deep_color = depth == 16 and image.format == "PNG" and mode == "RGB"
+    if not scalar and not deep_color and (depth > 8 or signed or mode == "LAB"):
+        raise InputError(f"it has {depth}-bit {mode} pixels; save it as grayscale PNG")
+    image.load()
+    with contextlib.suppress(Exception):  # a broken EXIF block does not affect the pixels
+        image = ImageOps.exif_transpose(image)
+    if deep_color:  # Pillow keeps the high bytes; read in the other byte order, the low ones
+        low = Image.open(io.BytesIO(data))
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        return stretch(np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)), facts
+    if scalar:
+        return stretch(np.asarray(image), inverted=tags.get(262) == 0), facts
     if image.has_transparency_data:
-        if isinstance(clear, int) and image.mode == "L" and depth < 8:
-            image.info["transparency"] = clear * 255 // (2**depth - 1)
-        grey, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0)
-        if not alpha.any():  # it was never filled in
-            return grey
-        return (grey.astype(np.uint16) * alpha // 255).astype(np.uint8)  # over black, as padding is
-    if image.mode == "CMYK":
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L"))
+        gray, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0)
+        alpha = alpha if alpha.any() else 255  # it was never filled in
+        return (gray.astype(np.uint16) * alpha // 255).astype(np.uint8), facts
+    return np.asarray(image.convert("RGB" if mode == "CMYK" else "L").convert("L")), facts
 
 
-def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How Pillow would unpack the samples; known only until the picture is loaded."""
-    arguments = image.tile[0].args
-    return arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
+def _decode_dicom(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+    """Stored values, modality LUT, VOI LUT, photometric interpretation: as in PS3.3, C.11."""
+    from pydicom import dcmread, pixels, uid
 
-
-def _deep_colour(image: Image.Image, data: bytes, raw: str) -> np.ndarray:
-    """Colour of 16 bits a sample as uint8 grey levels, stretched like grey of that depth.
-
-    Pillow keeps one byte of each sample, by the byte order in its raw mode; so the picture is
-    decoded once for the high and once for the low bytes.
-    """
-    if image.mode == "CMYK" or getattr(image, "tag_v2", {}).get(284) == 2:
-        raise greys.RefusedError(
-            f"it is {image.mode} of 16 bits in a layout that is not read; save it grey"
-        )
-    if raw == "LA;16B":
-        four = _decoded(data, "RGBA")
-        samples = four[..., ::2].astype(np.uint16) << 8 | four[..., 1::2]
-        grey = samples[..., 0]
-    else:
-        order = raw[-1].replace("N", "L" if sys.byteorder == "little" else "B")
-        plain = raw[:-1].replace("a;", "A;")  # a: colours that are already over black
-        high, low = _decoded(data, plain + order), _decoded(data, plain + "LB"[order == "L"])
-        samples = high.astype(np.uint16) << 8 | low
-        grey = greys.luminance(samples)
-    alpha = np.full(grey.shape, 65535, np.uint16)
-    if image.mode == "RGBA" and "a;" not in raw:
-        alpha = samples[..., -1]
-    elif clear := image.info.get("transparency"):
-        alpha = np.where((samples == clear).all(-1), 0, alpha)
-    if not alpha.any() or alpha.min() == 65535:
-        return greys.stretch(grey)
-    return np.rint(greys.stretch(grey, hidden=alpha == 0) * (alpha / 65535)).astype(np.uint8)
-
-
-def _decoded(data: bytes, raw: str) -> np.ndarray:
-    """What Pillow makes of the file when told that its raw mode is `raw`."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        image.tile = [
-            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *(tile.args or ())[1:]))
-            for tile in image.tile
-        ]
-        return np.asarray(image)
-
-
-def _bit_depth(image: Image.Image, data: bytes) -> int:
-    if image.format == "PNG":
-        return data[24]
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return int(np.max(image.tag_v2.get(258, 1)))
-    return 1 if image.mode == "1" else 8
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return None
-
-
-def _jpeg_quality(tables: dict[int, list[int]]) -> float:
-    """The quality setting of the Independent JPEG Group's library, from the first table."""
-    scale = 100 * sum(tables[min(tables)]) / LUMINANCE_TABLE_SUM
-    return round((200 - scale) / 2 if scale <= 100 else 5000 / scale)
+    if b"1.2.840.10008.1.2.1.99" in data[:2048]:  # pydicom would inflate it without a bound
+        raise InputError("it is deflated DICOM, which is not supported; export it uncompressed")
+    dataset = dcmread(io.BytesIO(data), force=True)
+    if not any(dataset.get(f"{kind}PixelData") for kind in ("", "Float", "DoubleFloat")):
+        raise InputError("it is DICOM without an image, or cut short")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        raise InputError(f"it holds {frames} frames; export the one that shows the bone")
+    _check_size(int(dataset.Columns), int(dataset.Rows))
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        order = "Implicit" if dataset.original_encoding[0] else "Explicit"
+        dataset.file_meta.TransferSyntaxUID = getattr(uid, f"{order}VRLittleEndian")
+    values = pixels.pixel_array(dataset, correct_unused_bits=False)
+    bits, stored = 8 * values.itemsize, int(dataset.get("BitsStored") or 8 * values.itemsize)
+    digest = hashlib.sha256(str(dataset.get("PatientID")).encode()).hexdigest()[:12]
+    facts = {"bit_depth": stored, "patient": f"dicom-{digest}" * bool(dataset.get("PatientID"))}
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        values = pixels.apply_color_lut(values, dataset)[..., :3]
+    if values.ndim == 3 and values.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(values)).convert("L")), facts
+    if values.ndim == 3:
+        return stretch(values), facts
+    hidden, ends = None, [dataset.get(f"PixelPadding{end}") for end in ("Value", "RangeLimit")]
+    if values.dtype.kind in "iu" and isinstance(ends[0], int):
+        ends = np.sort(np.int64([end for end in ends if isinstance(end, int)]).astype(values.dtype))
+        hidden = (values >= ends[0]) & (values <= ends[-1])
+    if stored < bits and dataset.HighBit == stored - 1:  # the bits above may hold an overlay
+        values = values << (bits - stored) >> (bits - stored)
+    slope, intercept = dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0
+    if dataset.get("ModalityLUTSequence"):
+        values = pixels.apply_modality_lut(values, dataset)
+    elif (slope, intercept) != (1, 0):
+        values = values * float(slope) + float(intercept)
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0  # else a negative one inverts the window
+    dataset.VOILUTFunction = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    widths = np.atleast_1d(dataset.get("WindowWidth") or 0)
+    usable = np.flatnonzero(widths >= (1 if dataset.VOILUTFunction == "LINEAR" else 1e-9))
+    if usable.size or dataset.get("VOILUTSequence"):
+        values = pixels.apply_voi_lut(values, dataset, int(usable[0]) if usable.size else 0)
+    return stretch(values, dataset.PhotometricInterpretation == "MONOCHROME1", hidden), facts

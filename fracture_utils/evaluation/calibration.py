@@ -1,107 +1,85 @@
-"""Calibration, threshold and ensembles: chosen on validation rows, then applied to every row."""
+"""Platt scaling, thresholds, the ensemble and the selected model: from validation rows only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from fracture_utils import files
-from fracture_utils.evaluation import bootstrap, metrics
-from fracture_utils.evaluation.intervals import named
-from fracture_utils.evaluation.predictions import (
-    ENSEMBLE,
-    FRACTURED,
-    NORMAL,
-    SELECTED,
-    Answers,
-    answers,
-)
+from fracture_utils import tables
+from fracture_utils.config import FRACTURED, NORMAL
+from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation.intervals import PERCENTILES, resample, with_limits
+from fracture_utils.evaluation.predictions import ENSEMBLE, matrix
 
-RESAMPLES = 1000
-"""Of the validation groups, by which a choice of members has to be clearly better."""
-SLOPES = (0.05, 20.0)
-"""Bounds of the slope; a negative one would turn the decisions of a network round."""
+SLOPES = (0.05, 20.0)  # bounds; a negative slope would invert the decisions of a model
+RESAMPLES = 1000  # for the interval of a threshold
 
 
-def fit(
-    predictions: pd.DataFrame,
-    rule: str = "youden",
-    target_sensitivity: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The operating points: model, slope, intercept, at_bound, threshold, threshold_low,
-    threshold_high, rule, n, positives; a row a model.
+def fit(predictions: pd.DataFrame, target_sensitivity: float | None = None) -> pd.DataFrame:
+    """The operating_points table: a row per model with its Platt scaling and threshold.
 
-    Only validation rows are looked at. Slope and intercept calibrate the logits (see `platt`);
-    at_bound says that validation could not tell the slope, which lies at one of SLOPES. The
-    threshold is a calibrated probability of validation, and decides for fractured from there on:
-    with rule "youden" the one with the largest sensitivity + specificity, with rule "sensitivity"
-    the largest one that finds `target_sensitivity` of the fractures. threshold_low and _high (95 %)
-    are percentiles over validation sets drawn anew by group, NaN for a default. Without validation
-    rows of both classes the slope is 1, the intercept 0 and the threshold 0.5, and rule says so.
+    The threshold is the calibrated validation probability with the largest Youden's J or, with a
+    `target_sensitivity`, the largest one that reaches it. Its 95 % limits are percentiles of a
+    bootstrap over groups. Without validation rows of both classes: slope 1, intercept 0, 0.5.
     """
-    validation = predictions[predictions["split"] == "validation"]
-    rows = []
+    validation, rows = predictions[predictions["split"] == "validation"], []
+    rule = "youden" if target_sensitivity is None else f"sensitivity {target_sensitivity:g}"
     for model in predictions["model"].unique():
-        seen = validation[validation["model"] == model]
-        labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
-        logits = seen["logit"].to_numpy(dtype=float)
-        row = {"model": model} | _line(labels, logits)
+        own = validation[validation["model"] == model]
+        labels, logits = (own["label"] == FRACTURED).to_numpy(int), own["logit"].to_numpy()
+        point = platt(labels, logits)
+        row = {"model": model, "n": len(labels), "positives": int(labels.sum()), **point}
+        row["at_bound"] = bool(np.isclose(point["slope"], SLOPES, rtol=1e-3).any())
+        row |= {"threshold": 0.5, "rule": "default: no validation images of both classes"}
         if 0 < labels.sum() < len(labels):
-            row["at_bound"] = bool(np.isclose(row["slope"], SLOPES, rtol=1e-3).any())
-            probability = special.expit(calibrated(logits, row))
-            ones, asked = np.ones((len(labels), 1)), (rule, target_sensitivity)
-            threshold = _thresholds(labels, probability, ones, *asked)[0]
-            groups = pd.factorize(seen["group"])[0]
-            draws = [
-                _thresholds(labels, probability, weights, *asked)
-                for weights in bootstrap.resample(labels, groups, resamples, seed)
-            ]
-            ends = np.nanpercentile(np.concatenate(draws), [2.5, 97.5])
-            row |= named("threshold", threshold, *ends)
-            row["rule"] = rule if rule == "youden" else f"sensitivity {target_sensitivity:g}"
-        else:
-            row |= {"at_bound": False} | named("threshold", 0.5, np.nan, np.nan)
-            row["rule"] = "default: no validation pictures of both classes"
-        rows.append(row | {"n": len(labels), "positives": int(labels.sum())})
-    return pd.DataFrame(rows)
+            data = labels, special.expit(calibrated(logits, point)), target_sensitivity
+            weights = resample(labels, pd.factorize(own["group"])[0], RESAMPLES, 0)
+            weights = np.ones((len(labels), 1)), *weights
+            threshold, *draws = np.concatenate([_thresholds(*data, each) for each in weights])
+            row |= with_limits("threshold", threshold, *np.nanpercentile(draws, PERCENTILES))
+            row["rule"] = rule
+        rows.append(row)
+    return pd.DataFrame(rows, columns=tables.columns("operating_points"))
+
+
+def _thresholds(
+    labels: np.ndarray, probabilities: np.ndarray, target: float | None, weights: np.ndarray
+) -> np.ndarray:
+    """The highest of the best thresholds under weights (n, b), (b,); NaN if a class has none."""
+    true_positives, false_positives = metrics.curve(labels, probabilities, weights)
+    with np.errstate(invalid="ignore"):
+        sensitivity = true_positives / true_positives[-1]
+        youden = np.round(sensitivity - false_positives / false_positives[-1], 12)
+    best = youden if target is None else sensitivity >= target - 1e-12
+    thresholds = np.unique(probabilities)[::-1][np.argmax(best, axis=0)]
+    return np.where(true_positives[-1] * false_positives[-1] > 0, thresholds, np.nan)
 
 
 def apply(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
-    """The predictions with the calibrated probability, sigmoid(slope * logit + intercept), and the
-    column decision: "fractured" where it reaches the threshold of its model. The logit stays; the
-    probability is then rounded as in the file of predictions.
-    """
+    """The predictions with calibrated probability (rounded as in files) and decision."""
     points = operating_points.set_index("model").loc[predictions["model"]]
-    logits = predictions["logit"].to_numpy(dtype=float)
-    columns = {name: points[name].to_numpy(float) for name in ("slope", "intercept")}
-    probability = special.expit(calibrated(logits, columns))
-    reached = probability >= points["threshold"].to_numpy()
-    rounded = pd.Series(probability, predictions.index).map(files.rounded)
-    return predictions.assign(probability=rounded, decision=np.where(reached, FRACTURED, NORMAL))
+    points = points.set_axis(predictions.index)
+    table = predictions.assign(probability=special.expit(calibrated(predictions["logit"], points)))
+    decision = np.where(table["probability"] >= points["threshold"], FRACTURED, NORMAL)
+    rounded = tables.rounded(table[["probability"]])["probability"]
+    return table.assign(probability=rounded, decision=decision)
 
 
 def calibrated(logits: np.ndarray, point: Mapping) -> np.ndarray:
-    """The logits (n,) on the scale on which sigmoid gives a probability; `point` is a row of the
-    operating points or a network's card, and has slope and intercept.
-    """
+    """Calibrated logits (n,); `point` has slope and intercept (operating point or model card)."""
     return point["slope"] * logits + point["intercept"]
 
 
-def platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of the logits (n,) with the smallest negative log-likelihood.
-
-    Logistic calibration after Platt (1999), with his targets (positives + 1) / (positives + 2) and
-    1 / (negatives + 2), so that few or perfectly separated pictures do not make a network
-    boundlessly sure of itself. The intercept frees the share of fractures from the slope: a
-    temperature alone would divide the prior, too. The slope stays within SLOPES.
+def platt(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Slope (within SLOPES) and intercept with the smallest loss on Platt's (1999) targets, which
+    keep the slope finite where few images or separation determine it; 1 and 0 without both classes.
     """
-    positives = labels.sum()
-    targets = np.where(
-        labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
-    )
+    labels, logits = np.asarray(labels, int), np.asarray(logits, float)
+    positives, negatives = labels.sum(), (1 - labels).sum()
+    if not positives or not negatives:
+        return {"slope": 1.0, "intercept": 0.0}
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     spread = max(float(np.std(logits)), 1e-6)
     standard = (logits - np.mean(logits)) / spread
 
@@ -111,148 +89,43 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
         gradient = np.array([np.mean(excess * standard), np.mean(excess)])
         return float(np.mean(np.logaddexp(0, scaled) - targets * scaled)), gradient
 
-    low, high = spread * SLOPES[0], spread * SLOPES[1]
+    low, high = spread * np.array(SLOPES)
+    start = [np.clip(1.0, low, high), special.logit(targets.mean())]
     bounds = [(low, high), (None, None)]
-    start = np.array([np.clip(1.0, low, high), special.logit(targets.mean())])
-    found = optimize.minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12)
-    slope = float(found.x[0] / spread)
-    return slope, float(found.x[1] - slope * np.mean(logits))
+    best = optimize.minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12).x
+    slope = float(best[0] / spread)
+    return {"slope": slope, "intercept": float(best[1] - slope * np.mean(logits))}
 
 
-def _thresholds(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rule: str, target: float
-) -> np.ndarray:
-    """The highest of the best thresholds under each of the weights (n, b), (b,); each is one of the
-    probabilities, never infinite, and NaN where a class has no weight.
+def add_ensemble(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The predictions and, where there are several networks, rows of their Ensemble: the mean of
+    their calibrated logits. Logits are rounded as in files, so that re-scoring gives the same.
     """
-    thresholds = np.unique(probabilities)[::-1]
-    found, alarms = metrics.curve(labels, probabilities, weights)
-    with np.errstate(invalid="ignore"):
-        sensitivity, false_alarms = found / found[-1], alarms / alarms[-1]
-    enough = sensitivity >= target - 1e-12
-    best = np.round(sensitivity - false_alarms, 12) if rule == "youden" else enough
-    places = np.argmax(best, axis=0)
-    both = (found[-1] > 0) & (alarms[-1] > 0)
-    return np.where(both, thresholds[places], np.nan)
+    networks = predictions[predictions["kind"] == "network"]
+    if len(networks["model"].unique()) > 1 and ENSEMBLE not in set(predictions["model"]):
+        logits = pd.Series(np.nan, networks.index)
+        for _, own in networks.groupby("model"):
+            rows = own[own["split"] == "validation"]
+            point = platt(rows["label"] == FRACTURED, rows["logit"])
+            logits[own.index] = calibrated(own["logit"], point)
+        mean = logits.groupby([networks["split"], networks["path"]]).transform("mean")
+        rows = networks.assign(model=ENSEMBLE, kind="ensemble", logit=mean)
+        rows = rows.assign(probability=special.expit(mean)).drop_duplicates(["split", "path"])
+        predictions = pd.concat([predictions, rows], ignore_index=True)
+    return predictions.assign(logit=tables.rounded(predictions[["logit"]])["logit"])
 
 
-def ensembles(predictions: pd.DataFrame, made: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The predictions with rows of the models "Ensemble" and "Selected ensemble" appended.
-
-    Their logit is the mean of the calibrated logits of their members, as `members` made them (None:
-    of all networks). Fit and apply treat them like any network. All logits are rounded as in the
-    file of predictions, so that whoever scores that finds the same.
+def select_model(predictions: pd.DataFrame) -> str | None:
+    """The network with the highest validation AUC, ties by the log loss of its calibrated logits;
+    None where validation lacks a class.
     """
-    made = members(predictions) if made is None else made
-    groups = made.groupby("model", sort=False)["member"]
-    means = [_mean(predictions, list(of), name) for name, of in groups]
-    every = pd.concat([predictions, *means], ignore_index=True)
-    return every.assign(logit=every["logit"].map(files.rounded))
-
-
-def members(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> pd.DataFrame:
-    """Who is in which ensemble: columns model and member.
-
-    In "Ensemble" are all `networks` (None: every model of that kind), where there are several; in
-    "Selected ensemble" those that `select` picks on validation, where that is not all of them.
-    """
-    networks = _members(predictions, networks)
-    made = {ENSEMBLE: networks} if len(networks) > 1 else {}
-    if len(networks) > 2 and (picked := select(predictions, networks)) != networks:
-        made[SELECTED] = picked
-    rows = [(model, member) for model, of in made.items() for member in of]
-    return pd.DataFrame(rows, columns=["model", "member"])
-
-
-def select(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> list[str]:
-    """Members of the "Selected ensemble", by greedy forward selection (Caruana et al. 2004), or all
-    of the networks where validation does not clearly prefer these.
-
-    Starts from the network with the best validation AUC and adds the one that raises the AUC of
-    the mean calibrated logit most, at least one, until none raises it. Equal AUCs are decided by
-    the smaller validation log loss, then by the order of the networks. Clearly means that a paired
-    bootstrap over groups puts the whole 95 % interval of the gain above 0: with few fractures the
-    greedy choice learns the validation pictures by heart and costs more than it brings. Without
-    validation rows of both classes there is nothing to choose by.
-    """
-    networks = _members(predictions, networks)
-    known = _validated(predictions, networks)
-    if known is None:
-        return networks
-    seen, logits = known
-
-    def mean(members: list[str]) -> np.ndarray:
-        return np.mean([logits[model] for model in members], axis=0)
-
-    def merit(members: list[str]) -> tuple[float, float]:
-        return _merit(seen.labels, mean(members))
-
-    picked: list[str] = []
-    while len(picked) < len(networks):
-        trials = [[*picked, model] for model in networks if model not in picked]
-        best = max(trials, key=merit)
-        if len(picked) >= 2 and merit(best)[0] <= merit(picked)[0]:
-            break
-        picked = best
-    means = np.column_stack([mean(picked), mean(networks)])
-    draws = metrics.resampled_auc(seen.labels, means, seen.groups, RESAMPLES, 0)
-    clearly = np.percentile(draws[:, 0] - draws[:, 1], 2.5) > 0
-    return sorted(picked, key=networks.index) if clearly else networks
-
-
-def chosen(predictions: pd.DataFrame, networks: Sequence[str] | None = None) -> str | None:
-    """The one of the `networks` (None: every model of that kind) with the highest AUC on the
-    validation pictures; equal ones are decided by the smaller log loss of the calibrated logits,
-    then by their order. The test has no say. None where validation has not both classes.
-    """
-    names = _members(predictions, networks)
-    known = _validated(predictions, names)
-    if known is None:
+    rows = predictions.query("kind == 'network' and split == 'validation'")
+    if rows["label"].nunique() < 2:
         return None
-    seen, logits = known
-    return max(names, key=lambda name: _merit(seen.labels, logits[name]))
-
-
-def _validated(
-    predictions: pd.DataFrame, networks: list[str]
-) -> tuple[Answers, dict[str, np.ndarray]] | None:
-    """What the networks say of the validation pictures, and their calibrated logits (n,) by name;
-    None where there are no networks or not both classes.
-    """
-    validation = predictions[predictions["split"] == "validation"]
-    if validation["label"].nunique() < 2 or not networks:
-        return None
-    seen = answers(validation[validation["model"].isin(networks)], "validation")
-    own = zip(seen.models, seen.logits.T, strict=True)
-    return seen, {name: calibrated(raw, _line(seen.labels, raw)) for name, raw in own}
-
-
-def _merit(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """What a choice goes by: the AUC, and among equals the smaller log loss."""
-    auc = metrics.area(*metrics.curve(labels, logits, np.ones((len(logits), 1))))[0]
-    return round(float(auc), 9), -float(np.mean(np.logaddexp(0, logits) - labels * logits))
-
-
-def _line(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Slope and intercept of `platt`; 1 and 0 where a class is missing."""
-    both = 0 < labels.sum() < len(labels)
-    slope, intercept = platt(labels, logits) if both else (1.0, 0.0)
-    return {"slope": slope, "intercept": intercept}
-
-
-def _members(predictions: pd.DataFrame, networks: Sequence[str] | None) -> list[str]:
-    own = predictions.loc[predictions["kind"] == "network", "model"].unique()
-    return [model for model in (own if networks is None else networks) if model in own]
-
-
-def _mean(predictions: pd.DataFrame, members: list[str], name: str) -> pd.DataFrame:
-    rows = predictions[predictions["model"].isin(members)]
-    logits = pd.Series(np.nan, rows.index)
-    for _, own in rows.groupby("model"):
-        seen = own[own["split"] == "validation"]
-        labels = (seen["label"] == FRACTURED).to_numpy(dtype=int)
-        line = _line(labels, seen["logit"].to_numpy(dtype=float))
-        logits[own.index] = calibrated(own["logit"].to_numpy(dtype=float), line)
-    mean = logits.groupby([rows["split"], rows["path"]]).transform("mean")
-    rows = rows.assign(model=name, kind="ensemble", logit=mean, probability=special.expit(mean))
-    return rows.drop_duplicates(["split", "path"])
+    data, merits = matrix(rows, "validation"), []
+    auc, _ = metrics.delong(data.labels, data.logits)
+    for k, raw in enumerate(data.logits.T):
+        logits = calibrated(raw, platt(data.labels, raw))
+        loss = np.mean(np.logaddexp(0, logits) - data.labels * logits)
+        merits.append((auc[k].round(9), -loss))
+    return data.models[merits.index(max(merits))]

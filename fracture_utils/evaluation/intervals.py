@@ -1,93 +1,100 @@
-"""Intervals that keep their promise where pictures are few, come in groups, or are all right."""
+"""Confidence intervals, tests and resamples for images in groups (of one patient)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import optimize, stats
+from statsmodels.stats.proportion import proportion_confint
 
-LEVEL = 0.95
-"""Of all intervals of the project."""
-QUANTILE = stats.norm.ppf(0.5 + LEVEL / 2)
-"""Standard errors from a normal estimate to an end of its interval."""
+SIGNIFICANCE, PERCENTILES, QUANTILE = 0.05, [2.5, 97.5], stats.norm.ppf(0.975)
 ENDS = ("", "_low", "_high")
-"""Behind a column's name: the number itself, and the ends of its interval."""
-SIGNIFICANT = 0.05
-"""p value below which a difference is said; of all tests of the project."""
-EDGE = 1e-9
 
 
-def named(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    """A number and the ends of its interval, by the names of their columns."""
+def with_limits(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    """An estimate and its confidence limits by the names of their columns."""
     return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def errors_of_100(scores: Mapping, share: str) -> tuple[float, float, float]:
-    """How many of 100 a share of right answers leaves wrong, and the ends of its interval."""
-    value, low, high = (100 - 100 * scores[f"{share}{end}"] for end in ENDS)
-    return value, high, low
-
-
 def holm(p: Sequence[float]) -> np.ndarray:
-    """The p values of a family of tests after Holm's correction; NaN, no test, stays NaN.
-
-    Not by statsmodels, which collects the garbage of the whole process at each call.
-    """
+    """The p values of a family of tests after Holm's correction; NaN (no test) stays NaN."""
+    # Not by statsmodels, which runs the garbage collector at each call.
     raw = np.asarray(p, float)
-    adjusted, tested = np.full(len(raw), np.nan), np.flatnonzero(~np.isnan(raw))
-    order = tested[np.argsort(raw[tested])]
+    order = np.argsort(raw)[: np.isfinite(raw).sum()]
     stepped = np.maximum.accumulate(raw[order] * np.arange(len(order), 0, -1))
+    adjusted = np.full(len(raw), np.nan)
     adjusted[order] = np.minimum(stepped, 1)
     return adjusted
 
 
 def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, float]:
-    """The interval of an AUC from (effective) numbers of both classes.
+    """The limits of an AUC from the (effective) numbers of both classes; NaN if one is 0.
 
-    Method 5 of Newcombe (2006, Statistics in Medicine 25:559-573): the AUCs whose own standard
-    error, Hanley and McNeil's for exponential scores with both classes at their mean size, puts
-    them a normal quantile away from the one observed. Like Wilson's interval it never leaves 0
-    to 1 and has a width where the observed AUC is 1. NaN where a class is empty.
+    Newcombe's method 5 (2006, Stat Med 25:559): the AUCs that lie QUANTILE of their own standard
+    errors (Hanley and McNeil's, both classes at their mean size) from the estimate.
     """
-    if not positives > 0 or not negatives > 0 or np.isnan(auc):
+    if min(positives, negatives) <= 0:
         return np.nan, np.nan
-    others = (positives + negatives) / 2 - 1
+    others, edge = (positives + negatives) / 2 - 1, 1e-9
 
-    def distance(truth: float) -> float:
+    def excess(truth: float) -> float:
         spread = 1 + others * ((1 - truth) / (2 - truth) + truth / (1 + truth))
-        variance = truth * (1 - truth) * max(spread, EDGE) / (positives * negatives)
+        variance = truth * (1 - truth) * max(spread, edge) / (positives * negatives)
         return (auc - truth) ** 2 - QUANTILE**2 * variance
 
-    near = float(np.clip(auc, EDGE, 1 - EDGE))
-    low = 0.0 if distance(EDGE) <= 0 else optimize.brentq(distance, EDGE, near)
-    high = 1.0 if distance(1 - EDGE) <= 0 else optimize.brentq(distance, near, 1 - EDGE)
-    return float(low), float(high)
+    near = float(np.clip(auc, edge, 1 - edge))
+    low = 0.0 if excess(edge) <= 0 else optimize.brentq(excess, edge, near)
+    high = 1.0 if excess(1 - edge) <= 0 else optimize.brentq(excess, near, 1 - edge)
+    return low, high
 
 
-def design_effect(clustered: float, independent: float) -> float:
-    """How many pictures of a set of groups are worth one independent picture: the variance with
-    groups over the one without (Obuchowski 1997; Kish 1965), at least 1.
+def design_effect(correct: np.ndarray, groups: np.ndarray) -> float:
+    """The variance of a proportion in groups over the binomial one, at least 1 (Kish 1965)."""
+    share, codes = correct.mean(), np.unique(groups, return_inverse=True)[1]
+    count = codes.max() + 1
+    if count in (1, len(correct)) or share in (0, 1):
+        return float(len(correct)) if count == 1 else 1.0
+    excess = np.bincount(codes, correct - share)
+    variance = count / (count - 1) * np.sum(excess**2) / len(correct)
+    return max(1.0, float(variance / (share * (1 - share))))
+
+
+def wilson(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
+    """The share of `correct` (n,) bool in `groups` (n,) and its limits; NaN below two groups.
+
+    Wilson's (1927) on the effective sample size, with Student's t for the number of groups (Korn &
+    Graubard 1998; Dean & Pavlou 2015). Where all values are equal, a group counts as one image.
     """
-    if not independent > 0 or not np.isfinite(clustered):
-        return 1.0
-    return max(clustered / independent, 1.0)
-
-
-def wilson(right: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """The interval of a share: `right` (n,) of 0 and 1, in `groups` (n,) of integers.
-
-    Wilson's (1927) interval on the effective number of pictures, with the quantile of Student's t
-    for the number of groups (Korn & Graubard 1998; Dean & Pavlou 2015). Where all agree nothing
-    tells the effective number, and each group counts as one picture. NaN below two groups.
-    """
-    number = len(np.unique(groups))
+    number, n = len(np.unique(groups)), len(correct)
+    share = float(correct.mean()) if n else np.nan
     if number < 2:
-        return np.nan, np.nan
-    share = float(right.mean())
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], right - share)
-    clustered = number / (number - 1) * np.square(sums).sum() / len(right) ** 2
-    independent = share * (1 - share) / len(right)
-    count = number if independent == 0 else len(right) / design_effect(clustered, independent)
-    t = stats.t.ppf(0.5 + LEVEL / 2, number - 1)
-    middle = (share + t**2 / (2 * count)) / (1 + t**2 / count)
-    half = t * np.sqrt(share * (1 - share) / count + t**2 / (4 * count**2)) / (1 + t**2 / count)
-    return float(max(middle - half, 0)), float(min(middle + half, 1))
+        return share, np.nan, np.nan
+    effective = n - 1 if number == n else n / design_effect(correct, groups)
+    count = number if share in (0, 1) else effective
+    alpha = 2 * stats.norm.sf(stats.t.ppf(0.975, number - 1))
+    return share, *proportion_confint(share * count, count, alpha, "wilson")
+
+
+def resample(
+    labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int, stratified: bool = True
+) -> Iterator[np.ndarray]:
+    """Weights (n, some of `resamples`) of n images in bootstrap resamples of whole groups; if
+    `stratified`, groups with and without a fracture are drawn separately.
+    """
+    generator, count = np.random.default_rng(seed), int(groups.max()) + 1
+    fractured = (np.bincount(groups, weights=labels, minlength=count) > 0) & stratified
+    strata = [np.flatnonzero(fractured), np.flatnonzero(~fractured)]
+    size = max(1, 200_000 // len(labels))  # a chunk fits into the processor's cache
+    for start in range(0, resamples, size):
+        width = min(size, resamples - start)
+        counts = np.zeros((count, width))
+        for stratum in filter(len, strata):
+            draws = stratum[generator.integers(len(stratum), size=(width, len(stratum)))]
+            cells = draws * width + np.arange(width)[:, None]
+            counts += np.bincount(cells.ravel(), minlength=count * width).reshape(count, width)
+        yield counts[groups]
+
+
+def percentiles(draws: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The limits of bootstrap draws; NaN below two groups of images or without a defined draw."""
+    defined = len(np.unique(groups)) > 1 and not np.isnan(draws).all()
+    return np.nanpercentile(draws, PERCENTILES) if defined else np.full(2, np.nan)

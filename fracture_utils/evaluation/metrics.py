@@ -1,320 +1,215 @@
-"""Scores of the test rows, each with a 95 % interval that heeds groups."""
+"""Metrics of the test rows with 95 % confidence intervals that respect groups."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import special, stats
+from statsmodels.genmod import families
+from statsmodels.genmod.generalized_linear_model import GLM
+from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
+from fracture_utils import tables
+from fracture_utils.config import FRACTURED
 from fracture_utils.evaluation import intervals
-from fracture_utils.evaluation.bootstrap import resample
-from fracture_utils.evaluation.predictions import (
-    FRACTURED,
-    MAJORITY,
-    NORMAL,
-    Answers,
-    answers,
-)
-from fracture_utils.evaluation.probabilities import bins, judge
+from fracture_utils.evaluation.intervals import QUANTILE, percentiles, resample, with_limits
+from fracture_utils.evaluation.predictions import MAJORITY, matrix
 
-METRICS = (
-    "auc",
-    "average_precision",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "f1",
-    "accuracy",
-    "balanced_accuracy",
-    "kappa",
-    "sensitivity_at_90_specificity",
-    "specificity_at_95_sensitivity",
-    "brier",
-    "log_loss",
-    "expected_calibration_error",
-)
-SHARES = {
-    "sensitivity": lambda labels, _: labels == 1,
-    "specificity": lambda labels, _: labels == 0,
-    "ppv": lambda _, called: called,
-    "npv": lambda _, called: ~called,
-    "accuracy": lambda labels, _: np.ones(len(labels), bool),
-}
-"""Metrics that are the share of right decisions among some pictures, and which these are."""
+BINS = 10  # of the reliability diagram and of the expected calibration error
+FEWEST = 10  # images of each class for which calibration is assessed
+SIMULATIONS = 200  # of the chance calibration error
 
 
 def scores(
-    predictions: pd.DataFrame,
-    initialisation: Mapping[str, str] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+    predictions: pd.DataFrame, initial: Mapping | None = None, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """One row a model, references last: model, kind, initialisation, n, positives, then each of
-    METRICS with <metric>_low and <metric>_high (95 %), auc_delong_low and auc_delong_high, and what
-    `probabilities.judge` finds.
+    """The scores table: a row per model with metrics and calibration, references last.
 
-    `predictions` come from calibration.apply; only test rows count. `initialisation` says for
-    each network what it started from; ensembles follow their networks.
-    The interval of the AUC is Newcombe's on the effective numbers of pictures, that of a share
-    Wilson's (see `intervals`); the others are percentiles of a bootstrap over groups, in which the
-    share of fractures varies as it would from one test set to the next. A metric or interval that
-    is not defined (one class, below two groups of it) is NaN.
+    Of test rows from calibration.apply; `initial` maps networks to their initial weights.
+    Intervals: Newcombe's for the AUC and Wilson's for proportions on effective sample sizes,
+    otherwise a bootstrap over groups with varying prevalence. NaN where undefined.
     """
-    answers(predictions, "test")
-    seen = answers(pd.concat([predictions, _majority(predictions)]), "test")
-    table = _measure_all(seen, resamples, seed)
-    auc, covariance = delong(seen.labels, seen.logits, seen.groups)
-    margin = intervals.QUANTILE * np.sqrt(np.diag(covariance))
-    table["auc_delong_low"] = np.clip(auc - margin, 0, 1)
-    table["auc_delong_high"] = np.clip(auc + margin, 0, 1)
-    judged = [judge(seen.labels, said, seen.groups, seed) for said in seen.probabilities.T]
-    table = pd.concat([table, pd.DataFrame(judged)], axis=1)
-    named = zip(seen.models, seen.kinds, strict=True)
-    origin = [_initialisation(model, kind, initialisation or {}) for model, kind in named]
-    table.insert(1, "kind", seen.kinds)
-    table.insert(2, "initialisation", origin)
-    last = table["kind"] == "reference"
-    return pd.concat([table[~last], table[last]], ignore_index=True)
-
-
-def _majority(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a model that always answers the commoner class, as known before the test."""
-    known = predictions["split"] != "test"
-    known = predictions[known] if known.any() else predictions
-    share = float((known.drop_duplicates("path")["label"] == FRACTURED).mean())
-    rows = predictions[predictions["split"] == "test"].drop_duplicates("path")
-    return rows.assign(
-        model=MAJORITY,
-        kind="reference",
-        logit=float(special.logit(np.clip(share, 1e-6, 1 - 1e-6))),
-        probability=share,
-        decision=FRACTURED if share > 0.5 else NORMAL,
-    )
-
-
-def _initialisation(model: str, kind: str, known: Mapping[str, str]) -> str:
-    if kind == "reference":
-        return "none"
-    if kind == "ensemble" and known:
-        return " + ".join(sorted(set(known.values())))
-    return known.get(model, "not stated")
+    data, initial, rows = matrix(predictions, "test"), initial or {}, []
+    labels, groups, models, kinds = data.labels, data.groups, [*data.models], [*data.kinds]
+    arrays = [*zip(data.logits.T, data.probabilities.T, data.decisions.T, strict=True)]
+    if MAJORITY not in models:  # of the rows that are known before the test
+        known = predictions[predictions["split"] != "test"]
+        known = (known if len(known) else predictions).drop_duplicates("path")
+        prior = (known["label"] == FRACTURED).mean()
+        constants = special.logit(np.clip(prior, 1e-6, 1 - 1e-6)), prior, prior > 0.5
+        arrays.append(tuple(np.full(len(labels), value) for value in constants))
+        models, kinds = [*models, MAJORITY], [*kinds, "reference"]
+    chunks = [np.ones((len(labels), 1)), *resample(labels, groups, resamples, seed, False)]
+    delongs, covariance = delong(labels, np.column_stack([own[0] for own in arrays]), groups)
+    margins = QUANTILE * np.sqrt(np.diag(covariance))
+    every = " + ".join(sorted(set(initial.values()))) or "not stated"  # of an ensemble
+    for k, (logits, probabilities, decisions) in enumerate(arrays):
+        row = {"model": models[k], "kind": kinds[k], "n": len(labels), "positives": labels.sum()}
+        own = every if kinds[k] == "ensemble" else initial.get(models[k], "not stated")
+        row["initialization"] = "none" if kinds[k] == "reference" else own
+        row |= with_limits("auc", *auc_with_interval(labels, logits, groups))
+        limits = np.clip([delongs[k] - margins[k], delongs[k] + margins[k]], 0, 1)
+        row |= with_limits("auc_delong", delongs[k], *limits)
+        proportions = {
+            "sensitivity": labels == 1, "specificity": labels == 0, "ppv": decisions,
+            "npv": ~decisions, "accuracy": np.ones(len(labels), bool),
+        }  # fmt: skip
+        for name, of in proportions.items():
+            row |= with_limits(name, *intervals.wilson((decisions == labels)[of], groups[of]))
+        measured = [_measure(labels, arrays[k], weights) for weights in chunks]
+        for name in measured[0]:
+            value, draws = measured[0][name][0], np.concatenate([m[name] for m in measured[1:]])
+            if name == "expected_calibration_error":
+                # Noise adds to a sum of absolute values: keep the spread, not the bias.
+                draws = np.clip(draws - draws.mean() + value, 0, 1)
+            row |= with_limits(name, value, *percentiles(draws, groups))
+        rows.append(row | assess(labels, probabilities, groups, seed))
+    rows.sort(key=lambda row: row["kind"] == "reference")
+    return pd.DataFrame(rows, columns=tables.columns("scores"))
 
 
 def delong(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The AUC (k,) of k models on the same n pictures and its covariance (k, k).
+    """The AUC (k,) of k models with scores (n, k) on the same n images, and its covariance (k, k).
 
-    `labels` (n,) in {0, 1}, `scores` (n, k), `groups` (n,) integers. DeLong, DeLong and
-    Clarke-Pearson (1988) in the midrank form of Sun and Xu (2014); where a group holds several
-    pictures, Obuchowski's extension (1997) for clustered data, which equals DeLong's where each
-    picture is its own group. NaN where a class is lacking, or fewer than two groups hold it.
+    DeLong, DeLong and Clarke-Pearson (1988) in the midrank form of Sun and Xu (2014), with
+    Obuchowski's extension (1997) to groups. NaN where a class is empty or in a single group.
     """
-    positive = labels == 1
+    positive, k = labels == 1, scores.shape[1]
     m, n = int(positive.sum()), int((~positive).sum())
-    k = scores.shape[1]
     if not m or not n:
         return np.full(k, np.nan), np.full((k, k), np.nan)
+    groups = np.arange(len(labels)) if groups is None else groups
     ranks = stats.rankdata(scores, axis=0)
     above = (ranks[positive] - stats.rankdata(scores[positive], axis=0)) / n
     below = 1 - (ranks[~positive] - stats.rankdata(scores[~positive], axis=0)) / m
     auc = above.mean(axis=0)
-    groups = np.arange(len(labels)) if groups is None else groups
-    total = len(np.unique(groups))
-    first = _sums((above - auc) / m, groups[positive], groups.max() + 1)
-    second = _sums((below - auc) / n, groups[~positive], groups.max() + 1)
-    own = [_unbias(len(np.unique(groups[positive]))), _unbias(len(np.unique(groups[~positive])))]
-    shared = first.T @ second * _unbias(total)
-    covariance = own[0] * first.T @ first + own[1] * second.T @ second + shared + shared.T
-    return auc, covariance
-
-
-def _sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    sums = np.zeros((count, values.shape[1]))
-    np.add.at(sums, groups, values)
-    return sums
-
-
-def _unbias(count: int) -> float:
-    return count / (count - 1) if count > 1 else np.nan
-
-
-def _measure_all(seen: Answers, resamples: int, seed: int) -> pd.DataFrame:
-    chunks = [
-        [_measure(seen, index, weights) for index in range(len(seen.models))]
-        for weights in resample(seen.labels, seen.groups, resamples, seed, stratified=False)
-    ]
-    table, numbers = [], _effective_numbers(seen.labels, seen.logits, seen.groups)
-    for index, model in enumerate(seen.models):
-        once = _measure(seen, index, np.ones((len(seen.labels), 1)))
-        row = {"model": model, "n": len(seen.labels), "positives": int(seen.labels.sum())}
-        for name in METRICS:
-            point = float(once[name][0])
-            if name == "auc":
-                low, high = intervals.newcombe(point, *numbers[index])
-            elif name in SHARES:
-                low, high = _of_share(name, seen, index)
-            else:
-                draws = np.concatenate([chunk[index][name] for chunk in chunks])
-                low, high = _percentiles(name, point, draws, seen.groups)
-            row |= intervals.named(name, point, low, high)
-        table.append(row)
-    return pd.DataFrame(table)
+    first, second = np.zeros((2, groups.max() + 1, k))  # sums over the images of a group
+    np.add.at(first, groups[positive], (above - auc) / m)
+    np.add.at(second, groups[~positive], (below - auc) / n)
+    counts = [len(np.unique(own)) for own in (groups[positive], groups[~positive], groups)]
+    a, b, both = (count / (count - 1) if count > 1 else np.nan for count in counts)
+    shared = both * first.T @ second
+    return auc, a * first.T @ first + b * second.T @ second + shared + shared.T
 
 
 def auc_with_interval(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
 ) -> tuple[float, float, float]:
-    """The AUC of scores (n,) and its 95 % interval, as `scores` gives it for a model."""
-    auc, _ = delong(labels, scores[:, None])
-    (numbers,) = _effective_numbers(labels, scores[:, None], groups)
-    return float(auc[0]), *intervals.newcombe(float(auc[0]), *numbers)
+    """The AUC of scores (n,) and Newcombe's limits on effective sample sizes."""
+    (auc,), ((clustered,),) = delong(labels, scores[:, None], groups)
+    independent = delong(labels, scores[:, None])[1].item()
+    effect = max(1.0, clustered / independent if independent > 0 else 1.0)
+    classes = groups[labels == 1], groups[labels == 0]
+    sizes = [len(own) / effect if len(np.unique(own)) > 1 else 0 for own in classes]
+    return float(auc), *intervals.newcombe(float(auc), *sizes)
 
 
-def _effective_numbers(
-    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray
-) -> list[tuple[float, float]]:
-    """For each model how many independent pictures of each class its AUC is worth; none where a
-    class has fewer than two groups.
-    """
-    _, clustered = delong(labels, logits, groups)
-    _, independent = delong(labels, logits)
-    classes = [labels == 1, labels == 0]
-    counts = [of.sum() if len(np.unique(groups[of])) > 1 else 0 for of in classes]
-    effects = map(intervals.design_effect, np.diag(clustered), np.diag(independent))
-    return [(counts[0] / effect, counts[1] / effect) for effect in effects]
-
-
-def _of_share(name: str, seen: Answers, index: int) -> tuple[float, float]:
-    called = seen.decisions[:, index].astype(bool)
-    counted = SHARES[name](seen.labels, called)
-    right = (called == (seen.labels == 1))[counted]
-    return intervals.wilson(right.astype(float), seen.groups[counted])
-
-
-def _percentiles(
-    name: str, point: float, draws: np.ndarray, groups: np.ndarray
-) -> tuple[float, float]:
-    if len(np.unique(groups)) < 2 or np.isnan(draws).all():
-        return np.nan, np.nan
-    if name == "expected_calibration_error":
-        # Noise only adds to a sum of absolute values: keep the spread of the draws, not their bias.
-        draws = np.clip(draws - draws.mean() + point, 0, 1)
-    return tuple(np.nanpercentile(draws, [2.5, 97.5]))
-
-
-def _measure(seen: Answers, index: int, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Each metric of one model under weights (n, b), as arrays (b,); NaN where it is undefined."""
-    true_positives, false_positives = curve(seen.labels, seen.logits[:, index], weights)
+def _measure(
+    labels: np.ndarray, predictions: tuple[np.ndarray, ...], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Metrics of logits, probabilities and decisions (n,) under weights (n, b), as arrays (b,)."""
+    logits, probabilities, decisions = predictions
+    excess, likelihood = probabilities - labels, np.where(labels, probabilities, 1 - probabilities)
+    losses = excess**2, -np.log(likelihood.clip(np.finfo(float).eps, 1))
+    by_bin = np.where(calibration_bins(probabilities), excess, 0)
+    values = [np.ones(len(labels)), labels, decisions, labels * decisions, *losses, *by_bin]
+    # Not `@`: threads of BLAS wait busily, ten times slower where processes share the cores.
+    sums = np.einsum("kn,nb->kb", np.array(values, float), weights)
+    n, positives, called, tp, brier, log_loss, *gaps = sums
+    negatives = n - positives
+    tn = negatives - (called - tp)
+    chance = (positives * called + negatives * (n - called)) / n**2
+    true, false = curve(labels, logits, weights)
+    steps = np.diff(true, axis=0, prepend=np.zeros((1, len(n))))
+    precision = true / np.maximum(true + false, 1e-12)
+    specific, sensitive = false <= 0.1 * negatives + 1e-9, true >= 0.95 * positives - 1e-9
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (
-            _ranked(true_positives, false_positives)
-            | _decided(seen.labels, seen.decisions[:, index], weights)
-            | _calibrated(seen.labels, seen.probabilities[:, index], weights)
-        )
+        both = np.where(positives * negatives > 0, 1, np.nan)
+        sensitivity = np.where(specific, true, 0).max(axis=0) / positives
+        false_rate = np.where(sensitive, false, np.inf).min(axis=0) / negatives
+        return {
+            "average_precision": (steps * precision).sum(axis=0) / positives * both,
+            "sensitivity_at_90_specificity": sensitivity * both,
+            "specificity_at_95_sensitivity": (1 - false_rate) * both,
+            "f1": 2 * tp / (positives + called),
+            "balanced_accuracy": (tp / positives + tn / negatives) / 2,
+            "kappa": ((tp + tn) / n - chance) / (1 - chance),
+            "brier": brier / n,
+            "log_loss": log_loss / n,
+            "expected_calibration_error": np.abs(gaps).sum(axis=0) / n,
+        }
 
 
 def curve(
     labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the true and of the false positives, each (u, b), at each of the u different
-    scores as threshold, highest first; `weights` are (n, b).
+    """True and false positives (u, b) from the u distinct scores on, highest first, under weights
+    (n, b) of the images.
     """
     order = np.argsort(-scores, kind="stable")
-    sorted_weights = weights[order]
-    true_positives = np.cumsum(sorted_weights * labels[order, None], axis=0)
-    false_positives = np.cumsum(sorted_weights, axis=0) - true_positives
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)
-    if last_of_ties.all():
-        return true_positives, false_positives
-    return true_positives[last_of_ties], false_positives[last_of_ties]
+    true_positives = np.cumsum(weights[order] * labels[order, None], axis=0)
+    positives = np.cumsum(weights[order], axis=0)
+    return true_positives[last_of_ties], (positives - true_positives)[last_of_ties]
 
 
 def area(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
-    """Area under each of the b ROC curves given by `curve`; NaN where a class has no weight."""
-    start = np.zeros((1, true_positives.shape[1]))
-    steps = np.diff(false_positives, axis=0, prepend=start)
-    twice = np.einsum("ub,ub->b", steps, true_positives)
-    twice += np.einsum("ub,ub->b", steps[1:], true_positives[:-1])
+    """Area under each of the b ROC curves of `curve`; NaN where a class has no weight."""
+    true, false = (np.pad(part, ((1, 0), (0, 0))) for part in (true_positives, false_positives))
     with np.errstate(invalid="ignore"):
-        return twice / 2 / (true_positives[-1] * false_positives[-1])
+        return np.trapezoid(true, false, axis=0) / (true[-1] * false[-1])
 
 
-def resampled_auc(
-    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, resamples: int, seed: int
-) -> np.ndarray:
-    """The AUC of k models with logits (n, k) in each resample of the pictures: (resamples, k)."""
-    return np.concatenate([
-        np.stack([area(*curve(labels, own, weights)) for own in logits.T], axis=1)
-        for weights in resample(labels, groups, resamples, seed)
-    ])  # fmt: skip
+def calibration_bins(probabilities: np.ndarray) -> np.ndarray:
+    """Which of n probabilities lie in each of BINS bins of equal width: bool (BINS, n)."""
+    number = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    return number == np.arange(BINS)[:, None]
 
 
-def _ranked(true_positives: np.ndarray, false_positives: np.ndarray) -> dict[str, np.ndarray]:
-    positives, negatives = true_positives[-1], false_positives[-1]
-    both = np.where(positives * negatives > 0, 1, np.nan)
-    steps = np.diff(true_positives, axis=0, prepend=np.zeros((1, len(positives))))
-    precision = true_positives / np.maximum(true_positives + false_positives, 1e-12)
-    specific = false_positives <= 0.1 * negatives + 1e-9
-    sensitive = true_positives >= 0.95 * positives - 1e-9
-    found = np.where(specific, true_positives, 0).max(axis=0) / positives
-    alarms = np.where(sensitive, false_positives, np.inf).min(axis=0) / negatives
-    return {
-        "auc": area(true_positives, false_positives),
-        "average_precision": np.einsum("ub,ub->b", steps, precision) / positives * both,
-        "sensitivity_at_90_specificity": found * both,
-        "specificity_at_95_sensitivity": (1 - alarms) * both,
-    }
+def assess(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, seed: int = 0
+) -> dict[str, float]:
+    """The calibration of probabilities (n,) against labels (n,), by the columns of scores.
 
-
-def _decided(
-    labels: np.ndarray, decisions: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    n = weights.sum(axis=0)
-    tp, positives, called = weighted([labels * decisions, labels, decisions], weights)
-    negatives, cleared = n - positives, n - called
-    tn = negatives - (called - tp)
-    right = tp + tn
-    chance = (positives * called + negatives * cleared) / n**2
-    return {
-        "sensitivity": tp / positives,
-        "specificity": tn / negatives,
-        "ppv": tp / called,
-        "npv": tn / cleared,
-        "f1": 2 * tp / (positives + called),
-        "accuracy": right / n,
-        "balanced_accuracy": (tp / positives + tn / negatives) / 2,
-        "kappa": (right / n - chance) / (1 - chance),
-    }
-
-
-def _calibrated(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    rounding = np.finfo(float).eps
-    of_truth = np.where(labels == 1, probabilities, 1 - probabilities).clip(rounding, 1)
-    excess = probabilities - labels
-    by_bin = np.where(bins(probabilities), excess, 0)
-    brier, log_loss, *gaps = weighted([excess**2, -np.log(of_truth), *by_bin], weights)
-    n = weights.sum(axis=0)
-    return {
-        "brier": brier / n,
-        "log_loss": log_loss / n,
-        "expected_calibration_error": np.abs(gaps).sum(axis=0) / n,
-    }
-
-
-def weighted(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Weighted sums of k rows of n values, (k, b). Not `@`: the threads of BLAS wait for each other
-    busily, which takes ten times as long where another process uses the processor.
+    Calibration in the large, slope and O/E (Van Calster et al. 2019, BMC Medicine 17:230) with a
+    sandwich covariance by groups; calibration_p by a Wald test; chance_calibration_error of labels
+    drawn from the probabilities (Broecker & Smith 2007). Without those that are not defined: a
+    class has fewer than FEWEST images, all are one group or all probabilities are equal.
     """
-    return np.einsum("kn,nb->kb", np.stack(values).astype(float), weights)
-
-
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error: the mean distance between the probability said and the share
-    of fractures, over bins of equal width (Naeini et al. 2015).
-    """
-    ones = np.ones((len(labels), 1))
-    return float(_calibrated(labels, probabilities, ones)["expected_calibration_error"][0])
+    observed, n, codes = labels.sum(), len(labels), np.unique(groups, return_inverse=True)[1]
+    if min(observed, n - observed) < FEWEST or codes.max() == 0:
+        return {}
+    brier, variance = np.mean((probabilities - labels) ** 2), labels.mean() * (1 - labels.mean())
+    drawn = np.random.default_rng(seed).random((SIMULATIONS, n)) < probabilities
+    gaps = [(probabilities - drawn)[:, of].sum(axis=1) for of in calibration_bins(probabilities)]
+    result = {"brier_skill": float(1 - brier / variance)}
+    result["chance_calibration_error"] = float(np.abs(gaps).sum(axis=0).mean() / n)
+    tiny = 1e-6
+    expected = max(probabilities.sum(), tiny)
+    sums = np.bincount(codes, labels / observed - probabilities / expected)
+    ratio, margin = np.log(observed / expected), QUANTILE * np.sqrt(np.square(sums).sum())
+    limits = np.exp([ratio, ratio - margin, ratio + margin])
+    result |= with_limits("observed_expected", *limits)
+    if np.ptp(probabilities) < tiny:
+        return result
+    logits, ones = special.logit(np.clip(probabilities, tiny, 1 - tiny)), np.ones(n)
+    clusters = {"cov_type": "cluster", "cov_kwds": {"groups": groups}}
+    robust = {"cov_type": "HC0"} if codes.max() + 1 == n else clusters
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", PerfectSeparationWarning)
+            large = GLM(labels, ones, families.Binomial(), offset=logits).fit(**robust)
+            line = GLM(labels, np.column_stack([logits, ones]), families.Binomial()).fit(**robust)
+    except (PerfectSeparationWarning, np.linalg.LinAlgError, ValueError):
+        return result
+    errors = np.append(large.bse, line.bse)
+    if not (large.converged and line.converged and ((errors > 0) & (errors < np.inf)).all()):
+        return result
+    test = line.wald_test((np.eye(2), [1.0, 0.0]), use_f=False, scalar=True)
+    result["calibration_p"] = float(test.pvalue)
+    for name, fit in (("calibration_intercept", large), ("calibration_slope", line)):
+        result |= with_limits(name, fit.params[0], *fit.conf_int()[0])
+    return result

@@ -1,126 +1,237 @@
-"""The networks of the registry, and where their weights come from."""
+"""The registry of backbones, their initial weights, and precision by hardware."""
 
+import contextlib
 import os
-from dataclasses import dataclass
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pandas as pd
 
-from fracture_utils import download, files
-from fracture_utils.config import PREFIX, Config
-from fracture_utils.errors import InputError
-from fracture_utils.networks import REGISTRY, Backbone
+from fracture_utils import artifacts
+from fracture_utils.config import PREFIX, Config, InputError
 
+ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
+DEVICES = "CUDA_VISIBLE_DEVICES"
+NVIDIA_TIMEOUT = 60.0  # seconds; nvidia-smi may have to wake several GPUs
+# TensorFlow uses oneDNN by itself on processors with 512-bit instructions only; others gain, too.
+DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
-@dataclass(frozen=True)
-class Weights:
-    """First weights of a network: `initialisation` is imagenet, released or random.
+class Backbone(NamedTuple):
+    """One network of keras.applications, built by its `module`.
 
-    `note` says what a reader must know about the file; it is empty for the official one.
+    `early` is the layer whose output (after a "<": whose input) has about twice the grid of the
+    last feature maps; the top block begins behind it. `radiograph_size` is the default input side,
+    chosen on validation images (benchmarks/README.md). `multiply_adds`: billions at native size.
     """
 
-    initialisation: str
+    name: str
+    module: str
+    native_size: int
+    radiograph_size: int
+    smallest_size: int
+    early: str
+    parameters: int
+    multiply_adds: float
+    weights_file: str
+    weights_md5: str | None
+
+
+REGISTRY = {row[0]: Backbone(*row) for row in (
+    ("DenseNet121", "densenet", 224, 384, 32, "pool4_relu", 7_037_504, 2.9,
+     f"densenet121{NO_TOP}", "30ee3e1110167f948a6b9946edeeb738"),
+    ("ResNet50", "resnet", 224, 384, 32, "conv4_block6_out", 23_587_712, 3.9,
+     f"resnet50{NO_TOP}", "4d473c1dd8becc155b73f8504c6f6626"),
+    ("VGG16", "vgg16", 224, 224, 32, "block4_pool", 14_714_688, 15.3,
+     f"vgg16{NO_TOP}", "6d6bbae143d832006294945121d1f1fc"),
+    ("MobileNet", "mobilenet", 224, 512, 32, "conv_pw_11_relu", 3_228_864, 0.6,
+     "mobilenet_1_0_224_tf_no_top.h5", None),
+    ("InceptionV3", "inception_v3", 299, 384, 75, "mixed7", 21_802_784, 5.7,
+     f"inception_v3{NO_TOP}", "bcbd6486424b2319ff4ef7d526e38f63"),
+    ("Xception", "xception", 299, 320, 71, "<block13_sepconv1_act", 20_861_480, 8.4,
+     f"xception{NO_TOP}", "b0042744bf5b25fce3cb969f33bebb97"),
+)}  # fmt: skip
+
+
+class Weights(NamedTuple):
+    """Initial weights: imagenet, released or random; a remark where they are not Keras's own."""
+
+    initialization: str
     path: Path | None = None
     sha256: str = ""
-    note: str = ""
+    provenance: str = ""
 
 
 def table() -> pd.DataFrame:
-    """One row a network: name, input side, parameters in millions, billions of multiply-adds."""
+    """One row per backbone: native size, parameters in millions, billions of multiply-adds."""
     rows = [(b.name, b.native_size, b.parameters / 1e6, b.multiply_adds) for b in REGISTRY.values()]
     columns = ["model", "native size", "million parameters", "billion multiply-adds"]
     return pd.DataFrame(rows, columns=columns).round(1).set_index("model")
 
 
-def layers(model) -> pd.DataFrame:
-    """Where a Keras model's numbers are: a row for the frozen layers and the trainable ones of body
-    and head, with the numbers in them and what they compute and are kept in.
-    """
-    rows = [
-        {
-            "part": "head" if layer is model.layers[-1] else "body",
-            "state": "trainable" if layer.trainable_weights else "frozen",
-            "layers": 1,
-            "numbers": layer.count_params(),
-            "computes in": layer.compute_dtype,
-            "kept in": layer.variable_dtype,
-        }
-        for layer in model.layers
-        if layer.weights
-    ]
-    keys = ["part", "state", "computes in", "kept in"]
-    return pd.DataFrame(rows).groupby(keys, sort=False)[["layers", "numbers"]].sum()
+def size(name: str, config: Config) -> int:
+    """Side of the input in pixels; InputError where it is too small."""
+    backbone = REGISTRY[name]
+    own = backbone.native_size if config.source == "phantoms" else backbone.radiograph_size
+    side = config.image_size or own
+    if side < backbone.smallest_size:
+        raise InputError(
+            f"{name} needs images of at least {backbone.smallest_size} px and image_size "
+            f"({PREFIX}IMAGE_SIZE) is {side}; raise it, or leave {name} out of {PREFIX}BACKBONES."
+        )
+    return side
+
+
+def sizes(config: Config) -> list[int]:
+    """The input sides of all backbones of the settings, each once."""
+    return sorted({size(name, config) for name in config.backbones})
 
 
 def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
-    """The first weights of each network of the settings, and why others are left out.
+    """The initial weights of each backbone of the settings, and why others are left out.
 
-    Looked for in weights_dir, Keras's cache, the download, and models/released. Where there are
-    none, phantoms go on with random weights. Pictures do not: a network that was asked for by
-    name stops the run (InputError); of those that are tried by default, the ones without
-    weights are left out, and the run stops only if none is left.
+    Looks in weights_dir, Keras's cache, the download, and models/released; phantoms may be trained
+    from random weights. InputError if no backbone is left, or one that was named is not.
     """
-    if config.initialisation == "random":
-        return {name: Weights("random", note="as asked for") for name in config.backbones}, {}
-    found, missing, reachable = {}, {}, True
+    if config.initialization == "random":
+        return dict.fromkeys(config.backbones, Weights("random", provenance="as requested")), {}
+    available, missing, online = {}, {}, True
+    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
     for name in config.backbones:
-        backbone = REGISTRY[name]
-        weights = _on_disk(backbone, config)
-        if weights is None and reachable:
+        file, checksum = REGISTRY[name].weights_file, REGISTRY[name].weights_md5
+        address, card = f"{ADDRESS}{REGISTRY[name].module}/{file}", RELEASED_DIR / f"{name}.json"
+        paths = [folder / file for folder in (config.weights_dir, cache) if folder]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None and online:
             try:
-                weights = _downloaded(backbone)
+                path = artifacts.download(address, cache / file, checksum and f"md5:{checksum}")
             except InputError:
-                reachable = False  # one refusal or time-out is enough, the address is the same
-        weights = weights or _released(backbone)
-        if weights is None:
-            missing[name] = _how_to_get(backbone, config)
+                online = False  # one refusal or time-out is enough: the host is the same
+        why = (
+            f"its ImageNet weights cannot be downloaded; put {address} into "
+            f"{config.weights_dir or cache}, or set {PREFIX}INITIALIZATION=random."
+        )
+        if path is not None:
+            official = checksum in (None, artifacts.digest(path, "md5"))
+            remark = "" if official else f"{file} differs from Keras's official file"
+            available[name] = Weights("imagenet", path, artifacts.digest(path), remark)
+        elif card.is_file() and artifacts.read_json(card).get("usable_as_initialization"):
+            path, remark = card.with_suffix(".npz"), "released by this project; see models/released"
+            available[name] = Weights("released", path, artifacts.digest(path), remark)
+        elif config.source == "phantoms":
+            available[name] = Weights("random", provenance=why)
         else:
-            found[name] = weights
-    if config.source == "phantoms":
-        random = {name: Weights("random", note=why) for name, why in missing.items()}
-        return {name: found.get(name) or random[name] for name in config.backbones}, {}
-    if missing and (not found or "backbones" in config.model_fields_set):
+            missing[name] = why
+    if missing and (not available or "backbones" in config.model_fields_set):
         raise InputError(" ".join(f"{name}: {why}" for name, why in missing.items()))
-    return found, missing
+    return available, missing
 
 
-def keras_cache() -> Path:
-    """Where Keras keeps the weights that it downloads."""
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+def resolve_precision(setting: str) -> str:
+    """`setting`, or for "auto" the fastest precision that this hardware supports.
+
+    GPU: mixed_bfloat16 from compute capability 8 (Ampere), mixed_float16 from 7 (Volta). CPU with
+    bfloat16 instructions: graph_bfloat16, TensorFlow's oneDNN graph rewrite. Otherwise float32.
+    """
+    import keras
+
+    graph = "graph_bfloat16" if keras.backend.backend() == "tensorflow" else "float32"
+    if setting != "auto":
+        return graph if setting == "graph_bfloat16" else setting
+    if _has_gpu():
+        capability = float(next(iter(_nvidia("compute_cap")), 0))
+        half = "mixed_float16" if capability >= 7 else "float32"
+        return "mixed_bfloat16" if capability >= 8 else half
+    bfloat16 = {"avx512_bf16", "amx_bf16"} & set(_processor("flags").split())
+    return graph if bfloat16 else "float32"
 
 
-def _on_disk(backbone: Backbone, config: Config) -> Weights | None:
-    for folder in (config.weights_dir, keras_cache()):
-        if folder and (path := Path(folder) / backbone.weights_file).is_file():
-            return _imagenet(backbone, path)
-    return None
+def apply_precision(precision: str) -> None:
+    """Set the precision of models built from now on; `clear_session` resets it."""
+    import keras
+
+    rewrite = precision == "graph_bfloat16"
+    keras.config.set_image_data_format("channels_last")  # keras.json may hold others
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32" if rewrite else precision)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        options = {"auto_mixed_precision_onednn_bfloat16": rewrite}
+        tensorflow.config.optimizer.set_experimental_options(options)
 
 
-def _downloaded(backbone: Backbone) -> Weights:
-    path = keras_cache() / backbone.weights_file
-    download.fetch(backbone.weights_address, path, md5=backbone.weights_md5)
-    return _imagenet(backbone, path)
+def hardware() -> str:
+    """The name of the GPU, or else of the processor."""
+    return next(iter(_nvidia("name")), "GPU") if _has_gpu() else _processor("model name") or "CPU"
 
 
-def _imagenet(backbone: Backbone, path: Path) -> Weights:
-    official = backbone.weights_md5 in (None, files.md5(path))
-    note = "" if official else f"{path.name} is not Keras's own file; see where it comes from"
-    return Weights("imagenet", path, files.sha256(path), note)
+def gpus() -> list[str]:
+    """Numbers or UUIDs of the NVIDIA GPUs: of CUDA_VISIBLE_DEVICES where it is set, or all."""
+    if DEVICES in os.environ:
+        return re.findall(r"[^\s,]+", os.environ[DEVICES])
+    return [name for name in _nvidia("uuid") if name.startswith("GPU-")]
 
 
-def _released(backbone: Backbone) -> Weights | None:
-    path = RELEASED_DIR / f"{backbone.name}.npz"
-    if not path.is_file():
-        return None
-    return Weights("released", path, files.sha256(path), "trained by this project; see models/")
+def environment() -> dict[str, str]:
+    """The environment variables of a subprocess that uses this package with Keras."""
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return DEFAULTS | dict(os.environ) | own | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _how_to_get(backbone: Backbone, config: Config) -> str:
-    folder = config.weights_dir or f"a folder of your choice and set {PREFIX}WEIGHTS_DIR to it"
-    return (
-        "its ImageNet weights are neither on this machine nor to be downloaded; "
-        f"fetch {backbone.weights_address} where there is internet and put "
-        f"{backbone.weights_file} into {folder}, or set {PREFIX}INITIALISATION=random."
-    )
+def import_keras() -> ModuleType:
+    """Keras for the notebook: quiet and, to leave the GPU memory to the trainings, on the CPU."""
+    for name, value in (DEFAULTS | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
+        os.environ.setdefault(name, value)
+    with quiet():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow
+
+            tensorflow.config.set_visible_devices([], "GPU")
+        apply_precision("float32")
+    return keras
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Redirect file descriptor 2: TensorFlow's C++ logging bypasses `sys.stderr`."""
+    with Path(os.devnull).open("wb") as nowhere:
+        original = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)
+
+
+def _has_gpu() -> bool:
+    import keras
+
+    return any(name.lower().startswith("gpu") for name in keras.distribution.list_devices())
+
+
+def _nvidia(field: str) -> list[str]:
+    """A field of nvidia-smi for each GPU; empty where it is missing, fails or hangs."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
+    options = {"capture_output": True, "text": True, "check": True, "timeout": NVIDIA_TIMEOUT}
+    try:
+        return subprocess.run(command, **options).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def _processor(field: str) -> str:
+    """A field of Linux's /proc/cpuinfo; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    match = re.search(rf"^{field}\s*: (.*)$", path.read_text(), re.M) if path.is_file() else None
+    return match[1] if match else ""

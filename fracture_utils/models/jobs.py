@@ -1,232 +1,217 @@
-"""Training jobs: one process a network, one line of progress, tables at the end.
+"""All models of a run, each in a process of its own: here, one per GPU, or on a Dask cluster."""
 
-This side never imports Keras, so that the notebook stays light and quiet.
-"""
-
-import functools
+import contextlib
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from fracture_utils import events, files, lazy, tables
-from fracture_utils.config import SPLITS, Config
-from fracture_utils.data import reader, store
-from fracture_utils.errors import InputError
-from fracture_utils.ledger import Ledger, claim
-from fracture_utils.models import backbones, crew, process
-from fracture_utils.models.backbones import REGISTRY
-from fracture_utils.models.cluster import Cluster
-from fracture_utils.models.job import DIVERGED, LIBRARIES, SAVED, STAGES, Job, folder_of
-from fracture_utils.models.progress import Progress
+from fracture_utils import artifacts, tables
+from fracture_utils.config import PREFIX, Config, InputError, first_line
+from fracture_utils.data import reader
+from fracture_utils.models import backbones
+from fracture_utils.models.backbones import REGISTRY, Weights
 
-ENSEMBLE = "Ensemble"
-"""The model whose logit is the mean of the calibrated logits of all networks."""
-_FILE_COLUMNS = {"width", "height", "bit_depth", "sha256"}
-PLACES = 0.6
-"""What a picture of 384 px costs in an epoch of the evidence head, in billions of multiply-adds."""
-IN_FLOAT32 = "float32, since the loss was no number before"
-START = 1000.0
-"""What starting a process and building its graph costs, in billions of multiply-adds."""
-
-
-Done = tuple[Job, str, str]
-"""A job as it was finished, its status (trained or failed) and why."""
+TRAINING = "fracture_utils.models.training"
+STAGES = ("features", "head", "fine_tune", "predict")
+SETTINGS = {  # of config, that a trained model depends on
+    *("batch_size", "seed", "precision", "head", "disk_limit", "fine_tune_epochs"),
+    *("fine_tune_depth", "horizontal_flip", "vertical_flip", "rotation", "zoom", "shift"),
+    *("brightness", "contrast"),
+}
+CODE, LIBRARIES = ["data", "models"], ["keras", "tensorflow", "jax", "numpy", "scikit-learn"]
+CANCEL = "cancel"  # a file of this name in a job folder ends the training, on whatever machine
+POLL, PATIENCE = 0.3, 30  # seconds: between looks at the progress; for a scheduler to answer
+BAR = "{desc:<26}{percentage:3.0f} %|{bar}| {elapsed}"
+KILLED = f"The process was killed, most often for lack of memory; lower {PREFIX}BATCH_SIZE."
 
 
-def train(images: pd.DataFrame, config: Config, boxes: pd.DataFrame) -> pd.DataFrame:
-    """Train every network of the settings, each in its own process, on the images table and the
-    `boxes` of `sidecars.boxes`: on the cluster of the settings, or else here, one on each graphics
-    card at once where there are several, one after the other where there are not.
-
-    What is done and still valid is not done again; what was interrupted goes on. A network that
-    fails leaves the others standing. Returns (and writes to networks.csv) one row a network:
-    model, status (trained, failed or left out), why, initialisation, note, precision, hardware,
-    parameters, multiply_adds, seconds_per_picture, seconds, and seconds_<stage>. InputError
-    where no network at all can be trained, or where another run works in the same folder.
+class Training(NamedTuple):
+    """Tables networks, history and predictions (uncalibrated), and of the test images
+    heat_maps[model][path], each float32 (GRID, GRID) over the image.
     """
-    events.check(config.tensorboard)
+
+    networks: pd.DataFrame
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    heat_maps: dict[str, dict[str, np.ndarray]]
+
+
+def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training:
+    """Train every backbone of the settings that has no valid model of an earlier run.
+
+    InputError where all fail, or another run uses the folders.
+    """
     weights, left_out = backbones.find_weights(config)
-    columns = ["path", "group", "label", "split", "sha256", "width", "height"]
-    needed = images[[name for name in columns if name in images]]
-    known = _known_boxes(images, boxes)
-    jobs = [Job(name, config, weights[name], needed, known) for name in weights]
-    sizes = {job.name: REGISTRY[job.name].size(config) for job in jobs}  # too small: it stops here
-    rows = []
-    with claim(config.cache_dir), claim(config.models_dir):
-        folders = [config.results_dir, config.models_dir, config.cache_dir]
-        folders += [config.cache_dir / "pixels", *(job.folder for job in jobs)]
-        for path in files.leftovers(*folders):
-            path.unlink()
-        progress = Progress({job.name: _work(job) for job in jobs}, config.results_dir / "run.log")
-        for name, why in left_out.items():
-            progress.finish(name, "left out", why)
-            rows.append({"model": name, "status": "left out", "why": why})
-        done = {job.name: kept for job in jobs if (kept := _kept(job))}
-        for name in done:
-            progress.finish(name, "kept from an earlier run")
-        if not config.cluster:
-            progress.announce()
-        waiting = [job for job in jobs if job.name not in done]
-        if waiting:  # each picture is decoded once for all networks
-            store.build(needed, config, [sizes[job.name] for job in waiting])
-        for job, status, why in _trained(waiting, config, progress):
-            progress.finish(job.name, status, why if status == "failed" else "")
-            done[job.name] = job, status, why
-        rows += [_row(*done[job.name]) for job in jobs]
-    networks = tables.write(config.results_dir, "networks", pd.DataFrame(rows))
-    if not (networks["status"] == "trained").any():
-        raise InputError("No network could be trained. " + " ".join(networks["why"]))
-    return networks
+    needed = images[["path", "group", "label", "split", "sha256", "width", "height"]]
+    boxes = boxes[boxes["path"].isin(images["path"])].round(1)
+    folders = {name: config.cache_dir.absolute() / "models" / name for name in weights}
+    keys = {name: job_key(name, needed, boxes, config, weights[name]) for name in weights}
+    with artifacts.lock(config.cache_dir), artifacts.lock(config.models_dir):
+        for folder in (config.cache_dir, config.models_dir):
+            artifacts.remove_leftovers(folder)
+        waiting = {n: f for n, f in folders.items() if not _is_trained(f, keys[n])}
+        own = {n: getattr(config, n).absolute() for n in ("results_dir", "models_dir")}
+        settings = config.model_copy(update=own).model_dump(mode="json")
+        for name, folder in waiting.items():
+            for old in (CANCEL, "status.json"):
+                (folder / old).unlink(missing_ok=True)
+            path = weights[name].path and weights[name].path.absolute()
+            initial = weights[name]._replace(path=path)
+            job = {
+                "name": name,
+                "key": keys[name],
+                "config": settings,
+                "weights": initial._asdict(),
+            }
+            artifacts.write_json(folder / "job.json", job)
+            artifacts.write_text(folder / "images.csv", needed.to_csv(index=False))
+            artifacts.write_text(folder / "boxes.csv", boxes.to_csv(index=False))
+        failed = _train_all(waiting, keys, config.cluster) if waiting else {}
+    rows = [{"model": n, "status": "left out", "reason": why} for n, why in left_out.items()]
+    shapes = images.set_index("path")[["height", "width"]].T.to_dict("list")
+    history, predictions, heat_maps = [], [], {}
+    for name, initial in weights.items():
+        row = {"model": name, "status": "failed", "reason": failed.get(name), **initial._asdict()}
+        if name not in failed:
+            card = artifacts.read_json(folders[name] / "network.json")
+            seconds = {f"seconds_{stage}": value for stage, value in card["seconds"].items()}
+            card |= {"status": "trained", "multiply_adds": REGISTRY[name].multiply_adds}
+            row |= card | seconds | {"seconds": sum(seconds.values())}
+            history.append(tables.read(folders[name], "history"))
+            predictions.append(tables.read(folders[name], "predictions"))
+            tested = predictions[-1].query("split == 'test'")["path"]
+            maps, size = np.load(folders[name] / "heatmaps.npy"), card["input_size"]
+            heat_maps[name] = {
+                path: reader.unfit(maps[row], shapes[path], size) for row, path in tested.items()
+            }
+        rows.append(row)
+    networks = pd.DataFrame(rows, columns=tables.columns("networks"))
+    if not predictions:
+        raise InputError("No model could be trained. " + " ".join(networks["reason"]))
+    omitted = {"width", "height", "bit_depth", "sha256", *predictions[0]} - {"path"}
+    about = images[[column for column in images if column not in omitted]]
+    merged = pd.concat(predictions).merge(about, on="path", how="left")
+    return Training(networks, pd.concat(history, ignore_index=True), merged, heat_maps)
 
 
-def history(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The history table of all trained networks; also written to history.csv, and for TensorBoard
-    where the settings ask for that.
+def job_key(
+    name: str, images: pd.DataFrame, boxes: pd.DataFrame, config: Config, weights: Weights
+) -> dict:
+    """The key of all that a trained model depends on."""
+    data = images[["path", "group", "label", "split", "sha256"]].to_numpy().tolist()
+    return artifacts.key(
+        CODE,
+        LIBRARIES,
+        data=[data, boxes.to_numpy().tolist()],
+        settings=config.model_dump(mode="json", include=SETTINGS),
+        weights=[weights.initialization, weights.sha256],
+        backbone=[REGISTRY[name], backbones.size(name, config)],
+        backend=backbones.environment()["KERAS_BACKEND"],
+    )
+
+
+def _is_trained(folder: Path, key: dict) -> bool:
+    """Whether network.json was sealed under this key and the files that it names are unchanged."""
+    if not artifacts.is_valid(folder / "network.json", key):
+        return False
+    files = artifacts.facts(folder / "network.json")["files"].items()
+    return all((folder / n).is_file() and artifacts.digest(folder / n) == sha for n, sha in files)
+
+
+def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) -> dict[str, str]:
+    """Train the jobs and show their progress; returns why some failed, by name."""
+    gpus: SimpleQueue[str] = SimpleQueue()
+    for gpu in backbones.gpus()[: len(folders)] or [""]:
+        gpus.put(gpu)
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
+    shown = {"total": len(STAGES), "bar_format": BAR, "mininterval": 0.1 if live else 60}
+    with _cluster(cluster) if cluster else ThreadPoolExecutor(gpus.qsize()) as executor:
+        free = None if cluster else gpus
+        futures = {n: executor.submit(run, f, keys[n], free) for n, f in folders.items()}
+        bars, waiting = {name: tqdm(desc=name, **shown) for name in folders}, set(futures.values())
+        try:
+            while waiting:
+                waiting = wait(waiting, POLL).not_done
+                for name, bar in bars.items():
+                    with contextlib.suppress(InputError):
+                        status = artifacts.read_json(folders[name] / "status.json")
+                        bar.set_description_str(f"{name}: {status['stage']}", refresh=False)
+                        done = STAGES.index(status["stage"]) + status["done"] / status["total"]
+                        bar.update(done - bar.n)
+        except BaseException:
+            for name, future in futures.items():
+                (folders[name] / CANCEL).touch()
+                future.cancel()
+            raise
+        finally:
+            for bar in bars.values():
+                bar.close()
+    reasons = {}
+    for name, future in futures.items():
+        try:
+            reasons[name] = future.result()
+        except Exception as error:  # of the cluster
+            what = f"{type(error).__name__}: {first_line(error)}"
+            reasons[name] = f"The cluster lost it ({what}); run again."
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def run(folder: Path, key: dict, gpus: SimpleQueue | None = None) -> str:
+    """Train the job in `folder` in a process of its own, on one of the free `gpus` if given, on
+    this machine or one of a cluster; returns why it failed, or an empty string.
     """
-    table = tables.write(config.results_dir, "history", _collect(networks, config, "history"))
-    if config.tensorboard:
-        events.write(table, config.tensorboard)
-    return table
+    here, own = platform.node(), artifacts.key(CODE, LIBRARIES)
+    if not (folder / "job.json").is_file():
+        return f"{here} has no {folder}; the machines of a cluster must share that folder."
+    if any(key[part] != own[part] for part in own):
+        return f"{here} has other versions of this project, of Python or of {', '.join(LIBRARIES)}."
+    gpu = gpus.get() if gpus else ""
+    variables = {k: v for k, v in backbones.environment().items() if not k.startswith(PREFIX)}
+    variables |= {backbones.DEVICES: gpu} if gpu else {}
+    command, log, reason = [sys.executable, "-m", TRAINING, str(folder)], folder / "log.txt", None
+    streams = {"stdout": subprocess.PIPE, "encoding": "utf-8", "env": variables}
+    try:
+        with log.open("a") as file, subprocess.Popen(command, stderr=file, **streams) as process:
+            while reason is None:
+                if (folder / CANCEL).exists():
+                    process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    reason, _ = process.communicate(timeout=POLL)
+    finally:
+        if gpus:
+            gpus.put(gpu)
+    if process.returncode in (-9, 137):
+        return KILLED
+    failure = f"The process ended with code {process.returncode}; {log} shows the reason."
+    return (reason.strip() or failure) if process.returncode else ""
 
 
-def seeds(networks: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The seeds table of all trained networks; also written to seeds.csv, where there are some."""
-    table = _collect(networks, config, "seeds")
-    if table.empty:
-        tables.drop(config.results_dir, "seeds")
-        return table
-    return tables.write(config.results_dir, "seeds", table)
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    """The workers of a Dask scheduler; a task takes a GPU where they offer that resource."""
+    try:
+        import distributed
 
-
-def predictions(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The predictions table of all trained networks, with what images.csv knows but digests.
-
-    Rows are the validation and the test pictures; the probability is not calibrated yet.
-    """
-    table = _collect(networks, config, "predictions")
-    known = [c for c in images if c not in {*table, *_FILE_COLUMNS} and not c.endswith("sha256")]
-    return table.merge(images[["path", *known]], on="path", validate="many_to_one")
-
-
-def heatmaps(networks: pd.DataFrame, images: pd.DataFrame, config: Config) -> dict[str, lazy.Lazy]:
-    """The class activation map of each trained network and test picture: maps[model][path].
-
-    Each, float32 (reader.GRID, reader.GRID), covers the picture from edge to edge, whatever the
-    shapes of picture and network; it is read when it is asked for, and not held. `images` needs
-    path, split, height and width.
-    """
-    seen = images[images["split"] != "train"].reset_index(drop=True)
-    tested = list(seen[seen["split"] == "test"].itertuples())
-
-    def of(name: str) -> lazy.Lazy:
-        folder = folder_of(name, config)
-        size = files.read_json(folder / "network.json")["input_size"]
-        squares = lazy.rows(folder / "heatmaps.npz", "maps")
-
-        def made(place: int) -> np.ndarray:
-            row = tested[place]
-            shape = (row.height, row.width)
-            return reader.unfit(squares(row.Index), shape, size, config.aspect)
-
-        return lazy.Lazy([row.path for row in tested], made)
-
-    return {name: of(name) for name in networks.loc[networks["status"] == "trained", "model"]}
-
-
-def _known_boxes(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
-    """The boxes of the pictures, as far as the table knows how large those are."""
-    sized = images["path"] if {"width", "height"} <= set(images) else []
-    return boxes[boxes["path"].isin(sized)].reset_index(drop=True).round(1)
-
-
-def _kept(job: Job) -> Done | None:
-    """What an earlier run made of a job, where all of it is still valid."""
-    for candidate, why in ((job, ""), (job.in_float32(), IN_FLOAT32)):
-        if candidate.finished():
-            return candidate, "trained", why
-    return None
-
-
-def _trained(waiting: list[Job], config: Config, progress: Progress) -> Iterator[Done]:
-    """What `_train_one` says of each job, as they end."""
-    cards = crew.visible()
-    if not waiting or not (config.cluster or min(len(cards), len(waiting)) > 1):
-        yield from (_train_one(job, progress) for job in waiting)
-        return
-    jobs = {job.name: job.with_whole_paths() for job in waiting}
-    for job in jobs.values():
-        job.save()
-    tasks = {n: functools.partial(_train_elsewhere, job, job.keys()) for n, job in jobs.items()}
-    with Cluster(config.cluster) if config.cluster else crew.Cards(cards) as hands:
-        for name, result in crew.side_by_side(hands, tasks, progress):
-            yield (jobs[name], "failed", result) if isinstance(result, str) else result
-
-
-def _train_elsewhere(job: Job, keys: dict, teller: crew.Teller, card: str) -> Done:
-    """`_train_one` on a card or a machine, if that sees the job's files and computes alike."""
-    if not (job.folder / SAVED).is_file():
-        why = f"{platform.node()} does not see {job.folder}; the cluster has to share that folder."
-        return job, "failed", why
-    if job.keys() != keys:
-        why = (
-            f"{platform.node()} has another version of this project, of {', '.join(LIBRARIES)}, or "
-        )
-        return job, "failed", why + "another KERAS_BACKEND; install the same there."
-    return _train_one(replace(job, card=card), teller)
-
-
-def _train_one(job: Job, progress: Progress | crew.Teller) -> Done:
-    """The job as it was finished, its status and why."""
-    why, attempt = "", job
-    code, error = _run_worker(job, progress)
-    if code == DIVERGED and job.config.precision != "float32":
-        progress.say(f"{job.name}: {error} Once more in float32.")
-        attempt, why = job.in_float32(), IN_FLOAT32
-        code, error = _run_worker(attempt, progress)
-    return (attempt, "failed", error) if code else (attempt, "trained", why)
-
-
-def _run_worker(job: Job, progress: Progress | crew.Teller) -> tuple[int, str]:
-    """Run the job's process to its end; its exit code and, where it is not 0, what went wrong."""
-    job.save()
-    return process.train(job.folder, lambda event: progress.hear(job.name, event), job.card)
-
-
-def _row(job: Job, status: str, why: str) -> dict:
-    row: dict[str, object] = {"model": job.name, "status": status, "why": why}
-    row |= {"initialisation": job.weights.initialisation, "note": job.weights.note}
-    if status != "trained":
-        return row
-    description = files.read_json(job.folder / "network.json")
-    seconds = {f"seconds_{stage}": s for stage, s in Ledger(job.folder).seconds().items()}
-    kept = ("head", "note", "precision", "hardware", "parameters", "waiting",
-            "seconds_per_picture", "randomised_correlation")  # fmt: skip
-    row |= {name: description[name] for name in kept}
-    row["multiply_adds"] = REGISTRY[job.name].multiply_adds
-    return row | {"seconds": round(sum(seconds.values()), 1)} | seconds
-
-
-def _work(job: Job) -> dict[str, float]:
-    """The cost of each stage in billions of multiply-adds: passes of pictures, and the start."""
-    counts = job.images["split"].value_counts()
-    train, validation, test = (int(counts.get(split, 0)) for split in SPLITS)
-    size = REGISTRY[job.name].size(job.config)
-    scale = (size / REGISTRY[job.name].native_size) ** 2
-    cost = REGISTRY[job.name].multiply_adds * scale
-    places = PLACES * (size / 384) ** 2 * job.config.place_epochs * job.config.seeds * train
-    passes = {
-        "features": len(job.images) + (job.config.views - 1) * train,
-        "head": 0 if job.config.head == "mean" or job.boxes.empty else places / cost,
-        "fine_tune": job.config.fine_tune_epochs * (1.5 * train + 2 * validation),
-        "predict": (validation + test) * bool(job.config.fine_tune_epochs),
-    }
-    return {stage: START / len(STAGES) + count * cost for stage, count in passes.items()}
-
-
-def _collect(networks: pd.DataFrame, config: Config, name: str) -> pd.DataFrame:
-    trained = networks.loc[networks["status"] == "trained", "model"]
-    parts = [tables.read(folder_of(model, config), name) for model in trained]
-    return pd.concat(parts, ignore_index=True)
+        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+    except ImportError:
+        raise InputError(
+            f'{PREFIX}CLUSTER needs Dask: pip install -e ".[cluster]", here and on the cluster.'
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {address!r} ({PREFIX}CLUSTER): {first_line(error)}. "
+            "Start one (dask scheduler), or unset it."
+        ) from None
+    with client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        gpu = {"resources": {"GPU": 1}} if any("GPU" in w["resources"] for w in workers) else {}
+        yield client.get_executor(pure=False, **gpu)

@@ -1,0 +1,198 @@
+"""Files that are complete or absent, and the one rule for what need not be computed again.
+
+An artifact is valid if the key in the JSON beside it equals the key of now and its bytes have the
+recorded SHA-256. It is written under a temporary name, synced and renamed; its JSON comes last.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+import pooch
+
+import fracture_utils
+from fracture_utils.config import InputError, first_line
+
+TEMPORARY = ".fracture-partial-"
+DIGITS = 6  # significant digits of a number in a table
+PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "pillow")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it once the block has succeeded.
+
+    Its suffixes are those of `path`, by which Keras, Matplotlib and Pillow choose the format.
+    Raises InputError where the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(TEMPORARY + uuid.uuid4().hex + "".join(path.suffixes[-2:]))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}). Free some space, or choose "
+            "another folder with FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in or below `folder`."""
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; InputError where the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = first_line(error)
+        raise InputError(f"{path} cannot be read ({reason}); run the notebook again.") from None
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` without its index, floats with DIGITS significant digits."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))
+
+
+def write_arrays(path: Path, compress: bool = False, **arrays: Any) -> None:
+    """Write named arrays as .npz."""
+    save: Any = np.savez_compressed if compress else np.savez
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        save(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What `write_arrays` wrote, never unpickled; None where the file is missing or damaged."""
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception:  # a damaged archive raises more kinds than can be listed
+        return None
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def fingerprint(value: object) -> str:
+    """16 hexadecimal digits that change whenever `value` does: JSON, arrays and tables."""
+    text = json.dumps(value, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, pd.DataFrame):
+        rows = pd.util.hash_pandas_object(value, index=False).to_numpy()
+        return [list(value.columns), list(map(str, value.dtypes)), _plain(rows)]
+    if isinstance(value, np.ndarray):
+        data: Any = np.ascontiguousarray(value)
+        return [str(value.dtype), value.shape, hashlib.sha256(data).hexdigest()]
+    return str(value)
+
+
+def key(code: Sequence[str] = (), libraries: Sequence[str] = (), **inputs: object) -> dict:
+    """A key: a fingerprint of each input, of the package's source below `code` ("data",
+    "models/training.py") and of the versions of `libraries`.
+    """
+    parts = {name: fingerprint(value) for name, value in inputs.items()}
+    return parts | {"code": _source_digest(tuple(code)), "libraries": versions(libraries)}
+
+
+@functools.cache  # the source that was imported, if a file changes meanwhile
+def _source_digest(names: tuple[str, ...]) -> str:
+    roots = [Path(fracture_utils.__file__).parent / name for name in names]
+    paths = [path for root in roots for path in (root.rglob("*.py") if root.is_dir() else [root])]
+    return fingerprint([digest(path) for path in sorted(paths)])
+
+
+def is_valid(path: Path, key: dict) -> bool:
+    """Whether `path` was sealed under the same key and its bytes are unchanged."""
+    try:
+        sealed = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
+        return sealed["key"] == key and sealed["sha256"] == digest(path)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def seal(path: Path, key: dict, **facts: object) -> None:
+    """Declare `path` valid under `key`; `facts` (JSON) are kept beside it."""
+    write_json(Path(f"{path}.json"), {"key": key, "sha256": digest(path), **facts})
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The facts that `path` was sealed with."""
+    return read_json(Path(f"{path}.json"))
+
+
+def lock(folder: Path) -> filelock.FileLock:
+    """Hold a folder for this process (which may lock it again) until release, exit or crash."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(folder.resolve() / "run.lock", timeout=0, is_singleton=True)
+        held.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"Another run is using {folder}. Wait until it ends (or close its notebook), or set "
+            "FRACTURE_RESULTS_DIR and FRACTURE_MODELS_DIR to other folders."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}). Choose another folder with "
+            "FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR."
+        ) from error
+    return held
+
+
+def download(address: str, path: Path, checksum: str | None = None) -> Path:
+    """Fetch `address` to `path` unless it is there with this checksum ("md5:…", or unchecked)."""
+    pooch.get_logger().setLevel("WARNING")  # it reports each download on standard error
+    try:
+        pooch.retrieve(address, checksum, path.name, path.parent, progressbar=False)
+    except Exception as error:  # requests raises many kinds
+        raise InputError(
+            f"{address} cannot be downloaded ({first_line(error)}). Fetch it where there is "
+            f"internet, and put it at {path}."
+        ) from None
+    return path
+
+
+def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Version of this package, of Python and of some libraries, by name."""
+    result = {"fracture_utils": fracture_utils.__version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            result[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            result[name] = "not installed"
+    return result

@@ -1,0 +1,299 @@
+"""A data folder -> the images table: class folders, images.csv, boxes.csv."""
+
+import contextlib
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm.auto import tqdm
+
+from fracture_utils import artifacts
+from fracture_utils.config import CLASS_NAMES, LAYOUT, SPLITS, Config, InputError, may_be_image
+from fracture_utils.data import duplicates, reader, splits
+
+COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
+BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
+FACTS: dict[str, Any] = {"width": 0, "height": 0, "bit_depth": 0, "file_bytes": 0, "sha256": ""}
+FACTS |= {"patient": ""} | dict.fromkeys(["jpeg_quality", "mean", "border", "gray_fill"], np.nan)
+CODE = ["data/reader.py", "data/dataset.py", "data/duplicates.py"]  # they determine the cache
+WORDS = {  # class or split of a folder or cell, without case, spaces and punctuation
+    **dict.fromkeys(["train", "training"], "train"),
+    **dict.fromkeys(["val", "valid", "validation"], "validation"),
+    **dict.fromkeys(["test", "testing"], "test"),
+    **dict.fromkeys(["fractured", "fracture", "positive", "abnormal"], "fractured"),
+    **dict.fromkeys(["normal", "negative", "healthy", "unfractured"], "normal"),
+    **dict.fromkeys(["notfractured", "nonfractured", "nofracture"], "normal"),
+}
+NUMBERS = {"1": "fractured", "1.0": "fractured", "0": "normal", "0.0": "normal"}
+SYNONYMS = {name: name for name in [*splits.IDENTITIES, *BOX_COLUMNS, "label", "split", "class"]}
+SYNONYMS |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
+SYNONYMS |= {"filename": "path", "bodypart": "body_part", "view": "view", "hardware": "hardware"}
+MISSING = ["na", "n/a", "nan", "none", "null", "unknown", "-", "?"]  # of a patient, in lower case
+SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotation tool, clipped
+
+
+class Dataset(NamedTuple):
+    """A data folder."""
+
+    folder: Path
+    images: pd.DataFrame  # COLUMNS and the text columns of images.csv, sorted by path
+    files: pd.DataFrame  # each file: path, label, split, reason (empty for an image), FACTS
+    boxes: pd.DataFrame  # BOX_COLUMNS in pixels of the file
+    annotations: pd.DataFrame  # images.csv as text; the index counts its rows
+    thumbnails: np.ndarray  # uint8 (images, SIDE, SIDE)
+    duplicates: pd.DataFrame  # `duplicates.pairs` of the thumbnails
+
+
+def load(config: Config, sizes: Sequence[int] = ()) -> Dataset:
+    """Read the data folder, and keep the pixels of its images at each of `sizes` (see `pixels`).
+
+    Each file is decoded once, in a later call only if a file or a size is new. Raises InputError
+    where files have no class, a split lacks one, or a table is wrong.
+    """
+    folder = config.images_dir
+    apart = {config.results_dir, config.models_dir, config.data_dir / "phantoms"} - {folder}
+    rows = [row for row in walk(folder, apart) if "/" in row[0] or may_be_image(PurePath(row[0]))]
+    files = pd.DataFrame(sorted(rows), columns=["path", "reason"], dtype=str)
+    annotations = read_annotations(folder / "images.csv", files["path"])
+    assigned = assign(folder / "images.csv", files["path"][files["reason"] == ""], annotations)
+    files = files.join(assigned).fillna("")[["path", "label", "split", "reason"]]
+    lost = (files["reason"] == "") & (files["label"] == "")
+    if "label" not in annotations or files["split"].any():  # else `split_validation` draws splits
+        lost |= (files["reason"] == "") & (files["split"] == "")
+    if lost.any() and "label" not in annotations:
+        folders = files["path"][lost].str.rpartition("/")[0].value_counts(sort=False)
+        counts = ", ".join(f"{name or '.'} ({count})" for name, count in folders[:8].items())
+        raise InputError(
+            f"{folder} holds {lost.sum()} files that no folder assigns to a class and a split: "
+            f"{counts}. Move them to {LAYOUT}, name label and split in images.csv, or run "
+            f"python -m fracture_utils import folders {folder} NEW_FOLDER."
+        )
+    files.loc[lost, "reason"] = "neither folder nor images.csv names its class"
+    candidates = files.loc[files["reason"] == "", "path"].to_list()
+    facts, thumbnails, pairs = _scan(folder, candidates, config.cache_dir, sizes)
+    records = [row | FACTS | facts.get(row["path"], {}) for row in files.to_dict("records")]
+    files = pd.DataFrame(records, columns=[*files, *FACTS])
+    for (label, split), part in files[files["label"] != ""].groupby(["label", "split"]):
+        if part["reason"].all():
+            path, reason = part[["path", "reason"]].iloc[0]
+            raise InputError(f"{folder} has no readable {label} {split} image ({path}: {reason}).")
+    boxes = read_boxes(folder / "boxes.csv", files)
+    text = annotations[[n for n in annotations if n in ("path", "group") or n not in COLUMNS]]
+    images = files.loc[files["reason"] == "", [*COLUMNS[:3], *COLUMNS[4:], "patient"]]
+    if "patient" in text or not images["patient"].any():
+        images = images.drop(columns="patient")  # of DICOM
+    images = images.merge(text, "left", "path").fillna("")
+    images["group"] = splits.assign_groups(images, pairs, config.run_length)
+    images["split"] = splits.split_validation(images, config.seed)
+    images = images[[*COLUMNS, *(name for name in images if name not in COLUMNS)]]
+    return Dataset(folder, images, files, boxes, annotations, thumbnails, pairs)
+
+
+def assign(path: Path, paths: pd.Series, annotations: pd.DataFrame) -> pd.DataFrame:
+    """Columns label and split of the files at `paths`: from their folders, else from the table at
+    `path`, `annotations`, which may also move an image from train to validation.
+    """
+    words = pd.DataFrame(map(meaning, paths), paths.index, ["label", "split"], dtype=str)
+    cells = annotations.set_index("path").reindex(index=paths, columns=list(words), fill_value="")
+    cells.index = paths.index
+    label = words["label"].mask(words["label"] == "", cells["label"].map(label_of))
+    split = cells["split"].mask(cells["split"] == "", words["split"])
+    other = (words["split"] != "") & (split != words["split"])
+    wrong = paths[other & ((words["split"] != "train") | (split != "validation"))]
+    problem = "another split than the folder of the image; correct either"
+    _refuse(path, annotations["path"].isin(wrong), problem)
+    return pd.DataFrame({"label": label, "split": split})
+
+
+def pixels(cache_dir: Path, size: int) -> tuple[np.ndarray, dict[str, int]]:
+    """What `load` kept at `size`: uint8 (rows, size, size), memory-mapped; the row of each path."""
+    file = cache_dir / "pixels" / f"{size}.npy"
+    paths = artifacts.facts(file)["paths"]
+    return np.load(file, mmap_mode="r"), {path: row for row, path in enumerate(paths)}
+
+
+def summary(images: pd.DataFrame) -> pd.DataFrame:
+    """Number of images by class (rows) and split (columns), with their sums."""
+    counts = pd.crosstab(images["label"], images["split"], margins=True, margins_name="all")
+    return counts.reindex(index=[*CLASS_NAMES, "all"], columns=[*SPLITS, "all"], fill_value=0)
+
+
+def label_of(cell: str) -> str:
+    """The class that a cell of a table names; empty if none."""
+    word = NUMBERS.get(cell.strip()) or WORDS.get(_plain(cell), "")
+    return word if word in CLASS_NAMES else ""
+
+
+def meaning(path: str) -> tuple[str, str]:
+    """The class and the split that the folders of `path` name, each empty if none does."""
+    words = {WORDS.get(_plain(name)) for name in path.split("/")[:-1]}
+    labels, names = words & {*CLASS_NAMES}, words & {*SPLITS}
+    if len(labels) > 1 or len(names) > 1:
+        raise InputError(f"The folders of {path} contradict each other; rename or move them.")
+    return "".join(labels), "".join(names)
+
+
+def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Each file below `folder`, without the folders `apart`, and why it is no image, or ""."""
+    errors: list[OSError] = []
+    skipped = {os.path.realpath(path) for path in apart}
+    for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        above = os.path.realpath(parent) + os.sep
+        for name in list(folders):
+            real = os.path.realpath(Path(parent, name))
+            endless = above.startswith(real + os.sep)  # a link to a folder above
+            if name[0] == "." or real in skipped or endless:
+                folders.remove(name)
+        for file in (Path(parent, name) for name in names):
+            inside = file.relative_to(folder)
+            path = inside.as_posix().encode("utf-8", "backslashreplace").decode()
+            if path != inside.as_posix():
+                yield path, "its name is not valid UTF-8"
+            elif not file.is_file():
+                yield path, "it cannot be opened"
+            else:
+                yield path, "" if may_be_image(inside) and reader.is_image(file) else "not an image"
+    for error in errors:
+        yield os.path.relpath(error.filename, folder), f"it cannot be read ({error.strerror})"
+
+
+def read_annotations(path: Path, paths: pd.Series) -> pd.DataFrame:
+    """images.csv about the files at `paths` as text; words for a missing identity become empty."""
+    table = read_table(path, ["path"], paths)
+    _refuse(path, table["path"].duplicated(), "a path that an earlier row has; keep one row each")
+    for column in set(splits.IDENTITIES).intersection(table):
+        table[column] = table[column].mask(table[column].str.lower().isin(MISSING), "")
+    if "split" in table:
+        table["split"] = table["split"].map(lambda cell: WORDS.get(_plain(cell), cell))
+        wrong = ~table["split"].isin([*SPLITS, ""])
+        _refuse(path, wrong, "a split other than train, validation and test; correct it")
+    return table
+
+
+def read_boxes(path: Path, files: pd.DataFrame) -> pd.DataFrame:
+    """boxes.csv in pixels of the `files`, clipped to them; of a column class only fractures."""
+    table = read_table(path, BOX_COLUMNS, files["path"])
+    if "class" in table:
+        fractured = table["class"].map(label_of) == "fractured"
+        _refuse(path, ~fractured & ~fractured.any(), "no class fracture, nor has any other row")
+        table = table[fractured]
+    corners = table[BOX_COLUMNS[1:]].replace(",", ".", regex=True)
+    corners = corners.apply(pd.to_numeric, errors="coerce").astype(float)
+    sides = files.set_index("path")[["width", "height"]].reindex(table["path"]).to_numpy(float)
+    sides = np.tile(np.where(sides > 0, sides, np.inf), 2)  # of a file that cannot be read
+    clipped = corners.clip(0, sides)
+    right = ((clipped - corners).abs() <= SLACK).all(axis=1) & (corners.abs() > 1).any(axis=1)
+    right &= (clipped["xmin"] < clipped["xmax"]) & (clipped["ymin"] < clipped["ymax"])
+    _refuse(path, ~right, "a box that is empty, relative or outside its image; give pixels")
+    return table[["path"]].join(clipped).reset_index(drop=True)
+
+
+def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame:
+    """A table about `paths` as text, with the documented names of columns and whole paths."""
+    if not path.exists():
+        return pd.DataFrame(columns=columns, dtype=str)
+    table = read_spreadsheet(path).rename(columns=lambda name: SYNONYMS.get(_plain(name), name))
+    table = table.loc[:, ~table.columns.duplicated()]
+    if missing := [name for name in columns if name not in table]:
+        raise InputError(f"{path} has no column {', '.join(missing)}; name it in the first row.")
+    files = pd.Series(paths.array, paths.str.rpartition("/")[2])
+    bare = files[~files.index.duplicated(keep=False)].to_dict()
+    cells = table["path"].str.replace("\\", "/").str.removeprefix("./")
+    table = table.assign(path=cells.map(lambda cell: bare.get(cell, cell)))
+    exists, example = table["path"].isin(paths), f"{''.join(cells[:1])}, not {''.join(paths[:1])}"
+    _refuse(path, ~exists & ~exists.any(), f"no path below the data folder: {example}")
+    return table
+
+
+def read_spreadsheet(path: Path) -> pd.DataFrame:
+    """A CSV file as spreadsheets save it, as text: separated by commas, semicolons or tabs, in
+    UTF-8 or UTF-16. The index counts the rows; empty ones are left out.
+    """
+    try:
+        data = Path(path).read_bytes()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        first = text.splitlines()[0]
+        delimiter = max(",;\t", key=first.count)
+        width = len(next(csv.reader([first], delimiter=delimiter)))
+        options = {"names": range(width + 1), "header": None, "dtype": str}
+        options |= {"keep_default_na": False, "skip_blank_lines": False}
+        cells = pd.read_csv(io.StringIO(text), sep=delimiter, **options)
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"{path} is not a table ({error}); save it as CSV in UTF-8.") from None
+    cells = cells.fillna("").apply(lambda column: column.str.strip())
+    header, cells = cells.iloc[0], cells[1:].reset_index(drop=True)
+    _refuse(path, cells.iloc[:, -1] != "", "more cells than the first row has names")
+    header = header[(header != "") & ~header.duplicated()]
+    return cells.loc[(cells != "").any(axis=1), header.index].set_axis(header.array, axis=1)
+
+
+def _refuse(path: Path, wrong: pd.Series, problem: str) -> None:
+    if wrong.any():
+        raise InputError(f"{path} has in row {wrong.idxmax() + 2} {problem} ({wrong.sum()} rows).")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.casefold())
+
+
+def _scan(folder: Path, paths: list[str], cache_dir: Path, sizes: Sequence[int]) -> tuple:
+    """Facts of each path (or a reason), thumbnails of the readable images, and their duplicates."""
+    stamps = [(s.st_size, s.st_mtime_ns) for s in ((folder / path).stat() for path in paths)]
+    key = artifacts.key(CODE, [*reader.LIBRARIES, "scikit-learn"], paths=paths, stamps=stamps)
+    store = cache_dir / "thumbnails.npy"
+    sides = {store: duplicates.SIDE} | {cache_dir / f"pixels/{size}.npy": size for size in sizes}
+
+    def decode(path: str) -> tuple[dict, list[np.ndarray]]:
+        try:
+            image, facts = reader.load(folder / path)
+        except reader.ReadError as error:
+            return {"reason": error.reason}, [np.zeros((s, s), np.uint8) for s in sides.values()]
+        small = Image.fromarray(image).resize((duplicates.SIDE,) * 2, Image.Resampling.BILINEAR)
+        squares = [np.asarray(small), *(reader.fit(image, size) for size in sizes)]
+        return facts | _gray_levels(image), squares
+
+    if not all(artifacts.is_valid(file, key) for file in sides):
+        records, outputs = {}, []
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for file, side in sides.items():
+                temporary = stack.enter_context(artifacts.replacing(file))
+                outputs.append(stack.enter_context(temporary.open("wb")))
+                shape = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), side, side)}
+                np.lib.format.write_array_header_1_0(outputs[-1], shape)
+            parts = (paths[start : start + 64] for start in range(0, len(paths), 64))  # in memory
+            decoded = chain.from_iterable(pool.map(decode, part) for part in parts)
+            bar = tqdm(decoded, "Reading images", len(paths), delay=3, mininterval=1)
+            for path, (facts, squares) in zip(paths, bar, strict=True):
+                records[path] = facts
+                for output, square in zip(outputs, squares, strict=True):
+                    output.write(square.tobytes())
+        readable = ["reason" not in facts for facts in records.values()]
+        pairs = duplicates.pairs(np.load(store)[readable]).to_dict("records")
+        for file in [*sides][1:]:
+            artifacts.seal(file, key, paths=paths)
+        artifacts.seal(store, key, files=records, duplicates=pairs)
+    facts = artifacts.facts(store)
+    readable = ["reason" not in facts["files"][path] for path in paths]
+    pairs = pd.DataFrame(facts["duplicates"], columns=duplicates.COLUMNS)
+    return facts["files"], np.load(store)[readable], pairs
+
+
+def _gray_levels(image: np.ndarray) -> dict[str, float]:
+    """mean; border, the median of the outermost 2 %; gray_fill, the share of the height that is one
+    block of mid-gray at the bottom: the lost part of a JPEG that was cut short and closed again.
+    """
+    depth = max(1, min(image.shape) // 50)
+    rim = [image[:depth], image[-depth:], image[:, :depth], image[:, -depth:]]
+    border = float(np.median(np.concatenate([part.ravel() for part in rim])))
+    gray = (np.ptp(image, 1) <= 4) & (image.min(1) >= 100) & (image.max(1) <= 156)
+    fill = round(float(np.cumprod(gray[::-1]).mean()), 3)
+    return {"mean": round(float(image.mean()), 2), "border": border, "gray_fill": fill}

@@ -1,0 +1,230 @@
+"""Importers: a published data set -> {train,test}/{fractured,normal}, images.csv, boxes.csv.
+
+Images are linked, or copied where they cannot be. A second call continues an interrupted one.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from fracture_utils import artifacts
+from fracture_utils.config import InputError, is_hidden
+from fracture_utils.data import dataset
+
+RECORD = "https://api.figshare.com/v2/articles/22363012"  # address and MD5 of FracAtlas.zip
+FRACATLAS_TEST = range(3297, 3733)  # of the published test list; neighbors often show one patient
+MAX_BYTES = 2 * 2**30  # of a file in an archive
+TABLES = (".csv", ".json")
+Files = dict[str, Path]
+Rows = tuple[list[dict[str, str]], list[tuple]]
+
+
+class Imported(NamedTuple):
+    """What `bring` did."""
+
+    images: pd.DataFrame  # the new images.csv
+    excluded: pd.DataFrame  # path and reason of other files, and of images that are missing
+
+    def summary(self) -> str:
+        """One sentence: how many files are excluded, by reason, each with an example."""
+        paths = self.excluded.groupby("reason")["path"]
+        parts = ", ".join(f"{reason} ({len(part)}, as {part.iloc[0]})" for reason, part in paths)
+        return f"{len(self.excluded)} files excluded{': ' * bool(parts)}{parts}."
+
+
+class Source(NamedTuple):
+    """A published data set."""
+
+    title: str
+    license: str
+    attribution: str
+    read: Callable[[Files, Files], Rows]  # images, other files -> images.csv with names, boxes
+    positive: str = "fractured"  # its word for the positive class
+    neighbors: int = 0  # default of that setting
+
+
+def bring(name: str, source: Path | str, destination: Path, copy: bool = False) -> Imported:
+    """Import the data set `name` from a folder or zip archive; "download" fetches FracAtlas."""
+    if name not in SOURCES:
+        raise InputError(f"There is no source {name!r}; choose from {', '.join(SOURCES)}.")
+    kind, destination = SOURCES[name], Path(destination)
+    file = destination / "source.json"
+    title = artifacts.read_json(file).get("title") if file.is_file() else ""
+    inside = [path.relative_to(destination) for path in destination.rglob("*") if path.is_file()]
+    foreign = any(not is_hidden(path) and path.parts[0] != "phantoms" for path in inside)
+    if destination.is_file() or (foreign and title != kind.title):
+        raise InputError(f"{destination} holds something else; choose a new or empty folder.")
+    source = _download(destination) if str(source) == "download" else Path(source)
+    if not source.exists():
+        raise InputError(f"There is no file or folder {source}; correct the name.")
+    source = _unpack(source, destination / ".unpacked") if source.is_file() else source
+    refusals = dict(dataset.walk(source, {destination}))
+    files = {path: source / path for path, reason in refusals.items() if not reason}
+    others = {path: source / path for path, reason in refusals.items() if reason}
+    rows, boxes = kind.read(files, others)
+    images = pd.DataFrame(rows, columns=None if rows else ["name", "path"]).fillna("")
+    reasons = {p: r for p, r in refusals.items() if r and PurePath(p).suffix.lower() not in TABLES}
+    reasons |= dict.fromkeys(set(files) - set(images["name"]), "no class, or not in the table")
+    missing = ~images["name"].isin(files)
+    reasons |= dict.fromkeys(images["path"][missing], "named in a table, but missing")
+    excluded = pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
+    images = images[~missing].sort_values("path", ignore_index=True)
+    result = Imported(images.drop(columns="name"), excluded)
+    if images.empty or (twice := images["path"].duplicated()).any():
+        problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
+        raise InputError(f"{source} holds {problem}, laid out as {kind.title}: {result.summary()}")
+    facts = {field: value for field, value in kind._asdict().items() if field != "read"}
+    facts |= {"name": name, "images": len(images)}
+    artifacts.write_json(destination / "source.json", facts)
+    attribution = f"{kind.title}\n{kind.license}\n\n{kind.attribution}\n"
+    artifacts.write_text(destination / "ATTRIBUTION.txt", attribution)
+    for row in tqdm(images.itertuples(), "Importing images", len(images), delay=3, mininterval=1):
+        file, target = files[row.name], destination / row.path
+        if not target.exists() or target.stat().st_size != file.stat().st_size:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another file system, or one without links
+                if not copy:
+                    os.link(file.resolve(), target)
+            if not target.exists():
+                with artifacts.replacing(target) as temporary:
+                    shutil.copyfile(file, temporary)
+    artifacts.write_csv(destination / "images.csv", result.images)
+    table = pd.DataFrame(boxes, columns=dataset.BOX_COLUMNS)
+    artifacts.write_csv(destination / "boxes.csv", table[table["path"].isin(images["path"])])
+    return result
+
+
+def _unpack(archive: Path, store: Path) -> Path:
+    identity = [str(archive.resolve()), archive.stat().st_size, archive.stat().st_mtime_ns]
+    folder = store / artifacts.fingerprint(identity)
+    if folder.is_dir():
+        return folder
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:  # corrects names that lead outside
+            if max(member.file_size for member in opened.infolist()) > MAX_BYTES:
+                raise InputError(f"a file in it declares more than {MAX_BYTES:,} bytes")
+            opened.extractall(partial)
+        return partial.rename(folder)
+    except Exception as error:  # zipfile and zlib raise many kinds
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"{archive} is no sound zip archive ({error}); fetch it again.") from None
+
+
+def _download(destination: Path) -> Path:
+    record = artifacts.download(RECORD, destination / ".downloaded" / "figshare.json")
+    try:
+        entries = json.loads(record.read_text(encoding="utf-8"))["files"]
+        entry = next(entry for entry in entries if entry["name"].endswith(".zip"))
+        address, checksum = entry["download_url"], f"md5:{entry['computed_md5']}"
+    except (ValueError, LookupError, TypeError, StopIteration):
+        raise InputError(f"{RECORD} names no archive; fetch FracAtlas.zip by hand.") from None
+    finally:
+        record.unlink()
+    return artifacts.download(address, record.with_name("FracAtlas.zip"), checksum)
+
+
+def _mura(images: Files, _: Files) -> Rows:
+    pattern = r"(?:.*/)?(\w+)/XR_(\w+)/(patient\d+)/(study\d+)_(positive|negative)/([^/]+)"
+    rows = []
+    for match in filter(None, (re.fullmatch(pattern, name) for name in images)):
+        group, part, patient, study, finding, file = match.groups()
+        split, label = "train" if group == "train" else "test", dataset.label_of(finding)
+        study = f"{patient}_{part.lower()}_{study}"
+        rows.append({"name": match[0], "path": f"{split}/{label}/{study}_{file}", "label": label,
+                     "split": split, "patient": patient, "study": study,
+                     "body_part": part.lower()})  # fmt: skip
+    return rows, []
+
+
+def _fracatlas(images: Files, others: Files) -> Rows:
+    parts, views = ["hand", "leg", "hip", "shoulder"], ["frontal", "lateral", "oblique"]
+    names = {PurePath(name).name: name for name in images if "images" in PurePath(name).parts}
+    tables = {path.name: path for path in others.values()}
+    rows, paths = [], {}
+    try:
+        for row in dataset.read_spreadsheet(tables["dataset.csv"]).to_dict("records"):
+            file, name = row["image_id"], names.get(row["image_id"], "")
+            number = int(re.sub(r"\D", "", PurePath(file).stem) or 0)
+            split = "test" if number in FRACATLAS_TEST else "train"
+            label = dataset.label_of(row["fractured"])
+            paths[file] = f"{split}/{label}/{file}"
+            folder = dataset.label_of(PurePath(name).parent.name)  # the audit compares both
+            part = "+".join(part for part in parts if row[part] == "1")
+            view = "+".join(view for view in views if row[view] == "1")
+            facts = {fact: row[fact] for fact in ("hardware", "multiscan", "mixed")}
+            rows.append({"name": name, "path": paths[file], "label": folder or label,
+                         "split": split, "body_part": part, "view": view} | facts)  # fmt: skip
+        coco = json.loads(tables["COCO_fracture_masks.json"].read_text(encoding="utf-8"))
+        files = {entry["id"]: entry["file_name"] for entry in coco["images"]}
+        boxes = [
+            (paths.get(files[mark["image_id"]], ""), x, y, x + width, y + height)
+            for mark in coco["annotations"]
+            for x, y, width, height in [map(float, mark["bbox"])]
+        ]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"FracAtlas lacks a table or column ({error!r}); fetch it.") from None
+    return rows, boxes
+
+
+def _folders(images: Files, others: Files) -> Rows:
+    """Class folders and the tables of their owner; without a test set, validation becomes it."""
+    csv = next((name for name in others if PurePath(name).name == "images.csv"), "images.csv")
+    table, top = others.get(csv, Path(os.devnull, csv)), csv.removesuffix("images.csv")
+    names = {name.removeprefix(top): name for name in images}
+    inside = pd.Series(list(names), dtype=str)
+    annotations = dataset.read_annotations(table, inside)
+    words = dataset.assign(table, inside, annotations)
+    if words["split"].any():
+        words["split"] = words["split"].replace("", "train")
+    if "test" not in set(words["split"]):
+        words["split"] = words["split"].replace("validation", "test")
+    cells = annotations.set_index("path").to_dict("index")
+    rows: list[dict[str, str]] = [{"name": "", "path": path} for path in set(cells) - set(names)]
+    paths = {}
+    for path, label, split in zip(names, words["label"], words["split"], strict=True):
+        if label:
+            *folders, file = names[path].split("/")
+            folders = [name for name in folders if not any(dataset.meaning(f"{name}/"))]
+            paths[path] = PurePath(split, label, *folders, file).as_posix()
+            own = cells.get(path, {})  # the audit compares its label with the folder
+            row = {"name": names[path], "label": own.get("label") or label, "split": split}
+            rows.append(row | own | row | {"path": paths[path]})
+    boxes = dataset.read_table(table.with_name("boxes.csv"), dataset.BOX_COLUMNS, inside)
+    boxes = boxes.assign(path=boxes["path"].map(lambda path: paths.get(path, "")))
+    return rows, list(boxes[dataset.BOX_COLUMNS].itertuples(index=False))
+
+
+SOURCES = {
+    "mura": Source(
+        "MURA-v1.1",
+        "MURA Research Use Agreement of Stanford University: no commercial use, no redistribution.",
+        "P. Rajpurkar et al., MURA, 2018, arXiv:1712.06957. Its positive class is abnormal.",
+        _mura,
+        positive="abnormal",
+    ),
+    "fracatlas": Source(
+        "FracAtlas",
+        "CC BY 4.0",
+        "I. Abedeen et al., FracAtlas, Scientific Data 10, 2023, doi:10.1038/s41597-023-02432-4.",
+        _fracatlas,
+        neighbors=25,  # no table names the patients
+    ),
+    "folders": Source(
+        "folders",
+        "As its publisher states; see the page it came from.",
+        "Images in folders by class, as on Kaggle. Add author, title and address here.",
+        _folders,
+    ),
+}

@@ -1,0 +1,160 @@
+"""Whether heat maps point at fractures: pointing game with its controls, and energy.
+
+A heat map is an array (rows, columns) that covers its image; heat_maps[model][path].
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from fracture_utils import tables
+from fracture_utils.config import FRACTURED
+from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample, with_limits
+from fracture_utils.evaluation.predictions import ENSEMBLE
+
+HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
+MARGIN = 0.03  # beside a box, of the longer side: 15 of 500 pixels in Zhang et al. (2018)
+ASSESSMENTS = ("above the controls", "above permuted maps only", "not above chance")
+FLAT = 1e-5  # share of its largest value within which a map is flat, as interpolation has ripples
+
+
+def ensemble_maps(heat_maps: HeatMaps) -> HeatMaps:
+    """The heat maps and, if there are several models, those of the Ensemble (see `combine`)."""
+    if len(heat_maps) < 2:
+        return heat_maps
+    paths = next(iter(heat_maps.values()))
+    means = {path: combine([maps[path] for maps in heat_maps.values()]) for path in paths}
+    return {**heat_maps, ENSEMBLE: means}
+
+
+def combine(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of heat maps of one image, each standardized to mean 0 and standard deviation 1."""
+    stack = np.asarray(maps, np.float32)
+    spread = stack.std((1, 2), keepdims=True)
+    flat = spread <= FLAT * np.abs(stack).max((1, 2), keepdims=True)
+    return ((stack - stack.mean((1, 2), keepdims=True)) / np.where(flat, np.inf, spread)).mean(0)
+
+
+def table(
+    heat_maps: HeatMaps,
+    images: pd.DataFrame,
+    boxes: pd.DataFrame,
+    randomized: Mapping[str, float],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The localization table: a row per model, on the fractured test images with boxes.
+
+    Pointing game (Zhang et al. 2018) with MARGIN, against maps of other images (`permute`) and the
+    image center (`paired_gain`); energy after Wang et al. (2020). Intervals: bootstrap over groups,
+    exact for a hit rate of 0 or 1. `randomized`: correlations with maps of randomized weights.
+    """
+    rows = images[(images["split"] == "test") & (images["label"] == FRACTURED)]
+    rows = rows[rows["path"].isin(boxes["path"])]
+    if rows.empty or not heat_maps:
+        return tables.empty("localization")
+    grid = next(iter(next(iter(heat_maps.values())).values())).shape
+    n, result = len(rows), []
+    inside, near = (
+        np.array([inside_boxes(boxes_of(boxes, r.path), r, grid, m) for r in rows.itertuples()])
+        for m in (0, MARGIN)
+    )
+    groups = np.unique(rows["group"].to_numpy(str), return_inverse=True)[1]
+    weights = np.hstack([*resample(np.ones(n), groups, resamples, seed)])
+    center, area = near[:, grid[0] // 2, grid[1] // 2], inside.mean((1, 2))
+    for model, maps in heat_maps.items():
+        peaks = np.array([peak(maps[path]) for path in rows["path"]])
+        hits = near[np.arange(n), peaks[:, 0], peaks[:, 1]]
+        permuted = permute(peaks, near, groups, resamples, seed)
+        p_permuted = (1 + np.sum(permuted >= hits.mean() - 1e-9)) / (1 + len(permuted))
+        p_center = paired_gain(hits, center, groups, resamples, seed)
+        controls = (p_permuted < SIGNIFICANCE) * (1 + (p_center < SIGNIFICANCE))
+        shares = np.array([energy(maps[r], i) for r, i in zip(rows["path"], inside, strict=True)])
+        draws = np.stack([hits, shares]) @ weights / weights.sum(0)
+        hit_limits, energy_limits = np.percentile(draws, PERCENTILES, axis=1).T
+        if hits.mean() in (0, 1):
+            hit_limits = proportion_confint(hits.sum(), n, method="beta")
+        ratio_limits = np.percentile((shares @ weights) / (area @ weights), PERCENTILES)
+        row = {"model": model, "images": n, "boxes": boxes["path"].isin(rows["path"]).sum()}
+        row |= {"chance": near.mean(), "center": center.mean(), "p_center": p_center}
+        row |= {"permuted": permuted.mean(), "p_permuted": p_permuted, "area": area.mean()}
+        row |= {"randomized_correlation": randomized.get(model, np.nan)}
+        row |= {"assessment": ASSESSMENTS[2 - controls]}
+        row |= with_limits("hit_rate", hits.mean(), *hit_limits)
+        row |= with_limits("energy", shares.mean(), *energy_limits)
+        row |= with_limits("energy_ratio", shares.mean() / area.mean(), *ratio_limits)
+        result.append(row)
+    return pd.DataFrame(result, columns=tables.columns("localization"))
+
+
+def permute(
+    peaks: np.ndarray, near: np.ndarray, groups: np.ndarray, permutations: int, seed: int
+) -> np.ndarray:
+    """Hit rates (permutations,) with heat maps of other images: of the usual fracture position.
+
+    `peaks` (n, 2) are rows and columns of the maxima, `near` (n, rows, columns) the hits. Whole
+    groups are exchanged, as maps of one patient are alike; those of a smaller group are repeated.
+    """
+    generator, (n, *_) = np.random.default_rng(seed), near.shape
+    order, sizes, index = np.argsort(groups, kind="stable"), np.bincount(groups), np.arange(n)
+    start, within = np.cumsum(sizes) - sizes, np.empty(n, int)
+    within[order] = index - np.repeat(start, sizes)
+    rates = np.empty(permutations)
+    for number in range(permutations):
+        given = generator.permutation(len(sizes))[groups]
+        donor = order[start[given] + within % sizes[given]]
+        rates[number] = near[index, peaks[donor, 0], peaks[donor, 1]].mean()
+    return rates
+
+
+def paired_gain(
+    hits: np.ndarray, center: np.ndarray, groups: np.ndarray, flips: int, seed: int
+) -> float:
+    """One-sided p value that `hits` exceed `center`, (n,) bool: a sign-flip test on groups."""
+    excess = np.bincount(groups, hits.astype(float) - center)
+    excess = excess[excess != 0]
+    signs = np.random.default_rng(seed).choice([-1, 1], (flips, len(excess)))
+    return float((1 + np.sum(signs @ excess >= excess.sum() - 1e-9)) / (1 + flips))
+
+
+def peak(heat: np.ndarray) -> np.ndarray:
+    """Row and column of the maximum, or the middle of several (maps are flat near the edge)."""
+    return np.argwhere(heat == heat.max()).mean(0).round().astype(int)
+
+
+def energy(heat: np.ndarray, inside: np.ndarray) -> float:
+    """Share of the map above its mean that lies inside; for a flat map that of the area."""
+    above = positive(heat)
+    return float(above[inside].sum() / above.sum()) if above.any() else float(inside.mean())
+
+
+def positive(heat: np.ndarray) -> np.ndarray:
+    """The map above its mean, from 0 to 1."""
+    heat = np.asarray(heat, np.float32)
+    above = np.maximum(heat - heat.mean(), 0)
+    return above / above.max() if above.max() > FLAT * np.abs(heat).max() else np.zeros_like(heat)
+
+
+def boxes_of(boxes: pd.DataFrame, path: str) -> np.ndarray:
+    """The boxes of one image: (k, 4), xmin, ymin, xmax, ymax in pixels of the file."""
+    return boxes.loc[boxes["path"] == path, ["xmin", "ymin", "xmax", "ymax"]].to_numpy(float)
+
+
+def inside_boxes(
+    boxes: np.ndarray, image: Any, grid: tuple[int, int], margin: float = 0.0
+) -> np.ndarray:
+    """Grid cells whose center lies in a box or within `margin` of the longer side, bool `grid`;
+    `image` has width and height in pixels. A smaller box counts as the cell it lies in.
+    """
+    rows, columns = grid
+    y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
+    mask, wider = np.zeros(grid, bool), margin * max(image.width, image.height)
+    for box in boxes + wider * np.array([-1, -1, 1, 1]):
+        left, top, right, bottom = box / np.tile([image.width, image.height], 2)
+        mask |= ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
+        row, column = int((top + bottom) / 2 * rows), int((left + right) / 2 * columns)
+        mask[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)] = True
+    return mask

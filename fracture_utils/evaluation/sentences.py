@@ -1,0 +1,215 @@
+"""All English that is computed from results; the word for the positive class is a parameter."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fracture_utils.config import FRACTURED, NORMAL
+from fracture_utils.evaluation import clinical_utility, comparison
+from fracture_utils.evaluation.intervals import ENDS, SIGNIFICANCE
+from fracture_utils.evaluation.localization import ASSESSMENTS
+from fracture_utils.evaluation.predictions import METADATA_ONLY
+
+FEW = 50
+"""Images of a class below which intervals are too wide for a ranking or a stable threshold."""
+PURPOSE = "For research and education only, never for clinical use."
+FLAGS = {"0": "no", "1": "yes"}
+
+
+def counted(count: float, noun: str) -> str:
+    """A number with its noun: "1 image", "2 images"."""
+    return f"{int(count):,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in a row: "A", "A and B", "A, B and C"."""
+    *first, last = map(str, names)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def p_value(p: float) -> str:
+    """A p value in the usual form: "p = 0.034", "p < 0.001"."""
+    if np.isnan(p):
+        return "no test"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}"
+
+
+def estimate(row: Mapping, name: str, digits: int = 3, scale: int = 1, ci: str = "95 % CI ") -> str:
+    """An estimate with its interval: "0.922 (95 % CI 0.873–0.952)", "46 % (95 % CI 40–53)"."""
+    value, low, high = (scale * float(row[f"{name}{end}"]) for end in ENDS)
+    limits = "no CI" if np.isnan(low + high) else f"{ci}{low:.{digits}f}–{high:.{digits}f}"
+    unit = " %" if scale == 100 or name.endswith("_per_100") else ""
+    return "undefined" if np.isnan(value) else f"{value:.{digits}f}{unit} ({limits})"
+
+
+def note(run: Mapping) -> str:
+    """The line below each figure: data and initial weights, from run.json or the settings."""
+    parts = ["Synthetic phantoms, not radiographs"] if run.get("source") == "phantoms" else []
+    if run.get("positive", FRACTURED) != FRACTURED:
+        parts.append(f"positive class: {run['positive']}")
+    words = {"imagenet": "ImageNet weights", "random": "random initialization"}
+    initial = pd.Series(run.get("initialization", {}), dtype=str)
+    for value, models in initial.groupby(initial, sort=False):
+        names = "all models" if len(models) == len(initial) else ", ".join(models.index)
+        parts.append(f"{words.get(str(value), f'{value} weights')}: {names}")
+    if run.get("provenance"):
+        parts.append(f"weights files other than Keras's own: {', '.join(run['provenance'])}")
+    return " · ".join([*parts, "research and education only"])
+
+
+def topics(results: Any) -> dict[str, list[str]]:
+    """All conclusions by topic; topics without sentences are left out."""
+    run, word, model = results.run, results.run["positive"], results.selected
+    scores = results.scores[results.scores["kind"] != "reference"].set_index("model")
+    networks = scores[scores["kind"] == "network"] if "network" in set(scores["kind"]) else scores
+    row, others = scores.loc[model], len(networks) - 1
+    n, positives = int(row["n"]), int(row["positives"])
+    result, ranking, probabilities, errors, data = [], [], [], [], []
+
+    if len(results.images):
+        counts = results.audit.groupby(["severity", "check"], sort=False).size().items()
+        findings = ", ".join(f"{check} ({n} {severity})" for (severity, check), n in counts)
+        data.append(f"Findings of the data audit: {findings or 'none'}.")
+    for baseline in results.scores[results.scores["model"] == METADATA_ONLY].to_dict("records"):
+        shortcut = "; above chance: a possible shortcut" if baseline["auc_low"] > 0.5 else ""
+        data.append(f"Metadata-only baseline: AUC {estimate(baseline, 'auc')}{shortcut}.")
+    if 0 < (fewer := min(positives, n - positives)) < FEW:
+        images = counted(fewer, f"{word if 2 * positives <= n else NORMAL} test image")
+        data.append(f"With only {images}, the intervals are wide.")
+    if len(random := networks.index[networks["initialization"] == "random"]):
+        data.append(f"Trained from random instead of ImageNet weights: {listed(random)}.")
+    if run["source"] == "phantoms":
+        data.append("All images are synthetic phantoms; nothing here applies to radiographs.")
+    if len(reverse := networks.index[networks["auc_high"] < 0.5]):
+        below = f"the 95 % CI of the test AUC of {listed(reverse)} lies below 0.5"
+        result.append(f"The classes seem to be reversed: {below}. Check labels and probabilities.")
+        return {"Result": result} | ({"Data": data} if data else {})
+
+    if fewer:
+        how = f"selected on {'the test set' if run['selected_on'] == 'test' else 'validation'}"
+        images = f"{counted(n, 'image')}, {positives:,} of them {word}"
+        result.append(
+            f"{model}, {how if others else 'the only model'}, has a test AUC of "
+            f"{estimate(row, 'auc')} on {images}."
+        )
+        if others and run["selected_on"] == "test":
+            result.append("Because it was selected on the test set, its AUC is optimistic.")
+    else:
+        images = f"All {n:,} test images are" if n > 1 else "The only test image is"
+        result.append(f"{images} {word if positives else NORMAL}, so the AUC is undefined.")
+    if len(results.comparisons) and fewer:
+        tests = comparison.against(results.comparisons, model)
+        own, significant = tests.index.isin(networks.index), tests["p"] < SIGNIFICANCE
+        groups = {
+            "significantly better than": own & significant & (tests["lead"] > 0),
+            "significantly worse than": own & significant & (tests["lead"] < 0),
+            "no significant difference from": own & ~significant,
+        }
+        parts = [f"{k} {listed(tests.index[rows])}" for k, rows in groups.items() if rows.any()]
+        if parts:
+            result.append(f"Paired tests of the AUC (DeLong, Holm): {'; '.join(parts)}.")
+        sizes = tests.loc[own, "detectable"].dropna().agg(["min", "max"]).map("{:.3f}".format)
+        if (size := "–".join(sizes.unique())) != "nan":
+            ranking.append(f"Smallest detectable difference in AUC at 80 % power: {size}.")
+        for name, p in tests.loc[~own, "p"].items():
+            other = f"{name}: AUC {estimate(scores.loc[name], 'auc')}"
+            ranking.append(f"{other}; difference from {model}: {p_value(p)}.")
+
+    if np.isnan(row["calibration_p"]):
+        probabilities.append("Too few test images to test the calibration.")
+    else:
+        wrong = row["calibration_p"] < SIGNIFICANCE
+        fit = f"{model} is miscalibrated" if wrong else "No evidence of miscalibration"
+        fit = f"{fit}: O/E {estimate(row, 'observed_expected', 2)}"
+        slope = f"slope {estimate(row, 'calibration_slope', 2)}"
+        probabilities.append(f"{fit}, {slope}, {p_value(row['calibration_p'])}.")
+    utility = results.clinical_utility.set_index("model").loc[model]
+    if fewer:
+        values = f"PPV {estimate(utility, 'ppv', 0, 100)}, NPV {estimate(utility, 'npv', 0, 100)}"
+        probabilities.append(f"At a prevalence of {100 * utility['prevalence']:.0f} %: {values}.")
+        useful = clinical_utility.useful_range(results.decision_curve, model)
+        where = "thresholds {:.2f}–{:.2f}".format(*useful) if useful else "no threshold"
+        probabilities.append(f"Net benefit exceeds that of treating all and none at {where}.")
+
+    numbers = []
+    for kind, metric, name, count in (
+        ("negative", "sensitivity", word, positives),
+        ("positive", "specificity", NORMAL, n - positives),
+    ):
+        if count:
+            false = counted(round((1 - row[metric]) * count), f"false {kind}")
+            rate = estimate(utility, f"false_{kind}s_per_100", 0)
+            numbers.append(f"{false} in {counted(count, f'{name} image')}, {rate}")
+    point = results.operating_points.set_index("model").loc[model]
+    images = counted(point["positives"], f"{word} validation image")
+    origin = f"chosen on {'only ' if point['positives'] < FEW else ''}{images}"
+    origin = "default" if point["rule"].startswith("default") else origin
+    threshold = f"{estimate(point, 'threshold', 2)}, {origin}"
+    errors.append(f"{model} at the threshold {threshold}: {'; '.join(numbers)}.")
+    groups = results.subgroups[results.subgroups["model"] == model].dropna(subset="sensitivity")
+    parts = groups[groups["column"] != "all"].groupby("column", sort=False)
+    for (column, rows), metric in itertools.product(parts, ("sensitivity", "specificity")):
+        if (p := rows[f"p_{metric}_holm"].iloc[0]) < SIGNIFICANCE:
+            values = ", ".join(
+                f"{FLAGS.get(part['value'], part['value'])} {estimate(part, metric, 0, 100)}"
+                for part in rows.sort_values(metric).to_dict("records")
+            )
+            name = f"{metric.capitalize()} of {model} differs by {str(column).replace('_', ' ')}"
+            errors.append(f"{name}: {values}; {p_value(p)} (Holm).")
+    located = results.localization[results.localization["model"] == model]
+    heat_maps = [
+        f"{_pointing(of)}: {of['assessment']}. They concentrate {of['energy_ratio']:.1f} times "
+        "more energy inside the boxes than a uniform map."
+        for of in located.to_dict("records")
+    ]
+    about = {"Result": result, "Ranking": ranking, "Probabilities": probabilities}
+    about |= {"Heat maps": heat_maps, "Where it fails": errors, "Data": data}
+    return {topic: sentences for topic, sentences in about.items() if sentences}
+
+
+def conclusions(results: Any) -> list[str]:
+    """The sentences of all topics, and the purpose."""
+    return [*itertools.chain(*topics(results).values()), PURPOSE]
+
+
+def _pointing(row: Mapping) -> str:
+    return (
+        f"The heat maps of {row['model']} peak in or beside a box in "
+        f"{estimate(row, 'hit_rate', 0, 100)} of {counted(row['images'], 'image')}, heat maps of "
+        f"other images in {100 * row['permuted']:.0f} % ({p_value(row['p_permuted'])}), the image "
+        f"center in {100 * row['center']:.0f} % ({p_value(row['p_center'])})"
+    )
+
+
+def heat_map_caution(localization: pd.DataFrame, model: str) -> str:
+    """What stands beside the heat maps of a model; empty where they are above the controls."""
+    rows = localization[localization["model"] == model].to_dict("records")
+    if not rows:
+        return "Heat maps unchecked: there are no boxes to compare them with."
+    good = rows[0]["assessment"] == ASSESSMENTS[0]
+    return "" if good else f"Do not use these heat maps for localization. {_pointing(rows[0])}."
+
+
+def answers(table: pd.DataFrame, cards: Mapping[str, Mapping]) -> list[str]:
+    """The answers table as lines of text, then what the `cards` of the models state."""
+    lines = []
+    for path, rows in table.groupby("path", sort=False):
+        last = rows.iloc[-1]
+        rate = f"as are about {100 * last['warning_rate']:.2g} % of in-distribution images"
+        lines.append(str(path))
+        if last["warning"]:
+            lines.append(f"  No decision: out of distribution ({last['warning']}), {rate}.")
+        for row in rows.itertuples():
+            decision = f"{row.decision} (threshold {row.threshold:.3f})"
+            lines.append(f"  {row.model:<12} {row.probability:.3f}  {decision}")
+        if last["overlay"]:
+            lines.append(f"  {last['overlay']}")
+    initial = {name: card["initialization"] for name, card in cards.items() if "head" in card}
+    synthetic = any(card.get("source") == "phantoms" for card in cards.values())
+    caution = [card.get("heat_map_caution") for card in cards.values() if any(table["overlay"])]
+    released = {card["released"]["statement"]: 0 for card in cards.values() if "released" in card}
+    origin = {"source": "phantoms" if synthetic else "images", "initialization": initial}
+    return [*lines, *filter(None, caution[-1:]), *released, note(origin)]

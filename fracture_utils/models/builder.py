@@ -1,0 +1,311 @@
+"""One functional graph per model: raw gray pixels in, one float32 logit of "fractured" out.
+
+The pooled head is a linear logit on global average pooling. The localization head gives each grid
+cell a logit and pools them by log-sum-exp (multiple-instance learning, Pinheiro & Collobert 2015,
+arXiv:1411.6228), because a fracture fills half a percent of a radiograph; its cells also learn from
+boxes, and are the heat map.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from fracture_utils import artifacts
+from fracture_utils.config import InputError
+from fracture_utils.data.generators import MIN_PIXELS, membership
+from fracture_utils.models import backbones
+from fracture_utils.models.backbones import REGISTRY, Weights
+
+HEADS = ("pooled", "localization")
+DROPOUT, CELL_DROPOUT = 0.2, 0.5  # of pooled features; of channels in the localization head
+WIDTH = 64  # channels of a grid cell in the localization head
+UNKNOWN = -1.0  # target of a grid cell that may be normal or fractured
+CELL_WEIGHT = 8.0  # of fractured cells, some hundred times rarer than normal ones, in `cell_loss`
+CELL_BIAS, PADDING_LOGIT = -3.0, -1e4
+MISFIT = "{} does not hold weights for {}; replace the file by the original."
+CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+
+
+def build(name: str, head: str = "pooled", seed: int = 0, **body) -> keras.Model:
+    """A model from gray (batch, size, size, 1) to logits (batch, 1); see `build_body`."""
+    return add_head(build_body(name, seed=seed, **body), head, seed)
+
+
+def build_body(
+    name: str,
+    size: int | None = None,
+    weights: Weights | None = None,
+    precision: str = "float32",
+    seed: int = 0,
+) -> keras.Model:
+    """A backbone from gray (batch, size, size, 1) in 0..255 to its early feature maps, its last
+    ones (float32) and their global average (float32). `precision` is a resolved one.
+    """
+    backbones.apply_precision(precision)
+    keras.utils.set_random_seed(seed)
+    backbone = REGISTRY[name]
+    module = getattr(keras.applications, backbone.module)
+    size = size or backbone.native_size
+    gray = keras.Input((size, size, 1), name="gray")
+    color = keras.layers.Concatenate(name="color", dtype="float32")([gray, gray, gray])
+    network = getattr(module, name)(
+        weights=None, include_top=False, input_tensor=module.preprocess_input(color), name=name
+    )
+    if weights is not None and weights.path is not None:
+        load = load_released if weights.initialization == "released" else load_weights
+        load(network, weights.path)
+    last = keras.layers.Activation("linear", dtype="float32", name="feature_maps")(network.output)
+    pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(last)
+    return keras.Model(gray, [_early(network), last, pooled], name=name)
+
+
+def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
+    """The model of a body, whose layers it shares, and one of HEADS. Its last layer is "logit"."""
+    early, last, pooled = body.outputs
+    if head == "pooled":
+        x = keras.layers.Dropout(DROPOUT, seed=seed, dtype="float32", name="dropout")(pooled)
+        logit = Logit(dtype="float32", name="logit")(x)
+    else:
+        inside = InsideMask(early.shape[1], dtype="float32", name="inside")(body.input)
+        cells = CellLogits(seed, dtype="float32", name="cell_logits")([early, last])
+        logit = LogSumExpPool(dtype="float32", name="logit")([cells, inside])
+    return keras.Model(body.input, logit, name=body.name)
+
+
+def head_of(model: keras.Model) -> str:
+    """Which of HEADS a model has."""
+    return HEADS["cell_logits" in [layer.name for layer in model.layers]]
+
+
+def top(model: keras.Model) -> keras.Model:
+    """The layers behind the early feature maps, shared with `model`: from early maps (and, for the
+    localization head, `InsideMask`) to the logit (and the cells).
+    """
+    inputs, outputs = [_early(model)], [model.get_layer("logit").output]
+    if head_of(model) == "localization":
+        inputs.append(model.get_layer("inside").output)
+        outputs.append(model.get_layer("cell_logits").output)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def _early(network: keras.Model):
+    early = REGISTRY[network.name].early
+    layer = network.get_layer(early.removeprefix("<"))
+    return layer.input if early.startswith("<") else layer.output
+
+
+def unfreeze(model: keras.Model, depth: str) -> None:
+    """Make the head and the top block ("top") or every layer ("all") trainable, except batch
+    normalization: `training=False` would not keep its statistics (keras#20285).
+    """
+    tuned = model.layers if depth == "all" else top(model).layers
+    for layer in model.layers:
+        is_normalization = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = layer in tuned and not is_normalization
+
+
+def adapt_normalization(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
+    """Set batch normalization to the average statistics of `batches`: through random weights the
+    signal would die out long before the last feature maps.
+    """
+    layers = [la for la in model.layers if isinstance(la, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for count, batch in enumerate(batches if layers else ()):
+        for layer in layers:
+            layer.momentum = count / (count + 1)
+        model(batch, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """`model` for inference, with each batch normalization that alone follows a linear convolution
+    multiplied into it (Jacob et al. 2018, section 3.2): equal up to rounding, and faster.
+
+    Folded kernels are copies of the present weights; all other layers are shared with `model`.
+    """
+    uses = Counter(id(x) for op in model.operations for x in keras.tree.flatten(op.input))
+    uses.update(id(x) for x in model.outputs)
+    makers = {
+        id(layer.output): layer.name
+        for layer in model.layers
+        if isinstance(layer, CONVOLUTIONS)
+        and layer.activation is keras.activations.linear
+        and uses[id(layer.output)] == 1
+    }
+    followers = {
+        makers[id(layer.input)]: layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization) and id(layer.input) in makers
+    }
+    removed = {layer.name for layer in followers.values()}
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        if layer.name not in followers:
+            return layer
+        return type(layer).from_config(layer.get_config() | {"use_bias": True})
+
+    def call(layer: keras.Layer, *inputs, **options):
+        return inputs[0] if layer.name in removed else layer(*inputs, **options)
+
+    folded = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    for name, norm in followers.items():
+        convolution = model.get_layer(name)
+        kernels = convolution.get_weights()
+        bias = kernels.pop() if convolution.use_bias else 0.0
+        values = {weight.name: keras.ops.convert_to_numpy(weight) for weight in norm.weights}
+        gain = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + norm.epsilon)
+        bias = (bias - values["moving_mean"]) * gain + values.get("beta", 0.0)
+        is_depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
+        kernels[-1] = kernels[-1] * (gain[:, None] if is_depthwise else gain)
+        folded.get_layer(name).set_weights([*kernels, bias])
+    return folded
+
+
+def summary_table(model: keras.Model) -> pd.DataFrame:
+    """Layers and parameters of body and head, frozen and trainable, with their dtypes."""
+    rows = []
+    for layer in (layer for layer in model.layers if layer.weights):
+        part = "head" if layer.name in ("cell_logits", "logit") else "body"
+        state = "trainable" if layer.trainable_weights else "frozen"
+        dtypes = layer.compute_dtype, layer.variable_dtype
+        rows.append((part, state, *dtypes, 1, layer.count_params()))
+    columns = ["part", "state", "compute dtype", "variable dtype", "layers", "parameters"]
+    return pd.DataFrame(rows, columns=columns).groupby(columns[:4], sort=False).sum()
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Load a weights file; InputError where it does not fit."""
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(MISFIT.format(path, model.name)) from error
+
+
+def load_released(model: keras.Model, path: Path) -> None:
+    """Load 8-bit released weights into a model or, if it is a body, the first of them."""
+    stored = artifacts.read_arrays(path) or {}
+    names = [name for name in stored if not name.endswith("/scale")][: len(model.weights)]
+    scales = [stored.get(f"{name}/scale", np.float32(1)) for name in names]
+    arrays = [stored[name].astype(np.float32) * s for name, s in zip(names, scales, strict=True)]
+    if [array.shape for array in arrays] != [tuple(w.shape) for w in model.weights]:
+        raise InputError(MISFIT.format(path, model.name))
+    model.set_weights(arrays)
+
+
+def image_loss(weights: Sequence[float]):
+    """Binary cross-entropy (batch,) of logits (batch, 1), each class with its weight."""
+
+    def loss(labels, logits):
+        positive = weights[1] * labels * keras.ops.softplus(-logits)
+        negative = weights[0] * (1 - labels) * keras.ops.softplus(logits)
+        return keras.ops.mean(positive + negative, axis=-1)
+
+    return loss
+
+
+def cell_loss(targets, logits):
+    """Binary cross-entropy (batch,), the mean over grid cells whose target (batch, rows, columns)
+    is 1 (fractured, weight CELL_WEIGHT) or 0, without those that are UNKNOWN.
+    """
+    labeled = keras.ops.cast(targets >= 0, logits.dtype)
+    positive = targets * keras.ops.softplus(-logits) * CELL_WEIGHT
+    negative = (1 - targets) * keras.ops.softplus(logits)
+    count = keras.ops.maximum(keras.ops.sum(labeled, axis=(1, 2)), 1)
+    return keras.ops.sum((positive + negative) * labeled, axis=(1, 2)) / count
+
+
+class Logit(keras.layers.Layer):
+    """A dense layer with one output, as product and sum: TensorFlow's graph rewrite turns matrix
+    products into bfloat16, whose eight bits of precision tie the scores.
+    """
+
+    def build(self, input_shape: tuple) -> None:
+        self.kernel = self.add_weight((input_shape[-1],), "zeros", name="kernel")
+        self.bias = self.add_weight((), "zeros", name="bias")
+
+    def call(self, inputs):
+        return keras.ops.sum(inputs * self.kernel, axis=-1, keepdims=True) + self.bias
+
+
+class InsideMask(keras.layers.Layer):
+    """`generators.inside_grid` in the graph: gray (batch, size, size, 1) to 0 and 1."""
+
+    def __init__(self, rows: int, **keywords) -> None:
+        super().__init__(**keywords)
+        self.rows = rows
+
+    def call(self, gray):
+        weight = keras.ops.convert_to_tensor(membership(gray.shape[1], self.rows))
+        lit = keras.ops.cast(gray[..., 0] > 0, "float32")
+        area = keras.ops.einsum("rh,bhw,cw->brc", weight, lit, weight)
+        return keras.ops.cast(area > MIN_PIXELS, "float32")
+
+
+class CellLogits(keras.layers.Layer):
+    """Feature maps of several stages (batch, rows, columns, channels) to the logits of grid cells
+    (batch, rows, columns): each stage is standardized, projected to WIDTH channels and resized to
+    the grid of the first; their sum is rectified and weighted to one logit.
+    """
+
+    def __init__(self, seed: int, **keywords) -> None:
+        super().__init__(**keywords)
+        self.seed = seed
+        self.dropout = keras.layers.SpatialDropout2D(CELL_DROPOUT, seed=seed, dtype="float32")
+
+    def build(self, shapes: list[tuple]) -> None:
+        def noise(number: int, fan_in: int) -> keras.initializers.Initializer:
+            return keras.initializers.RandomNormal(stddev=fan_in**-0.5, seed=self.seed + number)
+
+        def constant(name: str, channels: int, value: str):
+            return self.add_weight((channels,), value, trainable=False, name=name)
+
+        channels = list(enumerate(shape[-1] for shape in shapes))
+        self.means = [constant(f"mean_{k}", c, "zeros") for k, c in channels]
+        self.deviations = [constant(f"deviation_{k}", c, "ones") for k, c in channels]
+        self.kernels = [
+            self.add_weight((c, WIDTH), noise(k, c), name=f"kernel_{k}") for k, c in channels
+        ]
+        self.bias = self.add_weight((WIDTH,), "zeros", name="bias")
+        last, bias = noise(len(shapes), WIDTH), keras.initializers.Constant(CELL_BIAS)
+        self.cell_kernel = self.add_weight((WIDTH,), last, name="cell_kernel")
+        self.cell_bias = self.add_weight((), bias, name="cell_bias")
+
+    def standardize(self, stages: list[np.ndarray]) -> None:
+        """Set mean and deviation of each channel by feature maps (n, rows, columns, channels)."""
+        for mean, deviation, maps in zip(self.means, self.deviations, stages, strict=True):
+            flat = maps.reshape(-1, maps.shape[-1]).astype(np.float32)
+            spread = flat.std(axis=0)
+            mean.assign(flat.mean(axis=0))
+            deviation.assign(np.maximum(spread, 0.05 * np.median(spread) + 1e-4))
+
+    def call(self, stages, training=False):
+        hidden, grid = self.bias, stages[0].shape[1:3]
+        parts = zip(stages, self.means, self.deviations, self.kernels, strict=True)
+        for maps, mean, deviation, kernel in parts:
+            standard = (keras.ops.cast(maps, "float32") - mean) / deviation
+            projected = keras.ops.matmul(self.dropout(standard, training=training), kernel)
+            if projected.shape[1:3] != grid:
+                projected = keras.ops.image.resize(projected, grid, "bilinear")
+            hidden = hidden + projected
+        return keras.ops.sum(keras.ops.relu(hidden) * self.cell_kernel, axis=-1) + self.cell_bias
+
+
+class LogSumExpPool(keras.layers.Layer):
+    """`CellLogits` and `InsideMask` to the logit of an image (batch, 1): log-sum-exp of the cells
+    inside the image, with a gain and an offset.
+    """
+
+    def build(self, shapes: list[tuple]) -> None:  # noqa: ARG002  (Keras passes them)
+        self.gain = self.add_weight((), "ones", name="gain")
+        self.offset = self.add_weight((), "zeros", name="offset")
+
+    def call(self, inputs):
+        cells, inside = inputs
+        flat = keras.ops.where(inside > 0, cells, PADDING_LOGIT)
+        flat = keras.ops.reshape(flat, (-1, flat.shape[1] * flat.shape[2]))
+        return self.gain * keras.ops.logsumexp(flat, axis=1, keepdims=True) + self.offset

@@ -1,0 +1,99 @@
+"""The card beside the weights of a model: how it was trained, and how its logit decides."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fracture_utils import artifacts
+from fracture_utils.config import BACKBONES, NORMAL, PREFIX, Config, InputError
+from fracture_utils.evaluation import sentences
+from fracture_utils.evaluation.predictions import ENSEMBLE
+from fracture_utils.models.backbones import RELEASED_DIR, resolve_precision
+
+
+def save(results: Any, config: Config) -> None:
+    """Write <name>.json beside the weights of each trained model of `Results`, and Ensemble.json,
+    which lists them with their SHA-256 and holds the operating point of their ensemble, if any.
+    """
+    points, members = results.operating_points.set_index("model"), {}
+    classes, columns = [NORMAL, config.positive], ["slope", "intercept", "threshold", "rule"]
+
+    def decision(name: str) -> dict:
+        caution = sentences.heat_map_caution(results.localization, name)
+        return points.loc[name, columns].to_dict() | {"heat_map_caution": caution}
+
+    for name in results.networks.query("status == 'trained'")["model"]:
+        card = artifacts.read_json(config.cache_dir / "models" / name / "network.json")
+        members[name] = card["weights_sha256"]
+        card |= {"class_names": classes, "source": config.source} | decision(name)
+        artifacts.write_json(config.models_dir / f"{name}.json", card)
+    ensemble = {"members": members, "class_names": classes}
+    ensemble |= decision(ENSEMBLE) if ENSEMBLE in points.index else {}
+    artifacts.write_json(config.models_dir / f"{ENSEMBLE}.json", ensemble)
+
+
+def home(config: Config) -> Path:
+    """models_dir, or the folder of released models where it holds no card."""
+    cards = [config.models_dir / f"{name}.json" for name in BACKBONES]
+    return config.models_dir if any(path.is_file() for path in cards) else RELEASED_DIR
+
+
+def read(folder: Path) -> tuple[dict[str, dict], dict | None]:
+    """The cards of the models of the last run, and that of their ensemble if it has an operating
+    point and all members are present. InputError where there is no card.
+    """
+    paths = {name: folder / f"{name}.json" for name in [*BACKBONES, ENSEMBLE]}
+    cards = {name: artifacts.read_json(path) for name, path in paths.items() if path.is_file()}
+    ensemble = cards.pop(ENSEMBLE, None)
+    if ensemble:
+        cards = {name: card for name, card in cards.items() if name in ensemble["members"]}
+    if not cards:
+        raise InputError(
+            f"There is no trained model in {folder}. Run the notebook first, or set "
+            f"{PREFIX}MODELS_DIR to the folder that it wrote."
+        )
+    digests = {name: card["weights_sha256"] for name, card in cards.items()}
+    decides = ensemble and "threshold" in ensemble and ensemble["members"] == digests
+    return cards, ensemble if decides else None
+
+
+def load(name: str, card: dict, folder: Path, precision: str | None = None) -> Any:
+    """The Keras model that `card` describes, built by code and filled with its weights of `folder`,
+    in the precision of the card or in another. InputError where the weights are not there.
+    """
+    from fracture_utils.models import builder
+
+    path = folder / card.get("weights", f"{name}.weights.h5")
+    if not path.is_file() or artifacts.digest(path) != card["weights_sha256"]:
+        raise InputError(
+            f"{path} is missing or differs from what {name}.json describes; run the notebook "
+            "again, or choose another folder."
+        )
+    precision = resolve_precision(precision or card["precision"])
+    model = builder.build(name, card["head"], size=card["input_size"], precision=precision)
+    fill = builder.load_released if path.suffix == ".npz" else builder.load_weights
+    fill(model, path)
+    return model
+
+
+def write_released(path: Path, weights: Mapping[str, np.ndarray], float16_below: int = 0) -> None:
+    """Write named weights: kernels (two axes or more) with 8 bits and a scale <name>/scale that
+    maps the largest weight of an output channel to 127 (symmetric per-channel quantization,
+    Krishnamoorthi 2018, arXiv:1806.08342); those of fewer than `float16_below` numbers in float16;
+    everything else in float32.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name, values in weights.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{path} was not written: {name} holds values that are not finite.")
+        if values.ndim < 2 or values.size < float16_below:
+            arrays[name] = values.astype(np.float32 if values.ndim < 2 else np.float16)
+            continue
+        depthwise = values.shape[-1] == 1 and values.ndim > 2  # (rows, columns, channels, 1)
+        channel = values.ndim - (2 if depthwise else 1)
+        largest = np.abs(values).max(axis=tuple({*range(values.ndim)} - {channel}), keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        arrays |= {name: np.rint(values / scale).astype(np.int8), f"{name}/scale": scale}
+    artifacts.write_arrays(path, compress=True, **arrays)

@@ -1,0 +1,110 @@
+"""Out-of-distribution warning: whether an image resembles the reference set of a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage, spatial
+
+from fracture_utils import artifacts
+from fracture_utils.config import InputError
+from fracture_utils.data import reader
+
+RATE, SIZE, NEIGHBORS, TAIL, FLOOR = 0.025, 600, 5, 0.95, 0.1
+SIDE, LEVELS, SIGMAS = 256, 16, (0.7, 1.4, 2.8, 5.6, 11.2)
+WEIGHTS = {"gray levels or sharpness": 0.25, "content": 1.0}  # see benchmarks/README.md
+PARTS = "center", "spread", "descriptors", "spacing", "scale"
+Reference = dict[str, np.ndarray]
+"""Of n images: scores, groups, neighbors, and by check the PARTS, for `artifacts.write_arrays`."""
+
+
+def sample(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Sorted positions of at most SIZE images for `fit`, as equally from all groups as possible."""
+    order = np.random.default_rng(seed).permutation(len(groups))
+    turn = pd.Series(order).groupby(np.asarray(groups)[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")][:SIZE])
+
+
+def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Reference:
+    """The reference set of n training images: `squares` uint8 (n, size, size), early `features`
+    (n, channels), `images` with group, width, height. Only images of other groups are neighbors.
+    """
+    groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
+    groups = groups if groups.any() else np.arange(len(images))
+    allowed, scores = groups[:, None] != groups, np.zeros(len(images))
+    neighbors = int(min(NEIGHBORS, allowed.sum(axis=1).min()))
+    reference = {"groups": groups, "neighbors": np.array(neighbors), "scores": scores}
+    described = _describe(squares, features, images[["height", "width"]].to_numpy())
+    for check, values in described.items() if neighbors else ():
+        center, spread = values.mean(axis=0), values.std(axis=0)
+        spread = np.maximum(spread, max(FLOOR * spread.mean(), 1e-9))
+        descriptors = ((values - center) / spread).astype(np.float16)
+        part = dict(zip(PARTS, (center, spread, descriptors, 1 + 0 * groups, (0, 1)), strict=True))
+        part["spacing"] = np.exp(_distances(part, values, neighbors, allowed))
+        median, tail = np.quantile(_distances(part, values, neighbors, allowed), [0.5, TAIL])
+        part["scale"] = np.array([median, max(tail - median, 1e-9)])
+        scores += WEIGHTS[check] * np.maximum(0, _distances(part, values, neighbors, allowed))
+        reference |= {f"{name}/{check}": array for name, array in part.items()}
+    return reference
+
+
+def read(path: Path) -> Reference:
+    """A saved reference set; InputError where it is missing or damaged."""
+    reference = artifacts.read_arrays(path)
+    if reference is None or "scores" not in reference:
+        raise InputError(f"{path} is missing or damaged; run the notebook again to write it.")
+    return reference
+
+
+def warnings(reference: Reference, squares: np.ndarray, features: np.ndarray, shapes) -> list[str]:
+    """For each of n images (`shapes` (n, 2): height, width) the decisive check, or "". A warning
+    stands where the conformal p value (Vovk et al. 2005; groups weigh the same, Dunn et al. 2023)
+    of the weighted sum of the scaled distances (Sun et al. 2022) is at most `rate`.
+    """
+    neighbors, groups = int(reference["neighbors"]), reference["groups"]
+    if not neighbors:  # a single image
+        return [""] * len(squares)
+    excess = np.zeros((len(WEIGHTS), len(squares)))
+    for k, (check, values) in enumerate(_describe(squares, features, shapes).items()):
+        part = {name: reference[f"{name}/{check}"] for name in PARTS}
+        excess[k] = WEIGHTS[check] * np.maximum(0, _distances(part, values, neighbors))
+    weights = len(groups) / (1 + groups.max()) / np.bincount(groups)[groups]
+    more_distant = reference["scores"] >= excess.sum(axis=0)[:, None]
+    flags = (1 + more_distant @ weights) / (1 + len(groups)) <= rate(reference) + 1e-9
+    return np.where(flags, np.array(list(WEIGHTS))[excess.argmax(axis=0)], "").tolist()
+
+
+def rate(reference: Reference) -> float:
+    """Share of in-distribution images with a warning: RATE, or 1 / (1 + groups) if larger."""
+    return max(RATE, 1 / (1 + len(np.unique(reference["groups"]))))
+
+
+def _describe(squares: np.ndarray, features: np.ndarray, shapes: np.ndarray) -> Reference:
+    statistics = []
+    for square, shape in zip(squares, shapes, strict=True):
+        top, left, height, width = reader.frame(shape, SIDE)
+        small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        inside = np.asarray(small)[top : top + height, left : left + width].astype(np.float32)
+        levels = np.histogram(inside, LEVELS, (0, 256))[0].cumsum()[:-1] / inside.size
+        edge = max(1, min(inside.shape) // 25)
+        border = inside / 255
+        border[edge:-edge, edge:-edge] = np.nan
+        blurred = [inside]  # contrast by spatial frequency
+        for sigma in SIGMAS:
+            blurred.append(ndimage.gaussian_filter(blurred[-1], sigma, truncate=3))
+        bands = np.log(np.diff([*blurred, 0 * inside], axis=0).std(axis=(1, 2)) + 0.3)
+        statistics.append([*levels, *bands, np.nanmean(border), np.nanstd(border)])
+    roots = np.sign(features) * np.abs(features) ** 0.25  # or few channels would dominate
+    return dict(zip(WEIGHTS, (np.array(statistics), roots), strict=True))
+
+
+def _distances(part: Reference, values: np.ndarray, neighbors: int, allowed=True) -> np.ndarray:
+    """Scaled log of the distance to the nearest `allowed` ones over the root of their spacing."""
+    values = (values - part["center"]) / part["spread"]
+    distances = np.where(allowed, spatial.distance.cdist(values, part["descriptors"]), np.inf)
+    nearest = np.argsort(distances, axis=1)[:, :neighbors]
+    distances = np.take_along_axis(distances, nearest, axis=1).mean(axis=1)
+    spacing = part["spacing"][nearest].mean(axis=1)
+    logs = np.log(np.maximum(distances, 1e-9)) - np.log(np.maximum(spacing, 1e-9)) / 2
+    return (logs - part["scale"][0]) / part["scale"][1]

@@ -1,0 +1,83 @@
+"""The notebook without a browser: executed cell by cell and written as a web page."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+from tqdm.auto import tqdm
+
+from fracture_utils import artifacts
+from fracture_utils.config import PREFIX, Config, InputError, RunError, first_line
+from fracture_utils.models import backbones
+
+NOTEBOOK = Path(__file__).parents[1] / "fracture-detection.ipynb"
+PAGE = Path(__file__).parent / "templates" / "notebook.html.j2"
+QUIET = ["--IPKernelApp.log_level=ERROR"]
+DIED = f"The notebook's process died; lower {PREFIX}BATCH_SIZE if memory is short, and run again."
+
+
+def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
+    """Run `notebook` (None: the project's) under these settings; returns the path of its page.
+
+    Prints section titles and the progress of the training. Raises InputError with the notebook's
+    sentence where a file or setting is wrong, otherwise RunError; run.log has the traceback.
+    """
+    config, path, ended = Config(**settings), notebook or NOTEBOOK, threading.Event()
+    try:
+        story = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        reason = first_line(error)
+        raise InputError(f"{path} is not a notebook ({reason}); correct --notebook.") from None
+    client = NotebookClient(story, timeout=None, kernel_name="python3", extra_arguments=QUIET)
+    client.on_cell_start = _show_title
+    given = {PREFIX + name.upper(): str(v) for name, v in settings.items() if v is not None}
+    threading.Thread(target=_show_progress, args=[config, ended], daemon=True).start()
+    try:
+        client.execute(env=backbones.environment() | given)
+    except CellExecutionError as error:
+        if error.ename in ("InputError", "ReadError"):
+            raise InputError(str(error.evalue)) from None
+        log, reason = config.results_dir / "run.log", first_line(Exception(error.evalue))
+        artifacts.write_text(log, str(error))
+        raise RunError(f"The notebook failed ({error.ename}: {reason}); see {log}.") from None
+    except DeadKernelError:
+        raise RunError(DIED) from None
+    finally:
+        ended.set()
+    page = config.results_dir / f"{path.stem}.html"
+    artifacts.write_text(page, html(story))
+    return page
+
+
+def html(story: nbformat.NotebookNode) -> str:
+    """The notebook as a page that loads nothing, with the alternative texts of its figures."""
+    return HTMLExporter(raw_template=PAGE.read_text("utf-8")).from_notebook_node(story)[0]
+
+
+def _show_title(cell: nbformat.NotebookNode, **_: object) -> None:
+    if cell["source"].startswith("## "):
+        tqdm.write(cell["source"].partition("\n")[0].removeprefix("## "))
+
+
+def _show_progress(config: Config, ended: threading.Event) -> None:
+    """Show what status.json of each training says, in one line, or (in a file) one a minute."""
+    started, terminal = time.time(), sys.stdout.isatty()
+    with tqdm(bar_format="{desc} {elapsed}", file=sys.stdout, disable=not terminal) as line:
+        while not ended.wait(0.5 if terminal else 60):
+            parts = []
+            for file in sorted((config.cache_dir / "models").glob("*/status.json")):
+                with contextlib.suppress(OSError, InputError):
+                    status, new = artifacts.read_json(file), file.stat().st_mtime > started
+                    share = f"{status['stage']} {status['done'] / status['total']:.0%}"
+                    if new and not file.with_name("network.json").exists():
+                        parts.append(f"{file.parent.name}: {share}")
+            line.set_description_str(text := ", ".join(parts))
+            if text and not terminal:
+                tqdm.write(text)

@@ -1,0 +1,38 @@
+"""Figures: a function takes Results (or a table) and returns a Figure with caption and alt.
+
+`style.save_to(folder)` makes them write PNG files too.
+"""
+
+# ruff: noqa: F401
+from fracture_utils.evaluation.results import Results
+from fracture_utils.plots import style
+from fracture_utils.plots.dataset import (
+    audit_findings,
+    augmentation_grid,
+    class_distribution,
+    image_grid,
+)
+from fracture_utils.plots.explanations import (
+    heat_maps,
+    localization,
+    most_confident_errors,
+    sample_predictions,
+)
+from fracture_utils.plots.performance import (
+    comparisons,
+    confusion_matrices,
+    decision_curve,
+    history,
+    precision_recall,
+    ranking,
+    reliability,
+    roc,
+    subgroups,
+)
+
+
+def draw_all(results: Results) -> None:
+    """Draw every figure that needs no images and whose table has rows."""
+    for draw, table in style.of_tables.items():
+        if len(getattr(results, table)):
+            draw(results)

@@ -1,0 +1,123 @@
+"""Figures of single images, of heat maps, and of whether these point at fractures."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from fracture_utils.config import FRACTURED
+from fracture_utils.data import reader
+from fracture_utils.evaluation.localization import ASSESSMENTS, boxes_of, positive
+from fracture_utils.evaluation.results import Results
+from fracture_utils.evaluation.sentences import counted, heat_map_caution
+from fracture_utils.plots import style
+from fracture_utils.plots.dataset import show
+
+OPACITY, LARGEST, BOX = 0.7, 600, "#56B4E9"
+"""Of the heat map over an image; longest side of an image in a figure; color of boxes."""
+
+
+def color(heat_map: np.ndarray) -> np.ndarray:
+    """The heat map above its mean in color, uint8 RGBA (rows, columns, 4); opaque at its peak."""
+    above = positive(heat_map)
+    layer = mpl.colormaps["inferno"](above, bytes=True)
+    layer[..., 3] = (255 * above).round()
+    return layer
+
+
+def overlay(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
+    """The image, uint8 (height, width), below its heat map, uint8 RGB (height, width, 3)."""
+    layer = Image.fromarray(color(heat_map)).resize(image.shape[::-1], Image.Resampling.BILINEAR)
+    opacity = layer.getchannel("A").point(lambda value: OPACITY * value)
+    gray = Image.fromarray(image).convert("RGB")
+    return np.asarray(Image.composite(layer.convert("RGB"), gray, opacity))
+
+
+def read(results: Results, path: str, side: int = LARGEST) -> tuple[np.ndarray, float]:
+    """An image with sides of at most `side` pixels, uint8 (height, width), and its scale."""
+    image = Image.fromarray(reader.read(results.images_dir / path))
+    width = image.width
+    image.thumbnail((side, side))
+    return np.asarray(image), image.width / width
+
+
+def _random(results: Results) -> pd.DataFrame:
+    """The predictions of the selected model for the test images, in random order."""
+    rows = results.predictions[results.predictions["model"] == results.selected]
+    return rows[rows["split"] == "test"].sample(frac=1, random_state=results.run["seed"])
+
+
+def _title(results: Results, row: Mapping) -> str:
+    threshold = results.operating_points.set_index("model")["threshold"][row["model"]]
+    correct, called = row["label"] == row["decision"], row["decision"] == FRACTURED
+    outcome = f"{'true' if correct else 'false'} {'positive' if called else 'negative'}"
+    return f"{outcome}\n{row['probability']:.2f} {'≥' if called else '<'} {threshold:.2f}"
+
+
+@style.figure("Radiographs: random test images: outcome, and probability beside the threshold.")
+def sample_predictions(results: Results, count: int = 12) -> style.Chart:
+    """Test images of both classes and the predictions of the selected model."""
+    rows = _random(results).groupby("label").head(count // 2).sort_values("label", kind="stable")
+    chart, axes = style.panels(len(rows), 2.3)
+    for ax, row in zip(axes, rows.to_dict("records"), strict=True):
+        wrong = row["label"] != row["decision"]
+        show(ax, read(results, row["path"])[0], _title(results, row), wrong)
+    chart.suptitle(f"Random test images, predictions of {results.selected}")
+    return chart
+
+
+@style.figure("Radiographs: random test images beside the heat maps of the selected model.")
+def heat_maps(results: Results, count: int = 6) -> style.Chart:
+    """Fractured test images with boxes (if there are any) beside their heat maps."""
+    rows = _random(results)
+    boxed = rows[rows["path"].isin(results.boxes["path"]) & (rows["label"] == FRACTURED)]
+    return _pairs(results, (boxed if len(boxed) else rows).head(count))
+
+
+@style.figure("Radiographs: the most confident errors of the selected model and the ensemble.")
+def most_confident_errors(results: Results) -> style.Chart:
+    """False negatives, then false positives, beside the heat maps of the model that is wrong."""
+    return _pairs(results, results.most_confident_errors.drop_duplicates("path"))
+
+
+def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
+    chart, axes = style.panels(2 * len(rows), 2.5)
+    for (left, right), row in zip(axes.reshape(-1, 2), rows.to_dict("records"), strict=True):
+        image, scale = read(results, row["path"])
+        maps, wrong = results.heat_maps.get(row["model"], {}), row["label"] != row["decision"]
+        show(left, image, f"{style.short(row['model'], 20)}\n{_title(results, row)}", wrong)
+        where = " ".join(str(row[name]) for name in ("body_part", "view") if row.get(name))
+        title = f"{style.short(Path(row['path']).name)}\n{style.short(where)}"
+        show(right, overlay(image, maps[row["path"]]) if row["path"] in maps else image, title)
+        for xmin, ymin, xmax, ymax in boxes_of(results.boxes, row["path"]) * scale:
+            for ax in (left, right):
+                size = xmax - xmin, ymax - ymin
+                ax.add_patch(Rectangle((xmin, ymin), *size, fill=False, edgecolor=BOX, lw=1.2))
+    cautions = {heat_map_caution(results.localization, model): 0 for model in rows["model"]}
+    title = "\n".join(textwrap.fill(caution, 110) for caution in cautions if caution)
+    chart.suptitle(title, size=8.5, color=style.WRONG)
+    return chart
+
+
+@style.figure("Dot plots: heat maps against boxes and controls, 95 % CI.", "localization")
+def localization(results: Results) -> style.Chart:
+    """Pointing game against its controls, and energy inside the boxes against a uniform map."""
+    table = results.localization
+    names = {"hit_rate": "peak in or beside a box, 95 % CI",
+             "energy": "energy inside the boxes, 95 % CI"}  # fmt: skip
+    chart, axes = style.intervals(table, names, table["model"].map(style.short), results)
+    controls = [{"permuted": "maps of other images", "center": "center"}, {"area": "uniform"}]
+    for ax, columns in zip(axes, controls, strict=True):
+        for marker, (column, label) in zip("|x", columns.items(), strict=False):
+            ax.plot(table[column], range(len(table)), f"k{marker}", markersize=9, label=label)
+        ax.set_xlim(0)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    above = (table["assessment"] == ASSESSMENTS[0]).sum()
+    images = counted(table["images"].max(), "test image")
+    chart.suptitle(f"Heat maps of {above} of {len(table)} models are above the controls ({images})")
+    return chart

@@ -1,0 +1,172 @@
+"""The look of every figure: palette, fonts, the note below it, and the PNG files."""
+
+import base64
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fracture_utils import artifacts
+from fracture_utils.config import BACKBONES, FRACTURED, NORMAL, Config
+from fracture_utils.evaluation import sentences
+from fracture_utils.evaluation.results import Results
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of models, in the order of BACKBONES: Okabe and Ito's, safe for color-blind readers."""
+MARKERS = "os^DvPh<>pd8"
+FIXED = {"Ensemble": ("#222222", "*"), "Majority class": ("#888888", "d"),
+         "Metadata only": ("#888888", "X")}  # fmt: skip
+CLASS_COLORS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
+WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#CCCCCC"
+WIDTH, DPI = 8.0, 150
+"""Inches and dots per inch; pages show a figure 800 pixels wide."""
+RC = {"text.parse_math": False, "font.size": 10, "legend.frameon": False, "legend.fontsize": 8.5,
+      "axes.titlesize": 11, "axes.titleweight": "bold", "figure.titlesize": 11,
+      "figure.titleweight": "bold", "axes.edgecolor": MUTED, "axes.spines.top": False,
+      "axes.spines.right": False}  # fmt: skip
+RIGHT = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.02)}
+"""A legend right of the Axes."""
+drawn: dict[str, "Chart"] = {}
+"""The figures written since `save_to`, by name."""
+of_tables: dict[Callable[..., "Chart"], str] = {}
+"""The figures that need no images, and the table of Results that each needs."""
+target: dict[str, Any] = {"folder": None, "settings": {}}
+"""Where figures are written, and what those without Results are of."""
+
+
+class Chart(Figure):
+    """A figure unknown to pyplot, with a caption; Jupyter shows it 800 pixels wide."""
+
+    caption, png = "", b""
+
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict, dict]:
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.caption}
+        return data, {"image/png": {"width": int(100 * WIDTH), "alt": self.caption}}
+
+
+def save_to(folder: Path | None, config: Config | None = None) -> None:
+    """From now on, write each figure into `folder` (None: nowhere); figures without Results take
+    source and positive class from `config`.
+    """
+    drawn.clear()
+    target.update(folder=folder and Path(folder), settings=config.model_dump() if config else {})
+
+
+def positive(subject: object) -> str:
+    """The word for the positive class."""
+    return _run(subject).get("positive", FRACTURED)
+
+
+def _run(subject: object) -> dict[str, Any]:
+    return subject.run if isinstance(subject, Results) else target["settings"]
+
+
+def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., Chart]]:
+    """Style a function that draws a figure, stamp the note, render it, write its PNG."""
+
+    def decorate(draw: Callable) -> Callable[..., Chart]:
+        @functools.wraps(draw)
+        def styled(subject: Any, *arguments: object, **keywords: object) -> Chart:
+            note = textwrap.wrap(sentences.note(_run(subject)), 130)
+            with mpl.rc_context(RC):
+                if table and len(getattr(subject, table, "full")) == 0:
+                    chart, ax = subplots(1.2)
+                    ax.set(title=f"No figure: the table {table} is empty")
+                    ax.set_axis_off()
+                else:
+                    chart = draw(subject, *arguments, **keywords)
+                inch = 1 / chart.get_figheight()
+                foot, margin = (0.15 * len(note) + 0.1) * inch, 0.05 * inch
+                chart.get_layout_engine().set(rect=(0, foot, 1, 1 - foot - margin))
+                chart.text(0.01, margin, "\n".join(note), size=7.5, color=MUTED, va="bottom")
+                chart.savefig(buffer := io.BytesIO(), format="png", dpi=DPI)
+            image = Image.open(buffer).convert("RGB").quantize(256)  # a third of the size
+            image.save(buffer := io.BytesIO(), "PNG", optimize=True)
+            chart.caption, chart.png = caption, buffer.getvalue()
+            if target["folder"]:
+                with artifacts.replacing(target["folder"] / f"{draw.__name__}.png") as temporary:
+                    temporary.write_bytes(chart.png)
+                drawn[draw.__name__] = chart
+            return chart
+
+        if table:
+            of_tables[styled] = table
+        return styled
+
+    return decorate
+
+
+def subplots(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Chart, Any]:
+    """An empty figure `height` inches high and its Axes, or an array of them."""
+    chart = Chart(figsize=(WIDTH, height), layout="constrained")
+    return chart, chart.subplots(rows, columns, **options)
+
+
+def panels(count: int, height: float, across: int = 4, **options: Any) -> tuple[Chart, np.ndarray]:
+    """A figure of `count` panels, `across` in a row, and their Axes (count,)."""
+    rows = -(-max(count, 1) // across)
+    chart, axes = subplots(height * rows + 0.3, rows, across, squeeze=False, **options)
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    return chart, axes.flat[:count]
+
+
+def look(model: str, models: Iterable[str] = ()) -> dict[str, str]:
+    """Color and marker of a model, the same in every figure; unknown names by their order."""
+    if model in FIXED:
+        return dict(zip(("color", "marker"), FIXED[model], strict=True))
+    names = [*BACKBONES, *sorted(set(models) - {*BACKBONES, *FIXED})]
+    k = names.index(model) if model in names else 0
+    marker = MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
+    return {"color": PALETTE[k % len(PALETTE)], "marker": marker}
+
+
+def short(text: object, longest: int = 24) -> str:
+    """The text without its middle if it is long."""
+    text, half = " ".join(str(text).split()), (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+def intervals(
+    table: pd.DataFrame, names: Mapping[str, str], rows: Sequence[str], results: Results
+) -> tuple[Chart, np.ndarray]:
+    """A panel per estimate (its name: label) with its 95 % interval in each of the labeled `rows`
+    of a table; the selected model bold.
+    """
+    height = 0.33 * len(table) + 1.5
+    chart, axes = subplots(height, 1, len(names), sharey=True, squeeze=False)
+    for ax, (name, label) in zip(axes[0], names.items(), strict=True):
+        for y, row in enumerate(table.to_dict("records")):
+            bold, own = (
+                row["model"] == results.selected,
+                look(row["model"], results.scores["model"]),
+            )
+            ends = [row[f"{name}_low"], row[f"{name}_high"]]
+            ax.plot(ends, [y, y], color=own["color"], linewidth=3 if bold else 1.5)
+            ax.plot(row[name], y, markersize=9 if bold else 6, linestyle="", **own)
+        ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.7))
+    axes[0, 0].set_yticks(range(len(table)), rows)
+    return chart, axes[0]
+
+
+def curves(
+    ax: Axes, table: pd.DataFrame, x: str, y: str, selected: str, labels: Mapping = {}
+) -> None:
+    """A line per model of a table; the selected one first, bold and with its interval, if any."""
+    models = sorted(table["model"].unique(), key=lambda model: model != selected)
+    for model in models:
+        rows, bold = table[table["model"] == model], model == selected
+        color, label = look(model, models)["color"], labels.get(model, short(model))
+        options = {"linewidth": 2.6, "zorder": 3} if bold else {"linewidth": 1.1, "alpha": 0.8}
+        ax.plot(rows[x], rows[y], color=color, label=label, **options)
+        if bold and f"{y}_low" in rows:
+            ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=color, alpha=0.15)

@@ -1,0 +1,32 @@
+"""Synthetic tables of predictions for tests."""
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from fracture_utils.evaluation.predictions import KIND_OF
+
+
+def model_rows(split, model, labels, logits, groups=None):
+    """The rows of one model and split, without decisions; by default two images per group."""
+    count, logits = len(labels), np.asarray(logits, float)
+    groups = np.arange(count) // 2 if groups is None else groups
+    return pd.DataFrame(
+        {
+            "path": [f"{split}/{i:03d}.png" for i in range(count)],
+            "group": [f"{split}{group}" for group in groups],
+            "label": np.where(np.asarray(labels) == 1, "fractured", "normal"),
+            "split": split,
+            "model": model,
+            "kind": KIND_OF.get(model, "network"),
+            "logit": logits,
+            "probability": special.expit(logits),
+        }
+    )
+
+
+def decided(split, model, labels, logits, groups=None):
+    """The same, each image its own group by default, fractured from a logit of 0 on."""
+    groups = range(len(labels)) if groups is None else groups
+    rows = model_rows(split, model, labels, logits, groups)
+    return rows.assign(decision=np.where(rows["logit"] >= 0, "fractured", "normal"))

@@ -1,0 +1,313 @@
+"""Platt scaling, threshold, ensemble and selected model come from validation rows alone."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from examples import model_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+from sklearn.metrics import roc_auc_score, roc_curve
+from statsmodels.genmod import families
+from statsmodels.genmod.generalized_linear_model import GLM
+
+from fracture_utils import tables
+from fracture_utils.evaluation import calibration, comparison, metrics
+
+NETWORKS = ("A", "B", "C", "D")
+COARSE = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+
+
+def predictions(seed=0, count=120, networks=NETWORKS, noise=(1.0, 1.2, 1.5, 3.0)):
+    generator = np.random.default_rng(seed)
+    tables = []
+    for split in ("validation", "test"):
+        labels = (np.arange(count) % 3 == 0).astype(int)
+        for name, spread in zip(networks, noise, strict=False):
+            logits = 2.0 * labels - 1 + spread * generator.normal(size=count)
+            tables.append(model_rows(split, name, labels, logits))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.parametrize(("planted", "shift"), [(0.3, 0.0), (1.0, -2.0), (4.0, 1.5)])
+def test_overconfidence_and_shift_are_corrected(planted, shift):
+    generator = np.random.default_rng(1)
+    calibrated = generator.normal(scale=2, size=20_000)
+    labels = (generator.random(len(calibrated)) < special.expit(calibrated)).astype(int)
+    slope, intercept = calibration.platt(labels, calibrated * planted + shift).values()
+    assert slope == pytest.approx(1 / planted, rel=0.05)
+    assert intercept == pytest.approx(-shift / planted, abs=0.06)
+
+
+def test_the_prior_survives_the_correction_of_overconfidence():
+    """A temperature gave a mean probability of 0.204 here, and an error of 0.065."""
+    generator = np.random.default_rng(2)
+    calibrated = generator.normal(special.logit(0.09), 1.5, 40_000)
+    labels = (generator.random(len(calibrated)) < special.expit(calibrated)).astype(int)
+    prior = special.logit(labels.mean())
+    slope, intercept = calibration.platt(labels, 2 * (calibrated - prior) + prior).values()
+    probability = special.expit(slope * (2 * (calibrated - prior) + prior) + intercept)
+    assert 0.12 < labels.mean() < 0.16
+    assert probability.mean() == pytest.approx(labels.mean(), abs=0.001)
+    assert calibration_error(labels, probability) < 0.006
+
+
+@given(
+    seed=st.integers(0, 2**16), count=st.integers(4, 80), scale=st.sampled_from([1e-3, 1.0, 50.0])
+)
+@settings(max_examples=40, deadline=None)
+def test_platts_map_is_that_of_statsmodels_within_its_bounds(seed, count, scale):
+    generator = np.random.default_rng(seed)
+    labels = (np.arange(count) % 3 == 0).astype(int)
+    logits = scale * (generator.normal(size=count) + 0.8 * labels)
+    slope, intercept = calibration.platt(labels, logits).values()
+    low, high = calibration.SLOPES
+    assert low * 0.999 <= slope <= high * 1.001
+    positives = labels.sum()
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (count - positives + 2))
+    model = GLM(targets, np.column_stack([logits / scale, np.ones(count)]), families.Binomial())
+    expected = model.fit().params / [scale, 1]
+    if low * 1.01 < expected[0] < high * 0.99:
+        assert slope == pytest.approx(expected[0], rel=2e-3)
+        assert intercept == pytest.approx(expected[1], abs=2e-3)
+
+
+def test_a_slope_at_its_bound_is_marked():
+    table = predictions()
+    points = calibration.fit(table)
+    assert not points["at_bound"].any()
+    upside_down = table.assign(logit=-100 * table["logit"])
+    assert calibration.fit(upside_down)["at_bound"].all()
+
+
+def test_perfect_separation_leaves_the_slope_finite():
+    labels = np.repeat([0, 1], 10)
+    slope, intercept = calibration.platt(labels, 2.0 * labels - 1).values()
+    assert special.expit(slope + intercept) == pytest.approx(11 / 12, abs=1e-3)  # Platt's target
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), COARSE), min_size=2, max_size=30),
+    st.sampled_from([0.5, 0.9, 0.95, 1.0]),
+)
+def test_thresholds_are_those_of_the_roc_curve(pairs, target):
+    labels, logits = (np.array(part) for part in zip(*pairs, strict=True))
+    if not 0 < labels.sum() < len(labels):
+        return
+    probabilities = special.expit(logits)
+    fpr, tpr, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
+    ones = np.ones((len(labels), 1))
+    youden = calibration._thresholds(labels, probabilities, None, ones)[0]
+    called = probabilities >= youden
+    gain = called[labels == 1].mean() - called[labels == 0].mean()
+    assert np.isfinite(youden)
+    assert gain == pytest.approx((tpr - fpr)[1:].max())
+    sensitive = calibration._thresholds(labels, probabilities, target, ones)[0]
+    assert sensitive == thresholds[1:][tpr[1:] >= target - 1e-12].max()
+
+
+def test_applying_uses_the_operating_point():
+    table = predictions()
+    points = calibration.fit(table, 0.9)
+    applied = calibration.apply(table, points)
+    validation = applied[(applied["split"] == "validation") & (applied["label"] == "fractured")]
+    result = (validation["decision"] == "fractured").groupby(validation["model"]).mean()
+    assert (result >= 0.9).all()
+    assert set(points["rule"]) == {"sensitivity 0.9"}
+    assert list(points) == tables.columns("operating_points")
+    pd.testing.assert_frame_equal(calibration.apply(applied, points), applied)
+    row, point = applied.iloc[5], points.set_index("model").loc["A"]
+    expected = special.expit(point["slope"] * row["logit"] + point["intercept"])
+    assert row["probability"] == pytest.approx(expected, rel=5e-6)
+
+
+@pytest.mark.parametrize("count", [30, 600])
+def test_the_interval_of_a_threshold_holds_it_and_narrows(count):
+    points = calibration.fit(predictions(count=count))
+    assert (points["threshold_low"] <= points["threshold"]).all()
+    assert (points["threshold"] <= points["threshold_high"]).all()
+    many = calibration.fit(predictions(count=4 * count))
+    widths = [p["threshold_high"] - p["threshold_low"] for p in (points, many)]
+    assert widths[1].mean() < widths[0].mean()
+
+
+@pytest.mark.parametrize("label", ["fractured", "normal", None])
+def test_without_both_classes_in_validation_the_defaults_are_used(label):
+    table = predictions()
+    table = table[(table["split"] == "test") | (table["label"] == label)]
+    table = calibration.add_ensemble(table)
+    points = calibration.fit(table)
+    assert set(points["model"]) == {*NETWORKS, "Ensemble"}
+    assert (points["slope"] == 1).all()
+    assert (points["intercept"] == 0).all()
+    assert (points["threshold"] == 0.5).all()
+    assert points["rule"].str.startswith("default").all()
+
+
+def test_changing_test_labels_changes_no_threshold_calibration_or_choice():
+    table = predictions()
+    changed = table.copy()
+    test = changed["split"] == "test"
+    changed.loc[test, "label"] = np.where(
+        changed.loc[test, "label"] == "normal", "fractured", "normal"
+    )
+    outcomes = []
+    for rows in (table, changed):
+        with_ensembles = calibration.add_ensemble(rows)
+        points = calibration.fit(with_ensembles)
+        applied = calibration.apply(with_ensembles, points)
+        columns = ["path", "model", "logit", "probability", "decision"]
+        outcomes.append((points, applied[columns], calibration.select_model(rows)))
+    pd.testing.assert_frame_equal(outcomes[0][0], outcomes[1][0])
+    pd.testing.assert_frame_equal(outcomes[0][1], outcomes[1][1])
+    assert outcomes[0][2] == outcomes[1][2]
+    scored = [
+        metrics.scores(calibration.apply(calibration.add_ensemble(rows), points), resamples=100)
+        for rows in (table, changed)
+    ]
+    assert scored[0]["auc"][0] == pytest.approx(1 - scored[1]["auc"][0])  # only the scores turn
+
+
+def test_the_ensemble_is_the_mean_of_calibrated_logits():
+    table = predictions()
+    points = calibration.fit(table).set_index("model")
+    rows = calibration.add_ensemble(table)
+    path = "test/007.png"
+    at = rows[rows["path"] == path].set_index("model")["logit"]
+    own = {name: calibration.calibrated(at[name], points.loc[name]) for name in NETWORKS}
+    assert at["Ensemble"] == pytest.approx(np.mean(list(own.values())), rel=1e-5)
+    assert len(rows) == len(table) * 5 // 4
+    assert not rows.duplicated(["path", "model", "split"]).any()
+
+
+def test_few_networks_and_references_make_no_ensemble():
+    assert set(calibration.add_ensemble(predictions(networks=("A",)))["model"]) == {"A"}
+    two = calibration.add_ensemble(predictions(networks=("A", "Metadata only", "B")))
+    assert set(two["model"]) == {"A", "B", "Metadata only", "Ensemble"}
+    again = calibration.add_ensemble(two)
+    pd.testing.assert_frame_equal(again, two)
+
+
+def test_the_ensemble_is_scored_and_compared():
+    table = calibration.add_ensemble(predictions())
+    table = calibration.apply(table, calibration.fit(table))
+    initial = dict.fromkeys(NETWORKS, "imagenet")
+    assert "Ensemble" in set(metrics.scores(table, initial, resamples=100)["model"])
+    assert len(comparison.pairs(table, resamples=100)) == 10
+
+
+def test_the_model_is_selected_on_validation_alone():
+    table = calibration.add_ensemble(predictions())
+    validation = table[table["split"] == "validation"]
+    truth = validation["label"] == "fractured"
+    auc = {
+        name: roc_auc_score(truth[rows.index], rows["logit"])
+        for name, rows in validation.groupby("model")
+        if name in NETWORKS
+    }
+    best = max(auc, key=auc.get)
+    assert calibration.select_model(table) == best
+    test = table["split"] == "test"
+    changed = table.assign(logit=table["logit"].where(~test | (table["model"] != best), 0.0))
+    assert calibration.select_model(changed) == best
+    flipped = table.assign(logit=np.where(table["model"] == best, -1, 1) * table["logit"])
+    assert calibration.select_model(flipped) != best
+    assert calibration.select_model(table[test]) is None
+
+
+def test_ties_are_decided_by_the_loss_and_then_by_order():
+    table = predictions(networks=("A", "B"), noise=(1.0, 1.0))
+    one = table[table["model"] == "A"]
+    same = pd.concat([one, one.assign(model="B")])
+    assert calibration.select_model(same) == "A"
+    assert calibration.select_model(pd.concat([one.assign(model="B"), one])) == "B"
+    squashed = pd.concat([one.assign(logit=np.sign(one["logit"]) * one["logit"] ** 4), one.assign(
+        model="B")])  # fmt: skip
+    assert calibration.select_model(squashed) == "B"
+
+
+def calibration_error(labels, probabilities):
+    bins = np.minimum((probabilities * 10).astype(int), 9)
+    return np.abs(np.bincount(bins, probabilities - labels)).sum() / len(labels)
+
+
+def calibrated(generator, count, spread=1.5):
+    logits = generator.normal(-1.5, spread, count)
+    return (generator.random(count) < special.expit(logits)).astype(int), logits
+
+
+def test_a_calibrated_model_is_rejected_in_5_of_100_test_sets():
+    """Its expected calibration error is above 0 in nearly all of them."""
+    generator = np.random.default_rng(3)
+    rejected = []
+    for _ in range(300):
+        labels, logits = calibrated(generator, 135)
+        assessed = metrics.assess(labels, special.expit(logits), np.arange(135))
+        rejected.append(assessed.get("calibration_p", 1) < 0.05)
+    assert 0.02 <= np.mean(rejected) <= 0.09
+
+
+@pytest.mark.parametrize(("slope", "shift"), [(2.5, 0.0), (1.0, 1.0), (0.4, 0.0)])
+def test_miscalibration_is_detected(slope, shift):
+    labels, logits = calibrated(np.random.default_rng(4), 600)
+    assessed = metrics.assess(labels, special.expit(slope * logits + shift), np.arange(600))
+    assert assessed["calibration_p"] < 0.001
+    assert assessed["calibration_slope_low"] < 1 / slope < assessed["calibration_slope_high"]
+
+
+def test_the_assessment_is_that_of_statsmodels_and_of_arithmetic():
+    labels, logits = calibrated(np.random.default_rng(5), 200)
+    given = special.expit(0.8 * logits + 0.2)
+    assessed = metrics.assess(labels, given, np.arange(200))
+    z = special.logit(given)
+    both = GLM(labels, np.column_stack([z, np.ones(200)]), families.Binomial()).fit()
+    large = GLM(labels, np.ones(200), families.Binomial(), offset=z).fit()
+    assert assessed["calibration_slope"] == pytest.approx(both.params[0])
+    assert assessed["calibration_intercept"] == pytest.approx(large.params[0])
+    assert assessed["observed_expected"] == pytest.approx(labels.sum() / given.sum())
+    base = labels.mean()
+    brier = np.mean((given - labels) ** 2)
+    assert assessed["brier_skill"] == pytest.approx(1 - brier / (base * (1 - base)))
+    once = metrics.assess(labels, special.expit(z), np.arange(200))
+    thrice = metrics.assess(*(np.repeat(v, 3) for v in (labels, given, np.arange(200))))
+    for name in ("calibration_slope_low", "observed_expected_high", "calibration_p"):
+        assert thrice[name] == pytest.approx(once[name], rel=0.02), name  # copies are no evidence
+
+
+def test_chance_explains_the_calibration_error_of_a_calibrated_model():
+    generator = np.random.default_rng(6)
+    errors, by_chance = [], []
+    for _ in range(60):
+        labels, logits = calibrated(generator, 135)
+        given = special.expit(logits)
+        errors.append(calibration_error(labels, given))
+        assessed = metrics.assess(labels, given, np.arange(135))
+        by_chance.append(assessed.get("chance_calibration_error", np.nan))
+    assert np.mean(errors) == pytest.approx(np.nanmean(by_chance), abs=0.006)
+    assert np.mean(errors) > 0.05
+
+
+def test_few_images_equal_probabilities_or_one_patient_are_not_assessed():
+    labels = np.array([1] * 9 + [0] * 50)
+    assert metrics.assess(labels, np.full(59, 0.2), np.arange(59)) == {}
+    labels = np.repeat([0, 1], 30)
+    assert metrics.assess(labels, np.linspace(0.1, 0.9, 60), np.zeros(60, int)) == {}
+    flat = metrics.assess(labels, np.full(60, 0.5), np.arange(60))
+    assert "calibration_p" not in flat
+    assert flat["observed_expected"] == pytest.approx(1)
+    apart = metrics.assess(labels, np.where(labels, 0.9, 0.1), np.arange(60))
+    assert "calibration_p" not in apart
+
+
+def test_separated_classes_raise_no_warning():
+    labels = np.array([0] * 12 + [1] * 12)
+    given = np.where(labels == 1, 0.8, 0.2) + np.linspace(0, 0.1, 24)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        result = metrics.assess(labels, given, np.arange(24))
+    assert not raised
+    assert "calibration_slope" not in result
+    assert np.isfinite(result["brier_skill"])

@@ -1,0 +1,168 @@
+"""Anybody's table of predictions: read as it was meant, or refused in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from examples import model_rows
+from scipy import special
+
+from fracture_utils.config import InputError
+from fracture_utils.evaluation import calibration, metrics, subgroups
+from fracture_utils.evaluation.predictions import (
+    by_patient,
+    compared,
+    matrix,
+    read,
+)
+
+HEAD = "path,label,model,probability"
+PLAIN = f"{HEAD}\na,1,A,0.25\nb,0,A,0.5\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "p.csv"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_four_columns_suffice(file):
+    table = read(file(f"{HEAD}\n01,1,A,0.9\n02,Normal,A,0\n"))
+    assert list(table["path"]) == list(table["group"]) == ["01", "02"]
+    assert list(table["label"]) == ["fractured", "normal"]
+    assert set(table["split"]) == {"test"}
+    assert np.isfinite(table["logit"]).all()
+    assert list(special.expit(table["logit"])) == pytest.approx([0.9, 0])
+
+
+def test_a_logit_counts_only_where_it_can_be_calibrated(file):
+    table = read(file(f"{HEAD},logit,split\na,1,NA,0.9,50,test\n"))
+    assert table["logit"].iloc[0] == pytest.approx(special.logit(0.9))
+    assert table["model"].iloc[0] == "NA"
+    both = f"{HEAD},logit,split\na,1,A,0.9,50,test\nb,1,A,0.9,40,validation\n"
+    assert list(read(file(both))["logit"]) == [50, 40]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "p.csv"),
+        ("path,label,model\n1,1,A\n", "no column probability"),
+        (f"{HEAD}\n", "no rows"),
+        (f"{HEAD}\na,1,A,0.5\nb,1,A,high\n", "row 3: the probability 'high'"),
+        (f"{HEAD}\n,,,\n\na,1,A,high\n", "row 4: the probability 'high'"),
+        (f"{HEAD}\na,1,A,1.2\n", "row 2: the probability '1.2' is not a number from 0 to 1"),
+        (f"{HEAD}\na,1,A,inf\n", "is not a number from 0 to 1"),
+        (f"{HEAD}\na,1,A,\n", "probability 'nan' is not a number"),
+        (f"{HEAD}\na,broken,A,0.5\n", "'broken' is neither"),
+        (f"{HEAD},split\na,1,A,0.5,dev\n", "'dev' is none of train"),
+        (f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,variant\n", "row 3: the kind 'variant' is none"),
+        (f"{HEAD},logit,split\na,1,A,.5,x,validation\n", "'x' is not a finite number"),
+        (f"{HEAD}\na,1,A,0.5\na,1,A,0.6\n", "more than one prediction for a"),
+        (f"{HEAD}\na,1,A,0.5\na,0,B,0.6\n", "a has two labels"),
+        (f"{HEAD}\na,1,A,.5\nb,0,A,.5\na,1,B,.6\n", "B has no prediction for 1 of 2 images"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(file, text, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        read(file(text))
+    assert "p.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["none.csv", "b.csv", "."])
+def test_a_missing_or_binary_file_is_one_sentence(tmp_path, name):
+    (tmp_path / "b.csv").write_bytes(b"\x89PNG\xff\xfe\x00\x81")
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_is_read_however_a_spreadsheet_saved_it(tmp_path, separator, encoding):
+    text = PLAIN.replace("path,label", " Path ,LABEL").replace("\nb", "\n,,,\nb") + ",,,\n\n"
+    text = text.replace(",", separator)
+    if separator != ",":
+        text = text.replace("0.", "0,")
+    path = tmp_path / "p.csv"
+    path.write_bytes(text.encode(encoding))
+    table = read(path)
+    assert list(table.index) == [0, 1]
+    assert list(table["path"]) == ["a", "b"]
+    assert list(table["label"]) == ["fractured", "normal"]
+    assert list(table["probability"]) == [0.25, 0.5]
+
+
+def test_columns_derived_from_predictions_are_dropped(file):
+    rows = "a,1,A,0.9,hand,1,3\nb,0,A,0.4,leg,0,4\na,1,B,0.7,hand,1,5\nb,0,B,0.6,leg,1,4\n"
+    table = read(file(f"{HEAD},body_part,Predicted,margin\n{rows}"))
+    assert "body_part" in table
+    assert not {"Predicted", "margin"} & set(table)
+
+
+def test_a_file_with_a_column_predicted_is_scored():
+    table = read(Path(__file__).parent / "cases" / "evaluation_extra_column" / "predicted.csv")
+    assert "predicted" not in table
+    applied = calibration.apply(table, calibration.fit(table))
+    scores = metrics.scores(applied, resamples=100)
+    assert list(scores["model"]) == [*table["model"].unique(), "Majority class"]
+    one = applied[applied["model"] == table["model"].iloc[0]]
+    assert set(subgroups.table(one)["column"]) == {"all"}
+
+
+def test_patients_are_known_where_one_is_named():
+    predictions = model_rows("test", "A", np.array([0, 1]), [0.0, 1])
+    assert by_patient(predictions).empty
+    assert by_patient(predictions.assign(patient=["", np.nan])).empty
+    assert len(by_patient(predictions.assign(study=["", "s1"]))) == 2
+
+
+def test_without_a_column_our_own_kinds_are_known_by_name(file):
+    rows = f"{HEAD}\na,1,A,0.5\na,1,Ensemble,0.5\na,1,Metadata only,0.5\n"
+    assert list(read(file(rows))["kind"]) == ["network", "ensemble", "reference"]
+    kinds = iter(["kind", " Reference", "", "network"])
+    rows = "\n".join(f"{line},{kind}" for line, kind in zip(rows.split("\n"), kinds, strict=False))
+    assert list(read(file(rows))["kind"]) == ["reference", "ensemble", "network"]
+
+
+def test_a_matrix_has_images_by_path_and_models_in_order_of_appearance():
+    tables = [model_rows("test", name, np.array([1, 0, 1]), [2.0, -1, 0]) for name in "BA"]
+    shuffled = pd.concat(tables).sample(frac=1, random_state=1)
+    shuffled = shuffled.sort_values("model", ascending=False, kind="stable")
+    result = matrix(shuffled.assign(decision="normal"), "test")
+    assert result.models == ["B", "A"]
+    assert list(result.paths) == ["test/000.png", "test/001.png", "test/002.png"]
+    assert list(result.labels) == [1, 0, 1]
+    assert list(result.groups) == [0, 0, 1]
+    np.testing.assert_array_equal(result.logits, [[2, 2], [-1, -1], [0, 0]])
+    assert not result.decisions.any()
+
+
+@pytest.mark.parametrize("function", [metrics.scores, compared])
+def test_rows_without_decisions_are_not_scored(function):
+    with pytest.raises(InputError, match=r"use calibration\.apply first"):
+        function(model_rows("test", "A", np.array([0, 1]), [0.0, 1]))
+
+
+def test_a_split_without_rows_is_named():
+    with pytest.raises(InputError, match="no rows of the split validation"):
+        matrix(model_rows("test", "A", np.array([0, 1]), [0.0, 1]), "validation")
+
+
+def test_a_study_is_the_mean_of_its_images():
+    predictions = model_rows("test", "A", np.array([0, 0, 1, 1, 0]), [-2.0, 0, 1, 3, 9]).assign(
+        patient=["p", "p", "q", "q", "q"], study=["1", "1", "1", "1", None]
+    )
+    baseline = model_rows("test", "Metadata only", np.array([0, 0, 1, 1, 0]), np.zeros(5))
+    studies = by_patient(pd.concat([predictions, baseline])).set_index("path")
+    assert list(studies.index) == ["p/1", "q/1", "test/004.png"]
+    assert list(studies["logit"]) == [-1, 2, 9]
+    assert list(studies["label"]) == ["normal", "fractured", "normal"]
+    applied = calibration.apply(studies.reset_index(), calibration.fit(studies.reset_index()))
+    assert metrics.scores(applied, resamples=100)["n"].iloc[0] == 3

@@ -1,0 +1,279 @@
+"""The sentences change when the numbers do, and read well in every case."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import evaluated
+import numpy as np
+import pandas as pd
+import pytest
+
+from fracture_utils.config import Config
+from fracture_utils.evaluation import sentences
+from fracture_utils.evaluation.localization import ASSESSMENTS
+from fracture_utils.evaluation.results import Results, evaluate
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return evaluated.results(tmp_path_factory.mktemp("sentences"))
+
+
+def text(results):
+    """All sentences, each checked for its form."""
+    lines = results.conclusions
+    for line in lines:
+        assert line[0].isupper() and line.endswith("."), line
+        assert not re.search(r"\n|_|  |\bnan\b|\binf\b|None|\(\)", line), line
+    assert lines[-1] == sentences.PURPOSE
+    return " ".join(lines)
+
+
+def changed(results, table, where=None, run=None, **values):
+    """A copy of the results with other values in some rows of a table."""
+    rows = getattr(results, table).copy()
+    where = rows.index if where is None else rows.index[rows.eval(where)]
+    for name, value in values.items():
+        rows.loc[where, name] = value
+    return dataclasses.replace(results, **{table: rows}, run=results.run | (run or {}))
+
+
+OWN = "model == 'DenseNet121'"
+
+
+def test_the_headline_has_selection_auc_interval_and_test_set(run):
+    better = {"auc": 0.91, "auc_low": 0.85, "auc_high": 0.94}
+    line = text(changed(run, "scores", OWN, **better))
+    assert line.startswith(
+        "DenseNet121, selected on validation, has a test AUC of 0.910 (95 % CI 0.850–0.940) on "
+        "90 images, 30 of them fractured."
+    )
+    line = text(changed(run, "scores", run={"selected_on": "test"}))
+    assert "selected on the test set, has" in line and "its AUC is optimistic" in line
+    assert "optimistic" not in text(run)
+
+
+@pytest.mark.parametrize(
+    ("p", "lead", "phrase"),
+    [
+        (0.2, 0.1, "no significant difference from VGG16 and MobileNet."),
+        (0.01, 0.1, "significantly better than VGG16 and MobileNet."),
+        (0.01, -0.1, "significantly worse than VGG16 and MobileNet."),
+        (np.nan, 0.1, "no significant difference from VGG16 and MobileNet."),
+    ],
+)
+def test_paired_tests_decide_what_is_significant(run, p, lead, phrase):
+    pairs = run.comparisons.copy()
+    own = pairs[["model_a", "model_b"]].eq("DenseNet121").any(axis=1)
+    sign = np.where(pairs["model_a"] == "DenseNet121", 1, -1)
+    pairs.loc[own, "difference"] = lead * sign[own]
+    pairs.loc[own, ["p_selected_holm", "p_delong_holm"]] = p
+    line = text(dataclasses.replace(run, comparisons=pairs))
+    assert f"Paired tests of the AUC (DeLong, Holm): {phrase}" in line
+    number = "no test" if np.isnan(p) else f"p = {p:.{2 if p >= 0.1 else 3}f}"
+    assert f"difference from DenseNet121: {number}." in line
+
+
+def test_detectable_differences_and_ensemble(run):
+    ends = {"difference_low": -0.05, "difference_high": 0.05}
+    line = text(changed(run, "comparisons", **ends))
+    assert "Smallest detectable difference in AUC at 80 % power: 0.071." in line
+    assert "Ensemble: AUC " in line
+    assert "detectable" not in text(changed(run, "comparisons", difference_low=np.nan))
+
+
+def test_calibration(run):
+    good = {"calibration_p": 0.4, "observed_expected": 0.97}
+    for name, value in (("observed_expected", 0.8), ("calibration_slope", 0.9)):
+        good |= {f"{name}_low": value, f"{name}_high": 1.3}
+    fine = changed(run, "scores", calibration_slope=1.1, **good)
+    fit = "O/E 0.97 (95 % CI 0.80–1.30), slope 1.10 (95 % CI 0.90–1.30), p = "
+    assert f"No evidence of miscalibration: {fit}0.40." in text(fine)
+    wrong = text(changed(fine, "scores", calibration_p=0.003))
+    assert f"DenseNet121 is miscalibrated: {fit}0.003." in wrong
+    assert "Too few test images to test the calibration." in text(
+        changed(run, "scores", calibration_p=np.nan)
+    )
+
+
+def test_predictive_values_and_net_benefit(run):
+    values = {"prevalence": 0.14, "ppv": 0.46, "ppv_low": 0.37, "ppv_high": 0.55}
+    values |= {"npv": 0.96, "npv_low": 0.94, "npv_high": 0.98}
+    line = text(changed(run, "clinical_utility", **values))
+    assert "At a prevalence of 14 %: PPV 46 % (95 % CI 37–55), NPV 96 % (95 % CI 94–98)." in line
+    never = changed(run, "clinical_utility", ppv=np.nan, ppv_low=np.nan, ppv_high=np.nan)
+    assert "PPV undefined, NPV" in text(never)
+    curve = changed(run, "decision_curve", net_benefit_low=-1.0)
+    assert "exceeds that of treating all and none at no threshold." in text(curve)
+    curve = changed(curve, "decision_curve", "0.195 < threshold < 0.305", net_benefit_low=9.0)
+    assert "treating all and none at thresholds 0.20–0.30." in text(curve)
+
+
+def test_errors_at_the_threshold(run):
+    rates = {f"false_{kind}s_per_100{end}": value for kind in ("negative", "positive")
+             for end, value in (("", 20.0), ("_low", 12.0), ("_high", 31.0))}  # fmt: skip
+    results = changed(run, "clinical_utility", **rates)
+    results = changed(results, "scores", OWN, sensitivity=29 / 30, specificity=0.8)
+    point = {"threshold": 0.31, "threshold_low": 0.1, "threshold_high": 0.62}
+    line = text(changed(results, "operating_points", positives=102, **point))
+    assert (
+        "DenseNet121 at the threshold 0.31 (95 % CI 0.10–0.62), chosen on 102 fractured validation "
+        "images: 1 false negative in 30 fractured images, 20 % (95 % CI 12–31); 12 false positives "
+        "in 60 normal images, 20 % (95 % CI 12–31)."
+    ) in line
+    few = text(changed(results, "operating_points", positives=1))
+    assert "chosen on only 1 fractured validation image:" in few
+    default = changed(results, "operating_points", rule="default: no validation images")
+    assert ", default: 1 false" in text(default)
+
+
+def test_subgroups_that_differ_significantly(run):
+    same = {"p_sensitivity_holm": 0.2, "p_specificity_holm": 0.06}
+    assert "differs by" not in text(changed(run, "subgroups", **same))
+    table = run.subgroups.copy()
+    values = {"hand": (0.672, 0.586, 0.762), "leg": (0.936, 0.899, 0.968)}
+    for value, numbers in values.items():
+        rows = table["value"] == value
+        table.loc[rows, ["specificity", "specificity_low", "specificity_high"]] = numbers
+    table = table.assign(p_sensitivity_holm=0.2, p_specificity_holm=0.0004)
+    line = text(dataclasses.replace(run, subgroups=table))
+    assert (
+        "Specificity of DenseNet121 differs by body part: hand 67 % (95 % CI 59–76), leg 94 % "
+        "(95 % CI 90–97); p < 0.001 (Holm)."
+    ) in line
+    flags = table.replace({"hand": "1", "leg": "0", "body_part": "cast"})
+    line = text(dataclasses.replace(run, subgroups=flags))
+    assert "differs by cast: yes 67 %" in line and "no 94 %" in line
+
+
+@pytest.mark.parametrize("assessment", ASSESSMENTS)
+def test_heat_maps_and_their_caution(run, assessment):
+    values = {"images": 60, "hit_rate": 0.6, "hit_rate_low": 0.45, "hit_rate_high": 0.7}
+    values |= {"permuted": 0.08, "p_permuted": 0.0005, "center": 0.52, "p_center": 0.034}
+    results = changed(run, "localization", energy_ratio=2.41, assessment=assessment, **values)
+    pointing = (
+        "The heat maps of DenseNet121 peak in or beside a box in 60 % (95 % CI 45–70) of 60 images,"
+        " heat maps of other images in 8 % (p < 0.001), the image center in 52 % (p = 0.034)"
+    )
+    energy = "They concentrate 2.4 times more energy inside the boxes than a uniform map."
+    assert f"{pointing}: {assessment}. {energy}" in text(results)
+    caution = sentences.heat_map_caution(results.localization, "DenseNet121")
+    good = assessment == "above the controls"
+    assert caution == ("" if good else f"Do not use these heat maps for localization. {pointing}.")
+    unchecked = sentences.heat_map_caution(results.localization.head(0), "DenseNet121")
+    assert "there are no boxes" in unchecked
+    assert "heat maps" not in text(dataclasses.replace(run, localization=run.localization.head(0)))
+
+
+def test_the_data_audit_the_shortcut_and_caveats(run):
+    assert "Findings of the data audit: none." in text(run)
+    audit = evaluated.audit(("red", "exact copies"), ("red", "exact copies"), ("amber", "inverted"))
+    line = text(dataclasses.replace(run, audit=audit))
+    assert "Findings of the data audit: exact copies (2 red), inverted (1 amber)." in line
+    for word in ("phantoms", "random", "Metadata-only"):
+        assert word not in line
+    baseline = run.scores.iloc[[-1]].assign(
+        model="Metadata only", kind="reference", auc=0.75, auc_low=0.62, auc_high=0.84
+    )
+    with_baseline = dataclasses.replace(run, scores=pd.concat([run.scores, baseline]))
+    expected = "Metadata-only baseline: AUC 0.750 (95 % CI 0.620–0.840); "
+    assert f"{expected}above chance: a possible shortcut." in text(with_baseline)
+    chance = changed(with_baseline, "scores", "model == 'Metadata only'", auc_low=0.48)
+    assert "0.840)." in text(chance) and "above chance" not in text(chance)
+    assert "With only 30 fractured test images, the intervals are wide." in text(run)
+    assert "With only 1 normal test image," in text(changed(run, "scores", n=9, positives=8))
+    assert "intervals are wide" not in text(changed(run, "scores", n=200, positives=100))
+    phantoms = changed(run, "scores", run={"source": "phantoms"})
+    assert "All images are synthetic phantoms" in text(phantoms)
+    random = changed(run, "scores", "model == 'VGG16'", initialization="random")
+    assert "Trained from random instead of ImageNet weights: VGG16." in text(random)
+
+
+def test_reversed_classes_are_reported_and_nothing_is_ranked(run):
+    line = text(changed(run, "scores", "model == 'VGG16'", auc_high=0.4))
+    assert line.startswith(
+        "The classes seem to be reversed: the 95 % CI of the test AUC of VGG16 lies below 0.5."
+    )
+    assert "significant" not in line and "threshold" not in line
+    assert "reversed" not in text(changed(run, "scores", "model == 'VGG16'", auc_high=0.52))
+
+
+def scored(folder, **options):
+    table = evaluated.predictions(**options)
+    return evaluate(table, Config(source="images", results_dir=folder, quick=True))
+
+
+def test_one_model(tmp_path):
+    line = text(scored(tmp_path, worth={"A": 1.5}))
+    assert line.startswith("A, the only model, has a test AUC of ")
+    for word in ("Paired tests", "detectable", "selected"):
+        assert word not in line
+
+
+@pytest.mark.parametrize(("share", "name"), [(0, "normal"), (1, "fractured")])
+def test_one_class(tmp_path, share, name):
+    line = text(scored(tmp_path, share=share, count=20, splits=("test",)))
+    assert line.startswith(f"All 20 test images are {name}, so the AUC is undefined.")
+    assert ("false negative" in line) == (name == "fractured")
+    assert ("false positive" in line) == (name == "normal")
+    one = text(scored(tmp_path, share=share, count=1, splits=("test",)))
+    assert one.startswith(f"The only test image is {name}, so")
+
+
+@pytest.mark.parametrize(("count", "share"), [(6, 1 / 6), (11, 0.2), (37, 0.19), (300, 0.2)])
+@pytest.mark.parametrize("splits", [("validation", "test"), ("test",)])
+def test_sets_of_any_size_are_described_soberly(tmp_path, count, share, splits):
+    worth = {"VGG16": 1.5, "MobileNet": 1.2}
+    results = scored(tmp_path, worth=worth, count=count, share=share, splits=splits)
+    line = text(results)
+    assert ("intervals are wide" in line) == (count * share < sentences.FEW)
+    assert ("its AUC is optimistic" in line) == (splits == ("test",))
+    assert f"{round(count * share)} of them fractured" in line
+    assert "no significant difference from" in line or "significantly" in line
+
+
+def test_another_word_for_the_positive_class_is_used_everywhere(run):
+    results = changed(run, "scores", run={"positive": "abnormal"})
+    line = text(results)
+    assert "of them abnormal" in line and "fractur" not in line
+    assert "positive class: abnormal" in sentences.note(results.run)
+
+
+def test_the_note_names_data_and_initial_weights():
+    run = {"source": "phantoms", "positive": "fractured"}
+    run["initialization"] = {"A": "imagenet", "B": "random", "C": "imagenet"}
+    assert sentences.note(run) == (
+        "Synthetic phantoms, not radiographs · ImageNet weights: A, C · random initialization: B · "
+        "research and education only"
+    )
+    run = {"initialization": {"A": "released", "B": "released"}, "provenance": {"A": "pruned"}}
+    assert sentences.note(run) == (
+        "released weights: all models · weights files other than Keras's own: A · "
+        "research and education only"
+    )
+    assert sentences.note(Config(source="phantoms").model_dump()).startswith("Synthetic phantoms")
+
+
+def test_answers_about_single_images():
+    row = {"path": "a.png", "model": "MobileNet", "logit": 1.0, "probability": 0.731}
+    row |= {"threshold": 0.5, "decision": "fractured", "warning": "", "warning_rate": 0.05}
+    row["overlay"] = ""
+    odd = row | {"path": "b.png", "warning": "brightness", "decision": "", "overlay": "b-1.png"}
+    card = {"head": "pooled", "initialization": "imagenet", "source": "images"}
+    lines = sentences.answers(pd.DataFrame([row]), {"MobileNet": card})
+    assert lines == [
+        "a.png",
+        "  MobileNet    0.731  fractured (threshold 0.500)",
+        "ImageNet weights: all models · research and education only",
+    ]
+    card |= {"heat_map_caution": "Unchecked.", "released": {"statement": "Released."}}
+    lines = sentences.answers(pd.DataFrame([row, odd]), {"MobileNet": card})
+    warning = "  No decision: out of distribution (brightness), as are about 5 % of in-distribution"
+    assert lines[3].startswith(warning) and lines[5:8] == ["  b-1.png", "Unchecked.", "Released."]
+
+
+def test_conclusions_of_a_saved_run_are_the_same(run, tmp_path):
+    run.save(tmp_path)
+    assert Results.load(tmp_path).conclusions == run.conclusions
+    assert Path(tmp_path / "conclusions.txt").read_text("utf-8").splitlines() == run.conclusions
