@@ -74,8 +74,7 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
     """Files that are left out, unusual images, and damage that is confined to one class."""
     files, images, depth = data.files, data.images, data.images["bit_depth"]
     for path, reason in files.loc[files["reason"] != "", ["path", "reason"]].to_numpy():
-        severity = "info" if "hidden" in reason else "amber"
-        yield severity, "excluded file", path, "", reason, "repair or remove it"
+        yield "amber", "excluded file", path, "", reason, "repair or remove it"
     truncated = images["path"].isin(files.loc[files["gray_fill"] >= 0.04, "path"])
     blank = np.array([image.std() for image in data.thumbnails]) < 2
     inverted = (duplicates.polarity(data.thumbnails) < INVERTED) & ~blank

@@ -146,10 +146,8 @@ def intervals(
     chart, axes = subplots(height, 1, len(names), sharey=True, squeeze=False)
     for ax, (name, label) in zip(axes[0], names.items(), strict=True):
         for y, row in enumerate(table.to_dict("records")):
-            bold, own = (
-                row["model"] == results.selected,
-                look(row["model"], results.scores["model"]),
-            )
+            bold = row["model"] == results.selected
+            own = look(row["model"], results.scores["model"])
             ends = [row[f"{name}_low"], row[f"{name}_high"]]
             ax.plot(ends, [y, y], color=own["color"], linewidth=3 if bold else 1.5)
             ax.plot(row[name], y, markersize=9 if bold else 6, linestyle="", **own)
