@@ -4,9 +4,10 @@
 
 Reads results/examples/fracatlas/networks.csv (two shared cores: an upper bound) and prints a row
 per data set for the README. Every network has its own input size for radiographs. Hours are those
-of the frozen feature maps of all networks and, where there are boxes, of the localization heads;
-the disk for maps is that of the network that needs most, because only one network's maps are on the
-disk at a time.
+of the frozen feature maps of all networks, of predictions and, where there are boxes, of the
+localization heads; that run had no augmented copies, so feature maps are scaled by the share of
+training images. The disk for maps is that of the network that needs most, because only one
+network's maps are on the disk at a time.
 """
 
 import sys
@@ -31,14 +32,17 @@ def main() -> None:
     """Print the table."""
     config = Config(source="images")
     networks, images = tables.read(RUN, "networks"), tables.read(RUN, "images")
-    features = networks["seconds_features"].sum() / len(images)
+    passes = 1 + config.augmented_copies * (images["split"] == "train").mean()
+    features = passes * networks["seconds_features"].sum() / len(images)
+    features += networks["seconds_predict"].sum() / len(images)
     heads = networks["seconds_head"].sum() / len(images)
     pixels = sum(size**2 for size in backbones.sizes(config))
     maps = 0.0
     for name in config.backbones:
         early, last, _ = builder.build_body(name, backbones.size(name, config)).output
         maps = max(maps, sum(2 * np.prod(each.shape[1:]) for each in (early, last)) / 2**30)
-    sys.stdout.write(f"{features:.3f} s (maps) and {heads:.3f} s (heads) per image\n")
+    maps *= passes
+    sys.stdout.write(f"{features:.3f} s (maps, predictions) and {heads:.3f} s (heads) per image\n")
     for name, (count, boxes) in SETS.items():
         hours = count * (features + heads * boxes) / 3600
         sys.stdout.write(

@@ -1,11 +1,12 @@
-"""Coverage of the 95 % confidence interval of the AUC: simulated test sets with a known AUC.
+"""Coverage of the 95 % confidence intervals of the AUC and of the threshold, by simulation.
 
-    python benchmarks/coverage.py [SIMULATIONS]
+    python benchmarks/coverage.py [SIMULATIONS] [threshold]
 
 Scores are normal in both classes. "single": each image is a patient; "one class": patients with
 three images of one class; "mixed": patients with three images, one of them fractured where the
 patient has a fracture. Half of the variance is shared within a patient. Prints a Markdown table:
-coverage in percent of the package's interval and of a percentile bootstrap over patients.
+coverage in percent of the package's interval and of a percentile bootstrap over patients. With
+"threshold", the share of validation sets whose interval of the threshold holds the true optimum.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import sys
 import numpy as np
 from scipy import stats
 
-from fracture_utils.evaluation import intervals, metrics
+from fracture_utils.evaluation import calibration, intervals, metrics
 
 AUCS, CLUSTERS, SIZES = (0.7, 0.9, 0.98), ("single", "one class", "mixed"), ((60, 370), (8, 370))
 PER_PATIENT = 3
@@ -53,7 +54,7 @@ def package(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple
 def bootstrap(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Percentiles over resampled patients."""
     draws = [
-        metrics.area(*metrics.curve(labels, scores, weights))
+        metrics.roc_area(*metrics.roc_counts(labels, scores, weights))
         for weights in intervals.resample(labels, groups, RESAMPLES, 0)
     ]
     return tuple(np.percentile(np.concatenate(draws), intervals.PERCENTILES))
@@ -79,5 +80,27 @@ def main(simulations: int) -> None:
         sys.stdout.flush()
 
 
+def threshold_coverage(simulations: int) -> None:
+    """Print the coverage of the interval of the threshold by size, clusters and bootstrap."""
+    sys.stdout.write("| AUC | patients | fractured / normal | package | n out of n |\n")
+    sys.stdout.write("|---|---|---|---|---|\n")
+    for auc, cluster, size in itertools.product((0.8, 0.9), CLUSTERS[:2], ((100, 550), (30, 100))):
+        optimum, generator = stats.norm.ppf(auc) / np.sqrt(2), np.random.default_rng(7)
+        shares = []
+        for power in (calibration.POWER, 1.0):
+            count = 0
+            for _ in range(simulations):
+                labels, scores, groups = simulate(auc, cluster, size, generator)
+                draws = [
+                    calibration.thresholds(labels, scores, None, weights)
+                    for weights in intervals.resample(labels, groups, RESAMPLES, 0, power=power)
+                ]
+                low, high = np.nanpercentile(np.concatenate(draws), intervals.PERCENTILES)
+                count += low <= optimum <= high
+            shares.append(f"{100 * count / simulations:.1f}")
+        sys.stdout.write(f"| {auc} | {cluster} | {size[0]} / {size[1]} | {' | '.join(shares)} |\n")
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    sizes = [int(word) for word in sys.argv[1:] if word.isdigit()] or [1000]
+    (threshold_coverage if "threshold" in sys.argv else main)(*sizes)

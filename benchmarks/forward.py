@@ -46,7 +46,7 @@ def released(name: str, variant: str, size: int):
     precision = backbones.resolve_precision("auto")
     own = precision if variant == "package" else "float32"
     model = builder.build(name, card["head"], size=size, weights=Weights("random"), precision=own)
-    builder.load_released(model, RELEASED_DIR / card["weights"])
+    builder.load_weights(model, RELEASED_DIR / card["weights"])
     return builder.fold_batch_norm(model) if variant == "package" else model, precision
 
 

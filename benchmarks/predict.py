@@ -35,8 +35,7 @@ def seconds(paths: list[Path], *options: str) -> float:
 def forward(config: Config, paths: list[Path]) -> float:
     """Of all models over the same images in memory, after a warm-up."""
     predictor, total = Predictor(config), 0.0
-    predictor.load()
-    for name, model in predictor.models.items():
+    for name, (model, _) in predictor.models.items():
         size = predictor.members[name]["input_size"]
         pixels = np.stack([reader.fit(reader.read(path), size) for path in paths])
         batch = pixels[..., None].astype(np.float32)
@@ -51,10 +50,10 @@ def main() -> None:
     """Interleaved rounds of one image, many images and the forward pass."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in reader.SUFFIXES)[:MANY]
-    config, times = Config(source="images"), []
+    config, times = Config(source="phantoms"), []
     for _ in range(rounds):
-        numbers = seconds(paths, "--numbers-only")
-        times.append((seconds(paths[:1]), seconds(paths), numbers, forward(config, paths)))
+        numbers, drawn = seconds(paths), seconds(paths, "--heat-maps")
+        times.append((seconds(paths[:1]), drawn, numbers, forward(config, paths)))
     one, drawn, numbers, passes = np.median(times, axis=0)
     sys.stdout.write(
         f"{len(paths)} images, {rounds} rounds (medians): one image {one:.1f} s, all "

@@ -63,14 +63,14 @@ def release(name: str, card: dict, data: Path, config: Config) -> dict:
     predictions = read(results / "predictions.csv")
     for below in FLOAT16_BELOW:
         model_cards.write_released(target, trained, below)
-        builder.load_released(model, target)
+        builder.load_weights(model, target)
         change = {"bits": 8, "float16_below": below}
         change |= quantization(model, card, data, predictions, config)
         if abs(change["change_in_auc"]) <= ALLOWED:
             break
     shutil.copyfile(config.models_dir / f"{name}.ood.npz", RELEASED_DIR / f"{name}.ood.npz")
     card |= {"weights": target.name, "weights_sha256": artifacts.digest(target)}
-    card |= {"precision": "auto", "usable_as_initialization": True}
+    card |= {"precision": "float32", "usable_as_initialization": True}
     images = tables.read(results, "images")
     hardware = images[images["hardware"] == "1"]
     counts = {"images": len(hardware), "fractured": (hardware["label"] == "fractured").sum()}

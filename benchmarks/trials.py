@@ -73,13 +73,12 @@ def trial(name: str, config: Config, images: pd.DataFrame, boxes: pd.DataFrame) 
     labels = (rows["label"] == "fractured").to_numpy(int)
     logits = predictions.loc[rows["path"], "logit"].to_numpy()
     hits = pointing(training.heat_maps[name], rows, boxes)
-    early = backbones.REGISTRY[name].early.lstrip("<")
     return {
         "network": name,
-        "stages": f"{early} + last" if head == "localization" else "last",
+        "stages": "early + last" if head == "localization" else "last",
         "image_size": backbones.size(name, config),
         "head": head,
-        "views": 1,
+        "views": 1 + config.augmented_copies,
         "boxes": int(head == "localization"),
         "other": f"package fine_tune_epochs={config.fine_tune_epochs}",
         "seed": config.seed,

@@ -35,9 +35,9 @@ models/jobs                  all models: here, one per GPU, or on a Dask cluster
 models/model_cards           how a trained model is used; released weights
 plots/                       style, dataset, performance, explanations: Results -> figures
 report                       one HTML page and a README for the results folder
-predict                      answers about single images
+predict                      predictions for single images
 export                       ONNX
-notebook                     the notebook without a person
+notebook                     headless execution of the notebook
 __main__                     the command line
 """
 

@@ -1,15 +1,20 @@
-"""The command line: `python -m fracture_utils {run,predict,evaluate,import,export}`.
+"""The command line: `python -m fracture_utils {run,audit,predict,evaluate,import,export}`.
 
 Exit code 0; 2 with one sentence on standard error where a file, folder or setting is wrong; 1 where
-the program fails. A command imports what it needs, so that a wrong name is reported at once.
+the program fails; 130 or 143 where Ctrl-C or SIGTERM ends it. A command imports what it needs, so
+that a wrong name is reported at once.
 """
 
 import argparse
+import functools
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, NoReturn, get_args, get_origin
 
+import fracture_utils
 from fracture_utils.config import Config, InputError, RunError
 
 
@@ -21,36 +26,68 @@ def run(notebook: Path | None, **settings: object) -> int:
     return 0
 
 
-def predict(images: list[Path], numbers_only: bool, **settings: object) -> int:
-    if not any(path.is_file() for path in images):
-        raise InputError(f"There is no file {', '.join(map(str, images))}; correct the name.")
+def predict(
+    images: list[Path], output: Path | None, heat_maps: bool | None, **settings: object
+) -> int:
     from fracture_utils import predict as prediction
     from fracture_utils.evaluation import sentences
 
-    predictor = prediction.Predictor(Config(source="phantoms", **settings))  # needs no data folder
-    answers, problems = prediction.predict(images, predictor, draw=not numbers_only)
+    config = Config(source="phantoms", **settings)  # needs no data folder
+    paths, predictor = prediction.find(images, config), prediction.Predictor(config)
+    answers, problems = prediction.predict(paths, predictor, heat_maps, output)
     print(*sentences.answers(answers, predictor.cards), sep="\n")
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
+    if predictor.folder != config.models_dir and any(config.models_dir.glob("*.json")):
+        unused = f"The models in {config.models_dir} were trained on phantoms, so others answered"
+        sys.stderr.write(f"{unused}. To use them, name their folder with --models-dir.\n")
     return 2 if problems else 0
 
 
-def evaluate(predictions: Path, **settings: object) -> int:
+def audit(**settings: object) -> int:
+    from fracture_utils import artifacts, tables
+    from fracture_utils.data import audit as checks
+    from fracture_utils.data import dataset
+    from fracture_utils.evaluation import results
+
+    config = Config(**settings)
+    if config.source == "phantoms":
+        raise InputError(f"{config.data_dir} has no images; name their folder with --data-dir.")
+    results.check_target(config.results_dir, None)
+    run_lock = artifacts.lock(config.results_dir)
+    data = dataset.load(config)
+    findings = checks.run(data, config.seed)
+    tables.write(config.results_dir, "images", data.images)
+    tables.write(config.results_dir, "audit", findings)
+    run_lock.release()
+    print(dataset.summary(data.images).to_string(), end="\n\n")
+    for (severity, check), rows in findings.groupby(["severity", "check"], sort=False):
+        example = ", ".join(filter(None, rows.iloc[0][["path", "other_path", "finding", "advice"]]))
+        print(f"{severity:<5} {len(rows):>5}  {check}: {example}")
+    print(f"\nimages.csv and audit.csv were written to {config.results_dir}.")
+    return 0
+
+
+def evaluate(source: Path, **settings: object) -> int:
+    from fracture_utils import predict as prediction
     from fracture_utils import report
     from fracture_utils.evaluation import results
 
-    config = Config(source="images", **settings)
-    scored = results.evaluate_file(predictions, config)
+    folder = source if source.is_dir() else None
+    config = Config(source="images", data_dir=folder, **settings)
+    scored = prediction.external_test(config) if folder else results.evaluate_file(source, config)
     scored.save(config.results_dir)
     report.write(scored, config.results_dir)
     print(*scored.conclusions, f"Written to {config.results_dir}.", sep="\n")
     return 0
 
 
-def import_(name: str, source: str, destination: Path, copy: bool) -> int:
+def import_(name: str, source: str, destination: Path, copy: bool, **words: str | None) -> int:
     from fracture_utils.data import sources
 
-    imported = sources.bring(name, source, destination, copy)
-    counts = imported.images.groupby(["split", "label"]).size()
+    classes = {word: label for label, word in words.items() if word}
+    imported = sources.bring(name, source, destination, copy, classes)
+    images = imported.images.replace({"split": {"": "(drawn by run)"}})
+    counts = images.groupby(["split", "label"]).size()
     print(counts.to_string(), imported.summary(), sep="\n")
     return 0
 
@@ -65,25 +102,49 @@ def export(models: list[str], to: Path, **settings: object) -> int:
 
 SCORING = ("results_dir", "seed", "quick", "target_sensitivity", "prevalence", "subgroups")
 FILE, FLAG = {"type": Path}, {"action": "store_true"}
+OUTPUT = {"dest": "results_dir", "metavar": "FOLDER", "help": "the same as --results-dir"}
 COMMANDS: dict[str, tuple] = {
     "run": (run, "Execute the notebook.", "--quick", Config.model_fields,
             {"--notebook": FILE | {"help": "default: the one of the project"}}),
-    "predict": (predict, "Apply trained models to radiographs.", "X.png",
-                ("results_dir", "models_dir"),
-                {"images": FILE | {"nargs": "+", "help": "PNG, JPEG, TIFF, BMP or DICOM"},
-                 "--numbers-only": FLAG | {"help": "draw no heat maps (faster)"}}),
-    "evaluate": (evaluate, "Score a table of predictions.", "predictions.csv", SCORING,
-                 {"predictions": FILE | {"help": "CSV: path, label, model, probability …"}}),
+    "audit": (audit, "Audit a data set before training.", "--data-dir my_xrays",
+              ("data_dir", "results_dir", "seed", "neighbors"), {"--output": OUTPUT}),
+    "predict": (predict, "Apply trained models to radiographs.", "my_xrays --output answers.csv",
+                ("results_dir", "models_dir", "precision"),
+                {"images": FILE | {"nargs": "+", "help": "PNG, JPEG, TIFF, BMP or DICOM files, "
+                                   "folders or wildcards"},
+                 "--output": FILE | {"metavar": "FILE", "help": "CSV file of the answers (default: "
+                                     "answers.csv in the results folder)"},
+                 "--heat-maps": FLAG | {"default": None, "help": "draw the heat map of each image "
+                                        "(default: of up to 20 images)"},
+                 "--numbers-only": {"action": "store_false", "dest": "heat_maps", "default": None,
+                                    "help": "draw no heat maps (faster)"}}),
+    "evaluate": (evaluate, "Test trained models on labeled images, or score a table of "
+                 "predictions.", "my_xrays --output tested", (*SCORING, "models_dir"),
+                 {"source": FILE | {"help": "folder of labeled images, or CSV file with the "
+                                    "columns path, label, model, probability"},
+                 "--output": OUTPUT}),
     "import": (import_, "Import a published data set.", "mura MURA-v1.1.zip datasets/mura", (),
                {"name": {"help": "fracatlas, mura or folders"},
                 "source": {"help": "folder or zip archive as published, or download (fracatlas)"},
                 "destination": FILE | {"help": "new folder"},
-                "--copy": FLAG | {"help": "copy the images instead of linking them"}}),
+                "--copy": FLAG | {"help": "copy the images instead of linking them"},
+                "--fractured": {"metavar": "NAME", "help": "folder or label of fractured images"},
+                "--normal": {"metavar": "NAME", "help": "folder or label of normal images"}}),
     "export": (export, "Write models as ONNX files.", "DenseNet121", ("models_dir",),
                {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: as predict"},
                 "--to": FILE | {"default": Path("exported"), "help": "default: exported"}}),
 }  # fmt: skip
 """Of each command: function, summary, example, its settings and its own arguments."""
+GROUPS = {"data_dir": "data", "horizontal_flip": "augmentation", "backbones": "training",
+          "target_sensitivity": "evaluation"}  # fmt: skip
+"""Titles of groups of settings in the help, by the first setting of each in `Config`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message[0].upper()}{message[1:]}; see {self.prog} --help.\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,28 +152,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a code page may lack letters of a file's name
-    parser = argparse.ArgumentParser("python -m fracture_utils", epilog="Research and education.")
+    parser = Parser("python -m fracture_utils", epilog="Research and education.")
+    version = f"fracture_utils {fracture_utils.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
     for name, (function, summary, example, settings, own) in COMMANDS.items():
-        example = f"Example: python -m fracture_utils {name} {example}"
-        command = commands.add_parser(name, help=summary, description=summary, epilog=example)
+        positional = [argument.upper() for argument in own if argument[0] != "-"]
+        command = commands.add_parser(
+            name, help=summary, description=summary,
+            epilog=f"Example: python -m fracture_utils {name} {example}",
+            usage=" ".join(["%(prog)s", *positional, "[options]"]),
+            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=32),
+        )  # fmt: skip
         command.set_defaults(function=function)
         for argument, options in own.items():
             command.add_argument(argument, **options)
-        for setting in settings:
-            field = Config.model_fields[setting]
-            text = f"{field.description} (default: {field.default})".replace("%", "%%")
-            kind = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {}
-            command.add_argument(f"--{setting.replace('_', '-')}", default=None, help=text, **kind)
+        groups, group = {k: command.add_argument_group(v) for k, v in GROUPS.items()}, None
+        for setting, field in Config.model_fields.items():
+            group = groups.get(setting, group)
+            if setting in settings:
+                kind, default = field.annotation, field.default
+                default = ",".join(default) if isinstance(default, tuple) else default
+                text = "" if default in (None, "") else f" (default: {default})"
+                options = {"default": None, "help": f"{field.description}{text}".replace("%", "%%")}
+                if kind is bool:
+                    options["action"] = argparse.BooleanOptionalAction
+                elif get_origin(kind) is Literal:
+                    options["metavar"] = f"{{{','.join(get_args(kind))}}}"
+                else:
+                    options["metavar"] = setting.rpartition("_")[2].upper()
+                group.add_argument(f"--{setting.replace('_', '-')}", **options)
     options = vars(parser.parse_args(arguments))
+    function = options.pop("function")
     try:
-        return options.pop("function")(**options)
+        return function(**options)
     except (InputError, RunError) as error:
         sys.stderr.write(f"{error}\n")
         return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt as interrupt:
+        resumes = "; the next run continues where this one stopped" if function is run else ""
+        sys.stderr.write(f"Interrupted{resumes}.\n")
+        return 128 + next(iter(interrupt.args), signal.SIGINT)
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,6 @@
 """Files that are complete or absent, and the one rule for what need not be computed again.
 
-An artifact is valid if the key in the JSON beside it equals the key of now and its bytes have the
+An artifact is valid if the key in the JSON beside it equals the current key and its bytes have the
 recorded SHA-256. It is written under a temporary name, synced and renamed; its JSON comes last.
 """
 
@@ -31,12 +31,11 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it once the block has succeeded.
-
-    Its suffixes are those of `path`, by which Keras, Matplotlib and Pillow choose the format.
-    Raises InputError where the folder cannot be written or the disk is full.
+    """Yield a temporary path beside `path`, with its suffixes, by which Keras and Pillow choose the
+    format. It replaces `path` once the block has succeeded; InputError where that is impossible.
     """
-    temporary = path.with_name(TEMPORARY + uuid.uuid4().hex + "".join(path.suffixes[-2:]))
+    suffixes = "".join(suffix for suffix in path.suffixes[-2:] if len(suffix) <= 8)
+    temporary = path.with_name(TEMPORARY + uuid.uuid4().hex[:12] + suffixes)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -45,8 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space, or choose "
-            "another folder with FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR."
+            f"{path} cannot be written ({error.strerror or error}). Free some space, shorten the "
+            "name, or choose another folder with FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -99,7 +98,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes."""
+    """Hexadecimal digest of a file's bytes, computed once per process while the file is the same by
+    number, size and time.
+    """
+    stat = Path(path).stat()
+    return _digest(str(path), algorithm, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(4096)
+def _digest(path: str, algorithm: str, *_: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
@@ -161,16 +168,12 @@ def lock(folder: Path) -> filelock.FileLock:
         folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder.resolve() / "run.lock", timeout=0, is_singleton=True)
         held.acquire()
-    except filelock.Timeout:
-        raise InputError(
-            f"Another run is using {folder}. Wait until it ends (or close its notebook), or set "
-            "FRACTURE_RESULTS_DIR and FRACTURE_MODELS_DIR to other folders."
-        ) from None
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}). Choose another folder with "
-            "FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR."
-        ) from error
+        problem = f"{folder} cannot be written ({error.strerror})"
+        if isinstance(error, filelock.Timeout):
+            problem = f"Another run is using {folder}. Wait until it ends, or close its notebook"
+        folders = "FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR"
+        raise InputError(f"{problem}. Choose another folder with {folders}.") from None
     return held
 
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -15,13 +15,13 @@ PREFIX = "FRACTURE_"
 NORMAL, FRACTURED = CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
-Backbone = Literal["DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception"]
-BACKBONES: tuple[str, ...] = get_args(Backbone)
+BACKBONES = ("DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception")
 LAYOUT = "train/fractured, train/normal, test/fractured and test/normal"
 DOCUMENTS = ".csv .tsv .xls .xlsx .ods .json .xml .yaml .yml .txt .md .pdf .html .py .zip .db .ini"
+SYSTEM = ("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
+          "system volume information")  # fmt: skip
 PAPERS = ("license", "licence", "readme", "copying", "makefile", "notice", "authors")
-PHANTOM_DEFAULTS = {"fine_tune_epochs": 1}
-QUICK_DEFAULTS = {"phantom_images": 96, "image_size": 96, "batch_size": 16, "fine_tune_epochs": 1}
+QUICK_DEFAULTS = {"phantom_images": 96, "image_size": 96, "batch_size": 16}
 
 
 class InputError(Exception):
@@ -34,8 +34,14 @@ class InputError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+class Interruption(KeyboardInterrupt):
+    """A training that the user stopped; the message says how to resume it, without a traceback."""
+
+    _render_traceback_ = InputError._render_traceback_
+
+
 class RunError(Exception):
-    """A run that failed for another reason than its input; exit code 1."""
+    """A run that failed for a reason other than its input; exit code 1."""
 
 
 def first_line(error: BaseException) -> str:
@@ -70,19 +76,27 @@ class Config(BaseSettings):
     audit_policy: Literal["report", "drop", "stop"] = Field(
         "report", description="what to do with copies and conflicting labels"
     )
+    test_share: float = Field(
+        0.2, gt=0, le=0.5, description="share of the test set, drawn where no image has a split"
+    )
     neighbors: int | None = Field(
-        None, ge=0, description="training images in a run of numbered names; None: as imported"
+        None, ge=0, description="consecutive file numbers that form one group; None: as imported"
     )
     horizontal_flip: bool = Field(True, description="augmentation: mirror left and right")
     vertical_flip: bool = Field(False, description="augmentation: mirror up and down")
     rotation: float = Field(10.0, ge=0, le=180, description="augmentation: largest angle, degrees")
-    zoom: float = Field(0.1, ge=0, lt=0.5, description="augmentation: largest share of the side")
-    shift: float = Field(0.05, ge=0, lt=0.5, description="augmentation: largest share of the side")
-    brightness: float = Field(0.1, ge=0, lt=1, description="augmentation: largest share of white")
+    zoom: float = Field(0.1, ge=0, lt=0.5, description="augmentation: maximum fraction of the side")
+    shift: float = Field(0.05, ge=0, lt=0.5, description="augmentation: maximum fraction of side")
+    brightness: float = Field(
+        0.1, ge=0, lt=1, description="augmentation: maximum change as a fraction of white"
+    )
     contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest relative change")
+    augmented_copies: int = Field(
+        1, ge=0, le=99, description="augmented copies of a training image with cached feature maps"
+    )
 
-    backbones: Annotated[tuple[Backbone, ...], NoDecode] = Field(
-        BACKBONES, min_length=1, description="pretrained networks to train, separated by commas"
+    backbones: Annotated[tuple[str, ...], NoDecode] = Field(
+        BACKBONES, min_length=1, description="networks of keras.applications, separated by commas"
     )
     initialization: Literal["imagenet", "random"] = Field("imagenet", description="initial weights")
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels; None: by backbone")
@@ -93,8 +107,12 @@ class Config(BaseSettings):
     head: Literal["auto", "localization", "pooled"] = Field(
         "auto", description="classification head; auto: the better one on validation"
     )
-    fine_tune_epochs: int = Field(0, ge=0, description="most epochs of fine-tuning; 0: none")
-    fine_tune_depth: Literal["top", "all"] = Field("top", description="layers to fine-tune")
+    fine_tune_epochs: int | None = Field(
+        None, ge=0, description="maximum number of epochs; 0: none, None: by hardware and source"
+    )
+    fine_tune_depth: Literal["auto", "top", "all"] = Field(
+        "auto", description="layers to fine-tune; auto: all with a GPU, else the top block"
+    )
     disk_limit: float = Field(16.0, ge=0, description="GiB for the feature maps of one model")
     cluster: str = Field("", description="address of a Dask scheduler; empty: train here")
 
@@ -102,7 +120,9 @@ class Config(BaseSettings):
         None, gt=0, le=1, description="sensitivity of the threshold on validation; None: Youden's J"
     )
     prevalence: float | None = Field(None, gt=0, lt=1, description="for PPV, NPV; None: test set")
-    subgroups: Annotated[tuple[str, ...], NoDecode] = Field((), description="columns to report by")
+    subgroups: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="additional columns of images.csv that define subgroups"
+    )
 
     def __init__(self, **keywords: Any) -> None:
         known = [PREFIX + name.upper() for name in (*type(self).model_fields, "config")]
@@ -131,8 +151,7 @@ class Config(BaseSettings):
         if source == "auto":
             source = _find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
         quick = str(given.get("quick")).lower() in {"1", "true", "t", "yes", "y", "on"}
-        defaults = PHANTOM_DEFAULTS if source == "phantoms" else {}
-        return defaults | (QUICK_DEFAULTS if quick else {}) | given | {"source": source}
+        return (QUICK_DEFAULTS if quick else {}) | given | {"source": source}
 
     @field_validator("backbones", "subgroups", mode="before")
     @classmethod
@@ -187,7 +206,7 @@ class Config(BaseSettings):
 
 def is_hidden(path: Path) -> bool:
     """Whether a path below the data folder belongs to the system or to a tool."""
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return any(part[:1] == "." or part.lower() in SYSTEM for part in path.parts)
 
 
 def may_be_image(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Trained models for other software as ONNX files, each compared with Keras."""
 
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from fracture_utils import artifacts
-from fracture_utils.config import Config, InputError, RunError
+from fracture_utils.config import Config, InputError, RunError, first_line
 from fracture_utils.data import reader
 from fracture_utils.evaluation import calibration
-from fracture_utils.models import backbones, model_cards
+from fracture_utils.models import backbones, model_cards, ood
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
-LIMITS = {"probability": 1e-3, "logit": 1e-2, "heat_map": 1e-2}
+LIMITS = {"probability": 1e-3, "logit": 1e-2, "heat_map": 1e-2, "ood_score": 1e-2}
 """Largest differences from Keras."""
 SCRIPT = Path(__file__).parent / "templates" / "run_onnx.py.txt"
 
@@ -24,9 +25,11 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
     """Write models (none named: those that `predict` uses) into `folder`; yields a line per model.
 
     Each becomes <name>.onnx and a card <name>.json, beside run_onnx.py: from "image" uint8
-    (n, size, size, 1) to "probability" (calibrated), "logit" and "heat_map" in float32. InputError
-    where a model or package is missing or `folder` holds other files of these names; RunError
-    beyond LIMITS, and an earlier export stays.
+    (n, size, size, 1) and "statistics" float32 (n, 23) to "probability" (calibrated), "logit",
+    "heat_map" and "ood_score" in float32. An image with a score above "ood_threshold" of the card
+    is out of distribution. The statistics depend on the frame of the image within the square, so
+    `ood.statistics` computes them. InputError where a model or package is missing or `folder` holds
+    other files of these names; RunError beyond LIMITS, and an earlier export stays.
     """
     if missing := [package for package in PACKAGES if not importlib.util.find_spec(package)]:
         raise InputError(f'The export needs {", ".join(missing)}: pip install -e ".[export]".')
@@ -38,17 +41,48 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
             if file.exists() and not ours:
                 raise InputError(f"{file} is not an export; choose another folder with --to.")
         card = artifacts.read_json(home / f"{name}.json")
+        reference = ood.read(home / f"{name}.ood.npz")
+        card["ood_threshold"] = ood.threshold(reference)
         with artifacts.replacing(path) as file, backbones.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of converters about NumPy and themselves
-            differences = _write(file, model_cards.load(name, card, home, "float32"), card)
+            differences = _write(file, model_cards.load(name, card, home), card, reference)
         exported = {"exported": artifacts.versions(), "differences_from_keras": differences}
         artifacts.write_json(target, exported | card)
-        artifacts.write_text(folder / SCRIPT.stem, SCRIPT.read_text(encoding="utf-8"))
+        artifacts.write_text(folder / SCRIPT.stem, script())
         largest = ", ".join(f"{what} {value:.1g}" for what, value in differences.items())
         yield f"{path}; largest differences from Keras: {largest}"
 
 
-def _write(path: Path, trained: Any, card: dict) -> dict[str, float]:
+def script() -> str:
+    """run_onnx.py: the template with the package's own code, so that both read files alike."""
+    module = inspect.getsource(reader).splitlines(keepends=True)
+    parts = [line for line in module if not line.startswith(("from fracture_utils", "from scipy"))]
+    parts += [f"{name} = {getattr(ood, name)}\n" for name in ("SIDE", "LEVELS", "SIGMAS")]
+    parts += map(inspect.getsource, (first_line, ood.statistics, ood._blur))
+    return SCRIPT.read_text(encoding="utf-8").replace("# {code}\n", "\n\n".join(parts))
+
+
+def _score(reference: ood.Reference, statistics: Any, features: Any) -> Any:
+    """The score (n, 1) of `ood.warnings` in Keras operations."""
+    from keras import ops
+
+    score, neighbors = 0, int(reference["neighbors"])
+    values = (statistics, ops.sign(features) * ops.abs(features) ** 0.25)
+    for (check, weight), described in zip(ood.WEIGHTS.items(), values, strict=True):
+        names = (f"{name}/{check}" for name in ood.PARTS)
+        center, spread, stored, spacing, scale = (np.float32(reference[name]) for name in names)
+        described = (described - center) / spread
+        lengths = ops.sum(described**2, axis=1, keepdims=True) + (stored**2).sum(axis=1)
+        products = ops.matmul(described, stored.T)
+        nearest, rows = ops.top_k(2 * products - lengths, neighbors)
+        distance = ops.mean(ops.sqrt(ops.maximum(-nearest, 0)), axis=1, keepdims=True)
+        spacings = ops.mean(ops.take(spacing, rows), axis=1, keepdims=True)
+        logs = ops.log(ops.maximum(distance, 1e-9)) - ops.log(ops.maximum(spacings, 1e-9)) / 2
+        score += weight * ops.relu((logs - scale[0]) / scale[1])
+    return score
+
+
+def _write(path: Path, trained: Any, card: dict, reference: ood.Reference) -> dict[str, float]:
     """Write a model; its largest difference from Keras by output."""
     import keras
     import onnxruntime
@@ -71,16 +105,20 @@ def _write(path: Path, trained: Any, card: dict) -> dict[str, float]:
     model = keras.models.clone_model(model, clone_function=lambda la: la, call_function=call)
     size = card["input_size"]
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
-    logit, heat_map, _ = model(keras.ops.cast(image, "float32"))
+    center = np.float32(reference["center/" + next(iter(ood.WEIGHTS))])
+    inputs = {"image": image, "statistics": keras.Input(center.shape, name="statistics")}
+    logit, heat_map, features = model(keras.ops.cast(image, "float32"))
     probability = keras.ops.sigmoid(calibration.calibrated(logit, card))
     outputs = {"probability": probability, "logit": logit, "heat_map": heat_map}
-    model = keras.Model(image, outputs, name=trained.name)
+    outputs["ood_score"] = _score(reference, inputs["statistics"], features)
+    model = keras.Model(inputs, outputs, name=trained.name)
     noise = np.random.default_rng(0).integers(0, 256, (8, 12, 9), np.uint8)
     images = np.stack([reader.fit(one, size) for one in noise])[..., None]  # smooth, with padding
-    expected = model.predict_on_batch(images)  # builds the model as well
+    inputs = {"image": images, "statistics": np.tile(center, (len(images), 1))}
+    expected = model.predict_on_batch(inputs)  # builds the model as well
     model.export(str(path), format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    results = zip(LIMITS.items(), session.run(list(LIMITS), {"image": images}), strict=True)
+    results = zip(LIMITS.items(), session.run(list(LIMITS), inputs), strict=True)
     differences = {}
     for (what, limit), values in results:
         differences[what] = float(np.abs(values - expected[what]).max())

@@ -1,13 +1,17 @@
 """The notebook without a browser: executed cell by cell and written as a web page."""
 
+import asyncio
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
+from ipykernel.kernelspec import make_ipkernel_cmd
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -23,24 +27,39 @@ QUIET = ["--IPKernelApp.log_level=ERROR"]
 DIED = f"The notebook's process died; lower {PREFIX}BATCH_SIZE if memory is short, and run again."
 
 
+class KernelManager(AsyncKernelManager):
+    """Starts kernels in this Python, whatever Python a kernel named python3 stands for."""
+
+    kernel_spec = KernelSpec(argv=make_ipkernel_cmd(), language="python")
+
+
 def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
     """Run `notebook` (None: the project's) under these settings; returns the path of its page.
 
     Prints section titles and the progress of the training. Raises InputError with the notebook's
-    sentence where a file or setting is wrong, otherwise RunError; run.log has the traceback.
+    sentence where a file or setting is wrong, otherwise RunError; run.log has the traceback. A
+    KeyboardInterrupt ends the notebook and its trainings.
     """
-    config, path, ended = Config(**settings), notebook or NOTEBOOK, threading.Event()
+    config, path = Config(**settings), notebook or NOTEBOOK
     try:
         story = nbformat.read(path, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError) as error:
         reason = first_line(error)
         raise InputError(f"{path} is not a notebook ({reason}); correct --notebook.") from None
     client = NotebookClient(story, timeout=None, kernel_name="python3", extra_arguments=QUIET)
-    client.on_cell_start = _show_title
+    client.kernel_manager_class, client.on_cell_start = KernelManager, _show_title
     given = {PREFIX + name.upper(): str(v) for name, v in settings.items() if v is not None}
-    threading.Thread(target=_show_progress, args=[config, ended], daemon=True).start()
+    # In a thread of its own: in the main thread, nbclient would handle the signals.
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(asyncio.run, client.async_execute(env=backbones.environment() | given))
     try:
-        client.execute(env=backbones.environment() | given)
+        _show_progress(config, future)
+        future.result()
+    except KeyboardInterrupt:
+        if client.km and client.km.has_kernel:
+            asyncio.run(client.km.interrupt_kernel())
+        wait([future], 10)  # seconds, for its trainings to end
+        raise
     except CellExecutionError as error:
         if error.ename in ("InputError", "ReadError"):
             raise InputError(str(error.evalue)) from None
@@ -50,7 +69,7 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
     except DeadKernelError:
         raise RunError(DIED) from None
     finally:
-        ended.set()
+        pool.shutdown(wait=False)
     page = config.results_dir / f"{path.stem}.html"
     artifacts.write_text(page, html(story))
     return page
@@ -66,11 +85,11 @@ def _show_title(cell: nbformat.NotebookNode, **_: object) -> None:
         tqdm.write(cell["source"].partition("\n")[0].removeprefix("## "))
 
 
-def _show_progress(config: Config, ended: threading.Event) -> None:
-    """Show what status.json of each training says, in one line, or (in a file) one a minute."""
+def _show_progress(config: Config, future: Future) -> None:
+    """Show status.json of each training in one line, or (in a file) in one a minute."""
     started, terminal = time.time(), sys.stdout.isatty()
     with tqdm(bar_format="{desc} {elapsed}", file=sys.stdout, disable=not terminal) as line:
-        while not ended.wait(0.5 if terminal else 60):
+        while not wait([future], 0.5 if terminal else 60).done:
             parts = []
             for file in sorted((config.cache_dir / "models").glob("*/status.json")):
                 with contextlib.suppress(OSError, InputError):

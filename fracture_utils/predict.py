@@ -1,9 +1,8 @@
-"""Answers about single images: calibrated probability, decision, heat map and OOD warning."""
+"""Predictions for single images: calibrated probability, decision, heat map, OOD warning."""
 
 import functools
-import os
-import subprocess
-import sys
+import glob
+import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from scipy import special
+from tqdm.auto import tqdm
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import Config, InputError
-from fracture_utils.data import reader
-from fracture_utils.evaluation import calibration, localization
-from fracture_utils.evaluation.predictions import ENSEMBLE
+from fracture_utils.config import FRACTURED, Config, InputError, may_be_image
+from fracture_utils.data import dataset, reader
+from fracture_utils.evaluation import calibration, localization, sentences
+from fracture_utils.evaluation.predictions import ENSEMBLE, KIND_OF
 from fracture_utils.models import backbones, model_cards, ood
-from fracture_utils.plots import explanations
 
-CHUNK = 128  # images in memory at once
+CHUNK = 32  # images in memory at once
+FEW = 4  # images up to which tracing a graph takes longer than it saves
+SIDE, WIDTH, FONT = 512, 800, 18
+"""Of a drawn answer: longest side of the image, smallest width and height of a letter, in pixels"""
 
 
 class Predictor:
@@ -35,57 +38,96 @@ class Predictor:
 
     @functools.cached_property
     def models(self) -> dict[str, tuple[Any, ood.Reference]]:
-        """The Keras models with heat maps, and their reference sets."""
-        from fracture_utils.models import builder, heatmaps
+        """The Keras models with heat maps, and their reference sets. Their precision is float32
+        unless the setting names another one: 16 bits change probabilities by more than 0.02.
+        """
+        from fracture_utils.models import heatmaps
 
+        named = "precision" in self.config.model_fields_set
+        precision = self.config.precision if named else "float32"
         folder, models = self.folder, {}
         for name, card in self.members.items():
-            model = builder.fold_batch_norm(heatmaps.explain(model_cards.load(name, card, folder)))
+            model = heatmaps.explain(model_cards.load(name, card, folder, precision))
             models[name] = model, ood.read(folder / f"{name}.ood.npz")
         return models
 
-    def answer(self, images: Mapping[Path, np.ndarray]) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    def answer(
+        self, images: Mapping[Path, np.ndarray]
+    ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
         """The answers about uint8 images (height, width), image by image (the index) and without
-        overlay, and a heat map per image, of the last card. The logit of the ensemble is the mean
-        of the calibrated ones; where a warning stands, the decision is empty.
+        overlay, and by model the heat map of each image, float32 (GRID, GRID). The logit of the
+        ensemble is the mean of the calibrated ones; where a warning stands, the decision is empty.
         """
         shapes = np.array([image.shape for image in images.values()])
-        outputs, parts = {}, []
+        logits, warnings, rates, maps = {}, {}, {}, {}
         for name, card in self.members.items():
             size, (model, reference) = card["input_size"], self.models[name]
             squares = np.stack([reader.fit(image, size) for image in images.values()])
-            backbones.apply_precision(backbones.resolve_precision(card["precision"]))  # per process
-            inputs, batch_size = squares[..., None].astype(np.float32), self.config.batch_size
-            logits, maps, features = model.predict(inputs, batch_size, verbose=0)
-            warnings = ood.warnings(reference, squares, features, shapes)
-            maps = [reader.unfit(*pair, size) for pair in zip(maps, shapes, strict=True)]
-            outputs[name] = logits[:, 0].astype(float), warnings, ood.rate(reference), maps
+            inputs = squares[..., None].astype(np.float32)
+            few = len(images) <= FEW
+            outputs = model(inputs) if few else model.predict(inputs, CHUNK, verbose=0)
+            outputs = [np.asarray(values) for values in outputs]
+            logits[name], rates[name] = outputs[0][:, 0].astype(float), ood.rate(reference)
+            warnings[name] = ood.warnings(reference, squares, outputs[2], shapes)
+            maps[name] = [reader.unfit(*of, size) for of in zip(outputs[1], shapes, strict=True)]
         if ENSEMBLE in self.cards:
-            logits, warnings, rates, maps = zip(*outputs.values(), strict=True)
-            pairs = zip(logits, self.members.values(), strict=True)
-            logits = np.mean([calibration.calibrated(*pair) for pair in pairs], axis=0)
-            warnings = [_majority(of) for of in zip(*warnings, strict=True)]
-            maps = [localization.combine(of) for of in zip(*maps, strict=True)]
-            outputs[ENSEMBLE] = logits, warnings, max(rates), maps
-        paths, columns = list(map(str, images)), tables.columns("answers")
+            pairs = zip(logits.values(), self.members.values(), strict=True)
+            logits[ENSEMBLE] = np.mean([calibration.calibrated(*pair) for pair in pairs], axis=0)
+            warnings[ENSEMBLE] = [_majority(of) for of in zip(*warnings.values(), strict=True)]
+            scaled = [calibration.calibrated(np.array(maps[n]), c) for n, c in self.members.items()]
+            maps[ENSEMBLE] = [localization.combine(of) for of in zip(*scaled, strict=True)]
+            rates[ENSEMBLE] = max(rates.values())
+        paths, columns, parts = list(map(str, images)), tables.columns("answers"), []
         for name, card in self.cards.items():
-            logits, warnings, rate, maps = outputs[name]
-            probability = special.expit(calibration.calibrated(logits, card))
+            probability = special.expit(calibration.calibrated(logits[name], card))
             decision = np.where(probability >= card["threshold"], *card["class_names"][::-1])
-            decision = np.where(np.array(warnings) == "", decision, "")
-            values = paths, name, logits, probability, card["threshold"], decision, warnings, rate
+            decision = np.where(np.array(warnings[name]) == "", decision, "")
+            values = [paths, name, logits[name], probability, card["threshold"], decision]
+            values += [warnings[name], rates[name]]
             parts.append(pd.DataFrame(dict(zip(columns, values, strict=False))))
         return pd.concat(parts).sort_index(kind="stable"), maps
 
 
-def predict(paths: Sequence[Path], predictor: Predictor, draw: bool = True) -> tuple:
-    """The answers table, also written to answers.csv, and a sentence per file that cannot be read;
-    `draw` writes each image beside the heat map of the last card.
+def find(names: Sequence[Path], config: Config) -> list[Path]:
+    """The files that `names` (files, folders and wildcards) mean, each once, without documents.
+    InputError where there is none.
     """
-    paths, parts, problems = list(dict.fromkeys(paths)), [tables.empty("answers")], []
-    folder = predictor.config.results_dir
-    with backbones.quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), CHUNK):
+    paths, apart = [], {config.results_dir, config.models_dir}
+    for name in names:
+        matches = [] if name.exists() else sorted(glob.glob(str(name)))  # noqa: PTH207  (absolute)
+        for match in map(Path, matches or [str(name)]):
+            if not match.is_dir():
+                paths.append(match)
+                continue
+            for path, reason in sorted(dataset.walk(match, apart)):
+                if reason != "not an image" or may_be_image(Path(path)):
+                    paths.append(match / path)
+    if not any(path.is_file() for path in paths):
+        raise InputError(f"There is no file {', '.join(map(str, names))}; correct the name.")
+    return list(dict.fromkeys(paths))
+
+
+def predict(
+    paths: Sequence[Path],
+    predictor: Predictor,
+    draw: bool | None = None,
+    output: Path | None = None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """The answers table, also written to `output` (None: answers.csv in results_dir), and a
+    sentence per file that cannot be read; `draw` (None: if there are few) writes each image
+    beside the heat map of the last card.
+    """
+    folder, few = predictor.config.results_dir, len(paths) <= sentences.MOST_LISTED
+    draw, output = few if draw is None else draw, output or folder / "answers.csv"
+    parts, problems = [tables.empty("answers")], []
+    if output.exists() and not (output.is_file() and output.read_bytes()[:11] == b"path,model,"):
+        raise InputError(f"{output} is not a table of answers; choose another name with --output.")
+    chunks = tqdm(
+        range(0, len(paths), CHUNK), unit=" images", unit_scale=CHUNK, disable=few or None
+    )
+    with artifacts.replacing(output) as temporary, ThreadPoolExecutor() as pool:
+        temporary.touch()  # reports at once a folder that cannot be written
+        for start in chunks:
             chunk = paths[start : start + CHUNK]
             images, futures = {}, [pool.submit(reader.read, path) for path in chunk]
             for path, future in zip(chunk, futures, strict=True):
@@ -94,22 +136,41 @@ def predict(paths: Sequence[Path], predictor: Predictor, draw: bool = True) -> t
                 except InputError as error:
                     problems.append(str(error))
             if images:
-                table, maps = predictor.answer(images)
-                targets = [folder / "answers"] * len(maps) if draw else []
-                overlays = list(pool.map(_draw, images, images.values(), maps, targets))
+                with backbones.quiet():
+                    table, maps = predictor.answer(images)
+                if draw:
+                    rows = [part for _, part in table.groupby(level=0)]
+                    name, card = list(predictor.cards.items())[-1]
+                    write = functools.partial(_draw, card=card, folder=folder / "answers")
+                    overlays = list(pool.map(write, images, images.values(), maps[name], rows))
                 parts.append(table.assign(overlay=np.array(overlays)[table.index] if draw else ""))
-    table = pd.concat(parts[1:] or parts, ignore_index=True)
-    tables.write(folder, "answers", table)
+        table = pd.concat(parts[1:] or parts, ignore_index=True)
+        digits = f"%.{artifacts.DIGITS}g"
+        table.to_csv(temporary, index=False, lineterminator="\n", float_format=digits)
     return table, problems
 
 
-def _draw(path: Path, image: np.ndarray, heat_map: np.ndarray, folder: Path) -> str:
-    target = folder / f"{path.stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
-    small = Image.fromarray(image)
-    small.thumbnail((512, 512))
-    pair = small.convert("RGB"), explanations.overlay(np.asarray(small), heat_map)
+def _draw(path: Path, image: np.ndarray, heat_map, rows: pd.DataFrame, card, folder: Path) -> str:
+    """Write an image beside its heat map, above the answers, which are text chunks, too."""
+    stem = path.stem.encode()[:100].decode(errors="ignore")  # a name has at most 255 bytes
+    target = folder / f"{stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
+    small = np.asarray(ImageOps.contain(Image.fromarray(image), (SIDE, SIDE)))
+    heat_map = localization.relative_to_threshold(heat_map, rows["probability"].iloc[-1], card)
+    panels = [small, localization.overlay(small, heat_map)]
+    lines = [*sentences.answer(rows), sentences.DIAGNOSIS]
+    width, information = max(2 * small.shape[1], WIDTH), PngInfo()
+    text = "\n".join(textwrap.fill(line, 2 * width // FONT) for line in lines)
+    height = small.shape[0] + 3 * FONT // 2 * (text.count("\n") + 2)
+    drawn = Image.new("RGB", (width, height))
+    for k, panel in enumerate(panels):
+        drawn.paste(Image.fromarray(panel).convert("RGB"), (k * small.shape[1], 0))
+    position, font = (FONT, small.shape[0] + FONT), ImageFont.load_default(FONT)
+    ImageDraw.Draw(drawn).multiline_text(position, text, "white", font, spacing=FONT // 3)
+    for name in ("model", "probability", "threshold", "decision", "warning"):
+        information.add_text(name.capitalize(), str(rows[name].iloc[-1]))
+    information.add_text("Purpose", sentences.DIAGNOSIS)
     with artifacts.replacing(target) as temporary:  # the default compression takes twice as long
-        Image.fromarray(np.concatenate(pair, axis=1)).save(temporary, compress_level=1)
+        drawn.save(temporary, compress_level=1, pnginfo=information)
     return str(target)
 
 
@@ -119,23 +180,66 @@ def _majority(warnings: Sequence[str]) -> str:
     return max(checks, key=checks.count) if 2 * len(checks) >= len(warnings) else ""
 
 
-def predict_one(path: Path, config: Config) -> pd.DataFrame:
-    """The answers about one image, from another process; their sentences in `attrs["text"]`."""
-    command = [sys.executable, "-m", "fracture_utils", "predict", str(path)]
-    command += ["--models-dir", str(config.models_dir), "--results-dir", str(config.results_dir)]
-    options = {"encoding": "utf-8", "env": backbones.environment()}
-    done = subprocess.run(command, capture_output=True, check=False, **options)
-    if done.returncode:
-        reason = done.stderr.strip() or f"The prediction ended with code {done.returncode}."
-        raise InputError(reason.splitlines()[-1])
-    answers = tables.read(config.results_dir, "answers")
-    answers.attrs["text"] = done.stdout
-    return answers
+def external_test(config: Config) -> Any:
+    """Score the models of models_dir, or all released ones, on the labeled images of data_dir with
+    the calibration, thresholds and selected model of the cards, and draw the figures.
+    """
+    from fracture_utils import plots  # these take seconds
+    from fracture_utils.data import audit
+    from fracture_utils.evaluation import results
 
-
-def show(answers: pd.DataFrame) -> None:
-    """Display in a notebook what `predict_one` returned."""
-    from IPython import display
-
-    display.display({"text/plain": answers.attrs["text"]}, raw=True)  # file names may hold HTML
-    display.display(display.Image(answers["overlay"].iloc[-1]))
+    if config.target_sensitivity is not None:
+        raise InputError("Thresholds are those of the model cards; leave out --target-sensitivity.")
+    source = config.data_dir.resolve()
+    results.check_target(config.results_dir, source)
+    run_lock = artifacts.lock(config.results_dir)
+    predictor, data = Predictor(config), dataset.load(config, external=True)
+    selected, card = list(predictor.cards)[-1], next(iter(predictor.members.values()))
+    if predictor.folder == model_cards.RELEASED_DIR:  # predict needs the selected one only
+        predictor.members = predictor.cards = model_cards.cards_in(predictor.folder)
+    paths, answers, heat_maps = data.images["path"], [], {name: {} for name in predictor.cards}
+    for start in tqdm(range(0, len(paths), CHUNK), "Scoring images", delay=3):
+        images = {path: reader.read(source / path) for path in paths[start : start + CHUNK]}
+        with backbones.quiet():
+            table, maps = predictor.answer(images)
+        answers.append(table)
+        for name, of in maps.items():
+            heat_maps[name] |= dict(zip(images, of, strict=True))
+    table = pd.concat(answers, ignore_index=True)
+    own = table[table["model"] == selected]
+    about = data.images.drop(columns=["width", "height", "bit_depth", "sha256"])
+    about["out_of_distribution"] = np.where(own["warning"] == "", "0", "1")
+    predictions = table[["path", "model", "logit", "probability"]].merge(about, on="path")
+    predictions["kind"] = [KIND_OF.get(name, "network") for name in predictions["model"]]
+    rows = pd.DataFrame([{"model": name} | card for name, card in predictor.cards.items()])
+    counts = {name: card[name] for name in ("training", "validation") if name in card}
+    fitted = counts.get("validation", {"images": 0, "fractured": 0})
+    points = rows.reindex(columns=tables.columns("operating_points")).assign(
+        at_bound=False, n=fitted["images"], positives=fitted["fractured"]
+    )
+    networks = rows[rows["model"] != ENSEMBLE].reindex(columns=tables.columns("networks"))
+    scored = results.evaluate(
+        predictions, config, data.boxes, heat_maps, points, selected,
+        images=data.images, audit=audit.run(data, config.seed),
+        networks=networks.assign(status="trained", reason="").dropna(axis=1, how="all"),
+    )  # fmt: skip
+    shares = {name: of["fractured"] / of["images"] for name, of in counts.items()}
+    shares["test"] = float((data.images["label"] == FRACTURED).mean())
+    shifts = {}
+    if {0 < share < 1 for share in (shares.get("validation", 0), shares["test"])} == {True}:
+        moved = calibration.shifted(own["probability"], shares["validation"], shares["test"])
+        shifts["by_shift"] = float(moved.sum() / own["probability"].sum())
+    scored.run |= {"evaluated": str(source), "external": {
+        "models_dir": str(predictor.folder),
+        "trained_on": card.get("trained_on", "images that their cards do not name"),
+        "prevalence": shares,
+        **shifts,
+        "warnings": int((own["warning"] != "").sum()),
+        "warning_rate": float(own["warning_rate"].max()),
+    }}  # fmt: skip
+    plots.style.save_to(config.results_dir / "figures", config)
+    plots.draw_all(scored)
+    for draw in (plots.sample_predictions, plots.heat_maps, plots.most_confident_errors):
+        draw(scored)
+    run_lock.release()
+    return scored

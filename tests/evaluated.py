@@ -36,7 +36,7 @@ def images(table):
 def networks(worth=WORTH, **columns):
     row = {"status": "trained", "reason": "", "initialization": "imagenet", "provenance": ""}
     row |= {"hardware": "CPU", "precision": "float32", "head": "pooled", "seconds": 1.5}
-    row |= {"parameters": 3e6, "seconds_per_image": 0.02, "randomized_correlation": 0.1}
+    row |= {"parameters": 3_000_000, "seconds_per_image": 0.02, "randomized_correlation": 0.1}
     rows = pd.DataFrame([row | {"model": model} for model in worth]).assign(**columns)
     return rows[[name for name in tables.columns("networks") if name in rows]]
 

@@ -57,6 +57,14 @@ def test_a_killed_write_leaves_the_old_file_and_a_leftover_that_can_be_removed(t
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["x" * 245 + ".weights.h5", "1." + "2" * 252, "ü" * 125 + ".png"])
+def test_any_name_that_the_file_system_accepts_can_be_written(tmp_path, name):
+    artifacts.write_text(tmp_path / name[-255:], "a")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(InputError, match=r"cannot be written .*shorten"):
+        artifacts.write_text(tmp_path / f"{name}{'x' * 10}", "a")
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be written .*FRACTURE_RESULTS_DIR"):
@@ -143,6 +151,18 @@ def test_an_artifact_is_valid_only_under_its_key_and_with_its_bytes(tmp_path):
     path.write_bytes(b"resulT")
     assert not artifacts.is_valid(path, key)
     path.unlink()
+    assert not artifacts.is_valid(path, key)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    path, key, hashed, real = tmp_path / "out.bin", {"a": 1}, [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: hashed.append(1) or real(*given))
+    path.write_bytes(b"result")
+    artifacts.seal(path, key)
+    assert [artifacts.is_valid(path, key) for _ in range(3)] == [True] * 3
+    assert len(hashed) == 1
+    path.write_bytes(b"resulT")
+    os.utime(path, (1, 1))
     assert not artifacts.is_valid(path, key)
 
 

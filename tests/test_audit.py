@@ -212,7 +212,7 @@ def test_odd_files_are_reported_and_counts_add_up(folder):
     data, findings = audited(folder)
     by_check = findings.groupby("check")["path"].agg(set)
     excluded = {Path(path).name for path in by_check["excluded file"]}
-    assert excluded == {"truncated.png", "text.png", "zero.png", "._x.png"}
+    assert excluded == {"truncated.png", "text.png", "zero.png"}
     assert by_check["truncated image"] == {"train/normal/filled ü %41.png"}
     assert by_check["blank image"] == {"train/normal/blank.png"}
     assert by_check["unusual size"] == {"train/normal/long.png"}
@@ -222,7 +222,7 @@ def test_odd_files_are_reported_and_counts_add_up(folder):
     copies = {path for pair in pairs_of(findings, "near duplicate") for path in pair}
     assert {f"train/normal/{name}" for name in ("sixteen.png", "cmyk.jpg", "palette.png")} <= copies
     on_disk = [path for path in folder.glob("*/*/*") if path.is_file()]
-    assert len(data.images) + len(excluded) == len(on_disk)
+    assert len(data.images) + len(excluded) + 1 == len(on_disk)
 
 
 def test_tables_that_contradict_the_files_or_are_not_read(folder):
@@ -234,7 +234,8 @@ def test_tables_that_contradict_the_files_or_are_not_read(folder):
     fractured = annotations.index[annotations["label"] == "fractured"]
     annotations.loc[fractured[:2], "label"] = ["normal", "unclear"]
     annotations.to_csv(folder / "images.csv", index=False)
-    (folder / "labels.xlsx").write_bytes(b"PK")
+    for name in ("labels.xlsx", "Boxes.CSV"):
+        (folder / name).write_bytes(b"PK")
     _, findings = audited(folder)
     by_check = findings.groupby("check")
     assert set(by_check["path"].get_group("box on normal image")) == {normal}
@@ -242,7 +243,7 @@ def test_tables_that_contradict_the_files_or_are_not_read(folder):
     assert (mismatch["severity"], mismatch["path"]) == ("red", annotations["path"][fractured[0]])
     assert f"row {fractured[0] + 2}" in mismatch["finding"]
     assert by_check.get_group("unknown label")["finding"].str.contains("'unclear' in 1 rows").all()
-    assert set(by_check.get_group("unread table")["path"]) == {"labels.xlsx"}
+    assert set(by_check.get_group("unread table")["path"]) == {"labels.xlsx", "Boxes.CSV"}
 
 
 def test_damage_and_hardware_of_one_class_are_named(tmp_path):
@@ -258,6 +259,49 @@ def test_damage_and_hardware_of_one_class_are_named(tmp_path):
     finding = findings.set_index("check")["finding"]
     assert "all 12 damaged files are normal" in finding["one-sided damage"]
     assert finding["confounder"] == "hardware = 1: 30 of 30 are fractured"
+
+
+@pytest.mark.parametrize(
+    "name", ["{}.txt", "{}.xml", "{}.json", "._{}.png", "Thumbs{}.db", ".DS_Store{}"]
+)
+def test_documents_and_system_files_in_a_class_folder_are_no_damaged_images(tmp_path, name):
+    folder = plain(tmp_path / "plain", count=60, shortcut=False)
+    for number in range(12):
+        (folder / "train/fractured" / name.format(number)).write_text("0 0.5 0.5 0.1 0.2")
+    _, findings = audited(folder)
+    assert not set(findings["check"]) & {"excluded file", "one-sided damage"}
+
+
+def test_boxes_are_compared_with_orientations_classes_and_files(tmp_path):
+    folder = plain(tmp_path / "plain", count=60, shortcut=False)
+    first, second = sorted((folder / "train/fractured").iterdir())[:2]
+    exif = Image.Exif()
+    exif[274] = 6
+    pixels(first).save(first, exif=exif)
+    paths = [path.relative_to(folder).as_posix() for path in (first, second)]
+    rows = [f"{paths[0]},1,1,79,60,fracture", "absent.png,1,1,9,9,fracture"]
+    rows += [f"{paths[1]},1,1,9,9,{name}" for name in ("Fracture", "metal", "text")]
+    (folder / "boxes.csv").write_text("\n".join(["path,xmin,ymin,xmax,ymax,class", *rows]))
+    (folder / "images.csv").write_text(f"path,note\n{paths[0]},a\ngone.png,b\nlost.png,c\n")
+    _, findings = audited(folder)
+    by_check = findings.groupby("check")
+    rotated = by_check.get_group("box on rotated image").iloc[0]
+    assert (rotated["severity"], rotated["path"]) == ("amber", paths[0])
+    assert "'metal'" in by_check.get_group("other class of boxes")["finding"].iloc[0]
+    assert "'text'" in by_check.get_group("other class of boxes")["finding"].iloc[1]
+    missing = by_check.get_group("missing file")
+    assert dict(zip(missing["path"], missing["finding"].str.split().str[2], strict=True)) == {
+        "absent.png": "1", "gone.png": "2"}  # fmt: skip
+
+
+def test_an_external_test_set_is_audited(tmp_path):
+    folder = plain(tmp_path / "plain", count=60, shortcut=False)
+    shutil.rmtree(folder / "train/fractured")
+    data = dataset.load(Config(data_dir=folder, source="images"), external=True)
+    assert "class balance" in set(audit.run(data, 0)["check"])
+    shutil.rmtree(folder / "test/fractured")
+    data = dataset.load(Config(data_dir=folder, source="images"), external=True)
+    assert "class balance" in set(audit.run(data, 0)["check"])
 
 
 def test_dropping_must_leave_both_classes(tmp_path):
@@ -310,11 +354,13 @@ def test_another_prevalence_in_test_is_reported_with_its_effect(validation, test
 
 def test_one_patient_for_every_image_is_reported():
     table = images(train=(3, 3), validation=(1, 1), test=(2, 2))
-    (row,) = checked(audit._groups, table.assign(patient="dicom-ab"), "no patients")
+    (row,) = checked(audit._groups, table.assign(patient="dicom-ab"), "no patient identifiers")
     assert row["severity"] == "amber"
     assert "every image is dicom-ab" in row["finding"]
+    drawn = table.assign(patient="p1", group="p1")  # all of a drawn test set may be of one patient
+    assert not checked(audit._groups, drawn, "no patient identifiers")
     several = table.assign(patient=[f"p{k}" for k in range(len(table))])
-    assert not checked(audit._groups, several, "no patients")
+    assert not checked(audit._groups, several, "no patient identifiers")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["train", "validation", "test"]), st.integers(0, 5))))
@@ -336,7 +382,23 @@ def test_runs_of_consecutive_numbers_are_no_patients():
     table = images(train=(6, 6), test=(2, 2))
     runs = "block" + (table.index // 4).astype(str)
     guessed = table.assign(group=table["path"].mask(table["split"] == "train", runs))
-    (row,) = checked(audit._groups, guessed, "no patients")
+    (row,) = checked(audit._groups, guessed, "no patient identifiers")
     assert row["severity"] == "amber"
     assert "runs of consecutive file numbers" in row["finding"]
-    assert not checked(audit._groups, table, "no patients")
+    assert not checked(audit._groups, table, "no patient identifiers")
+
+
+def test_a_run_of_numbers_with_one_class_is_found():
+    random = np.random.default_rng(0)
+    labels = np.where(random.random(300) < 0.2, "fractured", "normal")
+    table = pd.DataFrame({"label": labels, "split": "train"})
+    table["path"] = [f"train/{label}/IMG{k:04d}.jpg" for k, label in enumerate(labels)]
+    table["group"] = table["path"]
+    assert not checked(audit._classes, table, "run of one class")
+    planted = table.assign(
+        label=table["label"].mask(table.index.isin(range(100, 130)), "fractured")
+    )
+    (row,) = checked(audit._classes, planted, "run of one class")
+    assert "numbered 100 to 129 are all fractured" in row["finding"]
+    named = planted.assign(path=planted["label"] + "_" + planted.index.astype(str) + ".png")
+    assert not checked(audit._classes, named, "run of one class")  # the name says the class anyway

@@ -16,24 +16,52 @@ from fracture_utils.models.backbones import REGISTRY
 
 
 def test_the_registry_has_the_backbones_of_the_settings():
-    assert Config().backbones == BACKBONES == tuple(REGISTRY) == tuple(backbones.table().index)
+    assert Config().backbones == BACKBONES == tuple(REGISTRY)
 
 
-def test_a_seventh_backbone_is_one_row(monkeypatch):
-    row = backbones.Backbone(
-        *("MobileNetV2", "mobilenet_v2", 224, 224, 32, "block_13_expand_relu", 2_257_984, 0.3),
-        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-        None,
-    )
-    monkeypatch.setitem(REGISTRY, row.name, row)
-    assert backbones.table().index[-1] == row.name
+@pytest.mark.parametrize(
+    ("name", "module", "early"),
+    [
+        ("EfficientNetB0", "efficientnet", (4, 4, 672)),
+        ("MobileNetV2", "mobilenet_v2", (4, 4, 576)),
+    ],
+)
+def test_another_network_of_keras_is_found_by_its_name(name, module, early):
+    row = backbones.find(name)
+    assert (row.module, row.native_size, row.smallest_size) == (module, 224, 32)
     for head in builder.HEADS:
-        model = builder.build(row.name, head, size=64)
-        assert keras.Model(model.input, model.get_layer("feature_maps").output).count_params() == (
-            pytest.approx(row.parameters, rel=0.01)
-        )
+        model = builder.build(name, head, size=64)
+        assert model.get_layer(builder.EARLY).output.shape[1:] == early
         builder.unfreeze(model, "top")
-        assert 0 < len(model.trainable_variables) < len(model.weights)
+        tuned = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+        assert builder.MIN_TOP < tuned / model.count_params() < 0.8
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("mobilenet", "MobileNet"), ("VGG17", "VGG1")])
+def test_an_unknown_network_is_a_sentence_with_the_nearest_name(wrong, right):
+    with pytest.raises(InputError, match=f"no network '{wrong}' .* did you mean '{right}") as it:
+        backbones.sizes(Config(source="phantoms", backbones=f"MobileNet,{wrong}"))
+    assert "\n" not in str(it.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "expected"),
+    [
+        ({"source": "images"}, ["0"], (backbones.GPU_EPOCHS, "all")),
+        ({"source": "images"}, [], (backbones.CPU_EPOCHS, "top")),
+        ({"source": "images"}, ["-1"], (backbones.CPU_EPOCHS, "top")),
+        ({"source": "phantoms"}, [], (1, "top")),
+        ({"source": "images", "quick": True}, ["0"], (1, "all")),
+        ({"fine_tune_epochs": 3}, [], (3, "top")),
+        ({"fine_tune_epochs": 0, "fine_tune_depth": "top"}, ["0"], (0, "top")),
+    ],
+)
+def test_fine_tuning_follows_the_hardware_unless_it_is_set(monkeypatch, settings, gpus, expected):
+    monkeypatch.setattr(backbones, "gpus", lambda: gpus)
+    config = backbones.by_hardware(Config(**settings))
+    assert (config.fine_tune_epochs, config.fine_tune_depth) == expected
+    monkeypatch.setattr(backbones, "gpus", lambda: [])
+    assert backbones.by_hardware(config) == config
 
 
 def test_sizes_follow_the_source_and_the_settings():
@@ -108,6 +136,41 @@ def test_weights_are_downloaded_with_their_checksum(tmp_path, monkeypatch):
     assert available["VGG16"].path.parent == tmp_path / "keras" / "models"
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("EfficientNetB0", "efficientnetb0_notop.h5"),
+        ("ResNet101", "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+        ("MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
+        ("MobileNetV3Small", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
+    ],
+)
+def test_the_weights_of_another_network_are_found_or_loaded_by_keras(
+    offline, tmp_path, monkeypatch, name, file
+):
+    def load(weights, include_top):
+        assert (weights, include_top) == ("imagenet", False)
+        calls.append(name)
+        for other in (file, "mobilenet_1_0_224_tf_no_top.h5", "resnet101v2_notop.h5"):
+            artifacts.write_text(tmp_path / "keras" / "models" / other, other)
+
+    calls = []
+    backbones.find(name)
+    monkeypatch.setattr(keras.applications, name, load)
+    for _ in range(2):
+        available, _ = backbones.find_weights(Config(source="phantoms", backbones=name))
+        assert available[name].path == tmp_path / "keras" / "models" / file
+    assert calls == [name]
+    assert not offline
+
+
+def test_another_network_that_keras_cannot_load_is_a_sentence(offline, tmp_path, monkeypatch):
+    backbones.find("MobileNetV2")
+    monkeypatch.setattr(keras.applications, "MobileNetV2", lambda **_: 1 / 0)
+    with pytest.raises(InputError, match=r"put Keras's MobileNetV2\*notop.h5 into .*models"):
+        backbones.find_weights(radiographs_config(tmp_path, backbones="MobileNetV2"))
+
+
 def test_a_file_other_than_the_official_one_is_noted(offline, tmp_path):
     folder, _ = weights_folder(tmp_path, "VGG16")
     config = Config(source="phantoms", weights_dir=folder, backbones="VGG16")
@@ -177,9 +240,22 @@ def test_automatic_precision_on_a_cpu_is_never_float16(cpu, monkeypatch, flags, 
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the graph rewrite is TensorFlow's")
     monkeypatch.setattr(backbones, "_processor", lambda field: flags)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert backbones.resolve_precision("auto") == expected
     assert backbones.resolve_precision("mixed_float16") == "mixed_float16"
     assert backbones.hardware() == flags
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("AVX512_CORE", "float32"), ("avx2", "float32"), ("AVX512_CORE_BF16", "graph_bfloat16"),
+     ("AVX10_1_512_AMX", "graph_bfloat16"), ("DEFAULT", "graph_bfloat16"), ("", "graph_bfloat16")],
+)  # fmt: skip
+def test_automatic_precision_respects_the_limit_of_onednn(cpu, monkeypatch, limit, expected):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(backbones, "_processor", lambda field: "avx512_bf16 amx_bf16")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert backbones.resolve_precision("auto") == expected
 
 
 def test_the_graph_rewrite_is_float32_where_there_is_no_tensorflow(monkeypatch):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import fracture_utils
@@ -77,3 +78,28 @@ def test_the_forward_pass(tmp_path):
     row = figures(tmp_path / "out", "forward", *words)["MobileNet"]
     assert row["images/s"]["keras"]["median"] > 0
     assert row["largest change of a logit"] >= 0
+
+
+def test_the_numbers_in_the_text_about_fracatlas_are_those_of_its_tables():
+    folder = FOLDER.parent / "results" / "examples" / "fracatlas"
+    tables = ("networks", "history", "scores", "localization")
+    networks, history, scores, localization = (
+        pd.read_csv(folder / f"{name}.csv").set_index("model") for name in tables
+    )
+    readme, about = (FOLDER / "README.md", folder / "ABOUT.md")
+    text = readme.read_text(encoding="utf-8")
+    best, seconds = history["val_auc"].groupby("model").max(), networks.filter(like="seconds_")
+    for name, score in scores[scores["kind"] == "network"].iterrows():
+        times = seconds.loc[name, ["seconds_features", "seconds_head", "seconds_predict"]]
+        cells = [name, f"{networks['input_size'][name]}", f"{best[name]:.3f}"]
+        cells += [f"{score['auc']:.3f} ({score['auc_low']:.3f}–{score['auc_high']:.3f})"]
+        cells += [f"{score['average_precision']:.3f}", f"{localization['hit_rate'][name]:.2f}"]
+        cells += [", ".join(f"{value:.0f}" for value in times)]
+        assert f"| {' | '.join(cells)} |" in text
+    minutes = seconds.sum().round() / 60
+    together, text = networks["seconds"].sum() / 60, about.read_text(encoding="utf-8")
+    assert f"{together:.0f} minutes for the six networks" in text
+    assert f"{minutes['seconds_features']:.0f} for the feature maps" in text
+    assert f"{minutes['seconds_head']:.0f} for the heads" in text
+    best = scores.loc["DenseNet121"]
+    assert f"reached {best['auc']:.3f} and {best['average_precision']:.3f}" in text

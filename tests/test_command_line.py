@@ -1,18 +1,25 @@
 """One command line: one exit code for bad input, one sentence, nothing heavy before it."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import nbformat
+import numpy as np
+import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
 import fracture_utils
-from fracture_utils import notebook
+from fracture_utils import __version__, notebook
 from fracture_utils.__main__ import COMMANDS, main
 from fracture_utils.config import Config, InputError, RunError
 
@@ -34,6 +41,7 @@ def start(*arguments, **variables):
 
 BAD = {
     "predict": ["nofile.png"],
+    "audit": ["--data-dir", "nowhere"],
     "export": ["nonsense"],
     "evaluate": ["nofile.csv"],
     "import": ["mura", "nofile.zip", "there"],
@@ -58,6 +66,8 @@ def test_a_wrong_command_or_option_is_exit_code_2_too(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.endswith("--help.\n")
 
 
 def test_a_missing_file_is_reported_before_keras_starts():
@@ -70,16 +80,30 @@ def test_a_missing_file_is_reported_before_keras_starts():
 def test_every_setting_is_an_option_of_run_and_every_help_has_an_example(capsys):
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    text = capsys.readouterr().out.replace("\n", " ")
+    text = capsys.readouterr().out
     for name, field in Config.model_fields.items():
-        assert f"--{name.replace('_', '-')} " in text
+        assert re.search(rf"--{name.replace('_', '-')}\b", text)
         assert field.description.split()[0] in text
+        if get_origin(field.annotation) is Literal:
+            assert f"{{{','.join(get_args(field.annotation))}}}" in text
+    parts = re.split(r"^(data|augmentation|training|evaluation):$", text, flags=re.M)
+    groups = dict(zip(parts[1::2], parts[2::2], strict=True))
+    expected = {"data": "results-dir", "augmentation": "rotation", "training": "head"}
+    for title, option in (expected | {"evaluation": "prevalence"}).items():
+        assert [name for name, part in groups.items() if f"--{option} " in part] == [title]
+    assert "None)" not in text and "VALUE" not in text
     for name in COMMANDS:
         with pytest.raises(SystemExit) as end:
             main([name, "--help"])
         assert end.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
         assert f"Example: python -m fracture_utils {name} " in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"fracture_utils {__version__}\n")
 
 
 def story(*sources: str) -> Path:
@@ -126,6 +150,84 @@ def test_a_notebook_that_fails_is_one_sentence():
 def test_a_kernel_that_dies_is_one_sentence():
     with pytest.raises(RunError, match=r"process died; lower FRACTURE_BATCH_SIZE"):
         notebook.execute(story("import os; os._exit(9)"), {"source": "phantoms"})
+
+
+AUDIT = """
+import sys
+from fracture_utils.__main__ import main
+code = main(["audit", "--data-dir", "x", "--output", "audited"])
+sys.exit(code or ("keras" in sys.modules) or ("tensorflow" in sys.modules))
+"""
+
+
+def test_audit_prints_its_findings_by_check_and_writes_two_tables_without_keras():
+    """Labels in a table, no split, and two copies with different labels."""
+    Path("x/all").mkdir(parents=True)
+    random, rows = np.random.default_rng(0), ["path,label"]
+    for k in range(24):
+        pixels = random.integers(0, 256, (60, 60), np.uint8)
+        for name in [f"{k}.png", "copy.png"][: 2 if k == 1 else 1]:
+            Image.fromarray(pixels).save(Path("x/all", name))
+            rows.append(f"all/{name},{(len(rows) + 1) % 2}")
+    Path("x/images.csv").write_text("\n".join(rows))
+    done = python("-c", AUDIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    findings = [line for line in lines if line.startswith(("red", "amber", "info"))]
+    assert findings[0].split()[:4] == ["red", "1", "conflicting", "labels:"]
+    assert "all/1.png, all/copy.png" in findings[0]
+    table = pd.read_csv("audited/audit.csv")
+    assert len(findings) == len(table.drop_duplicates(["severity", "check"]))
+    assert {path.name for path in Path("audited").glob("*.csv")} == {"audit.csv", "images.csv"}
+    assert len(pd.read_csv("audited/images.csv")) == 25
+
+
+def test_the_notebook_runs_in_this_python_whatever_a_kernel_is_named(monkeypatch):
+    """A kernel python3 of another Python, found first, as after `ipykernel install --user`."""
+    other = Path("other/kernels/python3")
+    other.mkdir(parents=True)
+    spec = {"argv": ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    (other / "kernel.json").write_text(
+        json.dumps(spec | {"display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(other.parents[1].resolve()))
+    notebook.execute(story("import sys; print(sys.executable)"), {"source": "phantoms"})
+    assert sys.executable in Path("results/story.html").read_text(encoding="utf-8")
+
+
+CHILD = """
+import subprocess, sys
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stderr=-3)
+Path("started").touch()
+child.wait()
+"""
+TRAINING = ["--source", "phantoms", "--quick", "--backbones", "MobileNet"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+@pytest.mark.parametrize(
+    ("number", "code", "sources", "begun"),
+    [
+        (signal.SIGINT, 130, [], "results/cache/models/MobileNet/status.json"),  # trains
+        (signal.SIGTERM, 143, [CHILD], "started"),
+    ],
+)
+def test_a_signal_ends_a_run_its_kernel_and_its_trainings(number, code, sources, begun):
+    own = ["--notebook", str(story(*sources))] if sources else []
+    command = [sys.executable, "-m", "fracture_utils", "run", *TRAINING, *own]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HTTPS_PROXY": "http://127.0.0.1:9"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        while not Path(begun).exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, message = process.communicate(timeout=30)
+    assert message == "Interrupted; the next run continues where this one stopped.\n"
+    assert process.returncode == code
+    assert len(family) >= 2 and not psutil.wait_procs(family, 10)[1]
 
 
 @pytest.mark.parametrize("encoding", ["cp932", "cp1252", "ascii"])
@@ -206,8 +308,9 @@ def test_a_read_only_package_works_and_nothing_is_written_into_it(read_only_pack
         "phantoms.make(config.images_dir, 48, 64, config.seed)\n"
         "len(dataset.load(config).images)"
     )
-    Path("set/normal").mkdir(parents=True)
-    Image.new("L", (8, 8)).save("set/normal/a.png")
+    for label in ("normal", "fractured"):
+        Path("set", label).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(Path("set", label, "a.png"))
     Path("x.csv").write_text(SMALL)
     for expected, arguments in (
         (2, ("predict", "nofile.png")),

@@ -23,7 +23,6 @@ def test_images_of_the_user_are_preferred():
     image("mine/train/normal/deep/a.png")
     config = Config(data_dir="mine")
     assert (config.source, config.images_dir) == ("images", Path("mine"))
-    assert config.fine_tune_epochs < Config().fine_tune_epochs
 
 
 def test_keyword_beats_environment_beats_file_beats_quick(monkeypatch):
@@ -50,7 +49,6 @@ def test_settings_are_frozen():
     ("settings", "sentence"),
     [
         ({"batch_size": "many"}, r"batch_size \(FRACTURE_BATCH_SIZE\) is 'many'.*integer"),
-        ({"backbones": "Foo"}, r"backbones .* is 'Foo': Input should be 'DenseNet121'"),
         ({"backbones": ""}, "backbones .* at least 1 item"),
         ({"bach_size": 3}, "no setting 'bach_size'; did you mean 'batch_size'"),
         ({"data_dir": "nowhere"}, "data folder nowhere does not exist"),

@@ -140,7 +140,8 @@ def test_results_models_and_phantoms_in_the_data_folder_are_no_images():
         save(f"data/{name}/a.png", 1)
     Path("data/README.md").touch()
     data = dataset.load(Config(results_dir="data/results", models_dir="data/models"))
-    assert len(data.files) == len(data.images) == 30
+    assert len(data.images) == 30
+    assert set(data.files["path"]) - set(data.images["path"]) == {"README.md"}
 
 
 def test_every_file_is_read_or_has_a_reason(monkeypatch):
@@ -334,8 +335,8 @@ def test_a_table_that_names_no_file_stops_with_its_row(name, path):
     for number, folder in enumerate(("train", "test")):
         save(f"data/{folder}/normal/patient{number + 70}/twin.png", 900 + number)
     write(name, "path,xmin,ymin,xmax,ymax", ",,,,", f"{path},1,2,3,4")
-    problem = f"has in row 3 no path below the data folder: {path}, not test/fractured/"
-    with pytest.raises(InputError, match=f"{name} {problem}"):
+    problem = f"the path is not in the data folder: {path}, not test/fractured/"
+    with pytest.raises(InputError, match=f"{name}, row 3: {problem}"):
         dataset.load(config)
 
 
@@ -343,9 +344,10 @@ def test_a_table_that_names_no_file_stops_with_its_row(name, path):
     ("content", "sentence"),
     [
         (b"name,patient\na,b\n", "has no column path"),
-        (f"path,x\n{KNOWN},b\n{KNOWN},c\n".encode(), "in row 3 a path that an earlier row has"),
-        (f"path,x\n{KNOWN},b,c\n".encode(), "in row 2 more cells than"),
+        (f"path,x\n{KNOWN},b\n{KNOWN},c\n".encode(), "row 3: the path of an earlier row"),
+        (f"path,x\n{KNOWN},b,c\n".encode(), "row 2: more cells than"),
         (b"", "is not a table"),
+        (b"\npath,label,x\na,1,b\n", "is not a table"),
         (b"\xff\xfe\x00path", "is not a table"),
         (b'path,x\n"a,b\n', "is not a table"),
     ],
@@ -383,7 +385,8 @@ def test_labels_and_splits_may_come_from_images_csv():
     assert (data.images["label"] + " " + data.images["split"]).tolist() == expected
     reasons = data.files.set_index("path")["reason"]
     assert reasons[reasons != ""].to_dict() == {
-        "pool/unlisted.png": "neither folder nor images.csv names its class"
+        "images.csv": "not an image",
+        "pool/unlisted.png": "neither its folder nor images.csv names its class and split",
     }
 
 
@@ -420,9 +423,9 @@ def test_a_column_of_splits_takes_validation_from_train():
 
 @pytest.mark.parametrize(
     ("cell", "sentence"),
-    [(lambda row: "dubious" if row.path == KNOWN else "", r"in row \d+ a split other than train"),
-     (lambda row: "test", r"in row \d+ another split than the folder of the image"),
-     (lambda row: "train", r"in row \d+ another split than the folder of the image"),
+    [(lambda row: "dubious" if row.path == KNOWN else "", r"row \d+: the split is not train"),
+     (lambda row: "test", r"row \d+: the split differs from that of the folder"),
+     (lambda row: "train", r"row \d+: the split differs from that of the folder"),
      (lambda row: "test" if row.split == "test" else "val", "train set has no normal image")],
 )  # fmt: skip
 def test_a_wrong_column_of_splits_is_refused(cell, sentence):
@@ -456,7 +459,7 @@ def test_only_boxes_of_the_class_fracture_count():
     assert boxes.to_numpy().tolist() == [expected]
     text = Path("data/boxes.csv").read_text().replace("fracture,", "metal,")
     Path("data/boxes.csv").write_text(text)
-    with pytest.raises(InputError, match="in row 2 no class fracture, nor has any other row"):
+    with pytest.raises(InputError, match="row 2: no row has the class fracture"):
         dataset.load(config)
 
 
@@ -478,7 +481,7 @@ BOXES = [
 def test_a_wrong_box_is_refused_with_its_row(box):
     config = make(patients=9)
     boxed(f"{KNOWN},1,2,3,4", ",,,,", f"{KNOWN},{box}")
-    with pytest.raises(InputError, match=r"boxes\.csv has in row 4 a box that is"):
+    with pytest.raises(InputError, match=r"boxes\.csv, row 4: the box is"):
         dataset.load(config)
 
 
@@ -521,10 +524,124 @@ def test_documented_columns_are_recognized_in_any_spelling(column):
     assert list(images["group"]) == [f"p{row // 4}" for row in range(len(images))]
 
 
-def test_of_two_columns_with_the_same_meaning_the_first_counts():
-    Path("a.csv").write_text("Path,Patient,patient_id,Age\na.png,1,2,3\n")
-    table = dataset.read_table(Path("a.csv"), ["path"], pd.Series(["a.png"]))
-    assert table.iloc[0].to_dict() == {"path": "a.png", "patient": "1", "Age": "3"}
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [("Path,Patient,patient_id", r"patient \(Patient, patient_id\)"), ("path,x,x", r"x \(x, x\)"),
+     ("file_name,path,x", r"path \(file_name, path\)")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["images.csv", "boxes.csv"])
+def test_a_column_twice_is_refused_with_its_name(name, header, named):
+    make(patients=9)
+    write(name, header, "a,b,c")
+    with pytest.raises(InputError, match=rf"{name} has more than one column {named}; keep one"):
+        dataset.load(Config())
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;;;", "\ufeffsep=;"])
+def test_the_line_in_which_excel_names_the_separator_is_no_header(line):
+    Path("a.csv").write_text(f"{line}\r\npath;note\r\na.png;x,y,z\r\n", encoding="utf-8")
+    table = dataset.read_spreadsheet(Path("a.csv"))
+    assert table.to_dict("list") == {"path": ["a.png"], "note": ["x,y,z"]}
+
+
+def pool(count=60, *columns, cell=lambda number: ""):
+    """Images in one folder and images.csv with label, and further columns."""
+    rows = [",".join(["path", "label", *columns])]
+    for number in range(count):
+        save(f"data/pool/{number}.png", number)
+        cells = [f"pool/{number}.png", str(number // 2 % 3 // 2), *(cell(number) for _ in columns)]
+        rows.append(",".join(cells))
+    write("images.csv", *rows)
+
+
+@pytest.mark.parametrize("folder", ["pool", "train"])
+def test_a_test_set_of_the_requested_share_is_drawn_from_a_table_without_splits(folder):
+    pool()
+    Path("data/pool").rename(f"data/{folder}")
+    table = Path("data/images.csv")
+    table.write_text(table.read_text().replace("pool", folder))
+    for share in (0.2, 0.4):
+        data = dataset.load(Config(test_share=share))
+        assert (data.images["split"] == "test").mean() == pytest.approx(share, abs=0.03)
+    assert set(data.files["split"]) == {""}
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [("pool/1.png,fx", r"row 62: the label is not one of fractured, fracture, .*; correct"),
+     ("pool/0.png,0", "row 62: the path of an earlier row")],
+)  # fmt: skip
+def test_a_wrong_row_of_a_table_of_labels_is_one_sentence(row, sentence):
+    pool()
+    save("data/pool/1.png", 1)
+    rows = [line for line in Path("data/images.csv").read_text().splitlines() if "/1." not in line]
+    write("images.csv", *rows, "", row)
+    with pytest.raises(InputError, match=sentence) as caught:
+        dataset.load(Config())
+    assert "\n" not in str(caught.value)
+
+
+def test_images_without_a_split_beside_others_with_one_are_excluded_with_the_reason():
+    pool(60, "split", cell=lambda number: ("test", "train", "")[number % 7 // 3])
+    files = dataset.load(Config()).files
+    reasons = files.loc[files["split"] == "", "reason"]
+    assert set(reasons) == {
+        "not an image",
+        "neither its folder nor images.csv names its class and split",
+    }
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_every_labeled_image_is_of_an_external_test(table):
+    for number, name in enumerate(["train/fractured", "val/normal", "fractured", "x/y/positive"]):
+        save(f"data/{name}/{number}.png", number)
+    save("data/other/9.png", 9)
+    if table:
+        write("images.csv", "path,label,split", "9.png,normal,external")
+    images = dataset.load(Config(data_dir="data"), external=True).images
+    assert set(images["split"]) == {"test"}
+    assert len(images) == 4 + table
+    shutil.rmtree("data/val")
+    if not table:  # one class suffices
+        assert set(dataset.load(Config(), external=True).images["label"]) == {"fractured"}
+
+
+def test_an_external_test_without_a_labeled_image_is_one_sentence():
+    save("data/other/9.png", 9)
+    with pytest.raises(InputError, match=r"1 files that no folder assigns .*: other \(1\)"):
+        dataset.load(Config(), external=True)
+    Path("data/normal").mkdir()
+    Path("data/normal/a.png").write_text("x")
+    with pytest.raises(InputError, match="no readable normal test image"):
+        dataset.load(Config(), external=True)
+
+
+def test_tables_of_another_system_name_the_same_files():
+    """Windows separators, composed letters for decomposed ones, CRLF, UTF-8 with a mark."""
+    make(patients=9)
+    save("data/train/normal/u\u0308ber.png", 5)
+    Path("data/images.csv").write_bytes(
+        "path;view\r\ntrain\\normal\\über.png;ap\r\n".encode("utf-8-sig")
+    )
+    images = dataset.load(Config()).images
+    assert images.loc[images["view"] == "ap", "path"].tolist() == ["train/normal/u\u0308ber.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir/x.png/thumb.jpg", "#recycle/a.png", "$RECYCLE.BIN/a.png", ".trash/a.png",
+             "System Volume Information/a.png", "normal/@eaDir/a.png", "__MACOSX/a.png"],
+)  # fmt: skip
+def test_folders_of_the_system_are_not_read(name):
+    make(patients=9)
+    for folder in ("data", "data/train"):
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path("data", KNOWN), path)
+    data = dataset.load(Config())
+    assert len(data.files) == len(data.images) == 30
+    shutil.rmtree("data/train")
+    shutil.rmtree("data/test")
+    assert Config().source == "phantoms"
 
 
 @pytest.mark.skipif(not FRACATLAS.is_dir(), reason="needs radiographs of FracAtlas")
@@ -541,7 +658,7 @@ def test_radiographs_have_the_facts_that_their_publication_states(tmp_path):
     shutil.copy(FRACATLAS / "boxes.csv", "data")
     data = dataset.load(Config(neighbors=2), [64])
     assert len(data.images) == 48
-    assert (data.files["reason"] == "").all()
+    assert set(data.files.loc[data.files["reason"] != "", "path"]) == {"boxes.csv", "images.csv"}
     expected = known.set_index("path")["body_part"].fillna("")
     assert data.images["body_part"].tolist() == expected[data.images["path"]].tolist()
     assert data.images["group"].str.startswith("block").any()

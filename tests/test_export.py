@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import radiographs
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from fracture_utils import artifacts, export, predict
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config, InputError, RunError
-from fracture_utils.models import builder, model_cards
+from fracture_utils.models import builder, heatmaps, model_cards, ood
 
 with_extra = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, export.PACKAGES)),
@@ -28,9 +31,20 @@ def small_released(tmp_path_factory):
     for path in model_cards.RELEASED_DIR.glob("MobileNet.*"):
         shutil.copy(path, folder)
     card = artifacts.read_json(folder / "MobileNet.json")
-    card |= {"precision": "float32", "input_size": 128}
+    card |= {"input_size": 128}
     artifacts.write_json(folder / "MobileNet.json", card)
+    refer(model_cards.load("MobileNet", card, folder), folder)
     return Config(source="phantoms", models_dir=folder)
+
+
+def refer(model, folder):
+    """Write a reference set of 60 smooth images."""
+    size = model.input_shape[1]
+    squares = np.stack([np.asarray(radiographs.image(k, size)) for k in range(60)])
+    features = heatmaps.explain(model).predict(squares[..., None].astype("float32"), verbose=0)[2]
+    images = pd.DataFrame({"group": map(str, range(60)), "width": size, "height": size})
+    arrays = ood.fit(squares, features, images)
+    artifacts.write_arrays(folder / "MobileNet.ood.npz", **arrays)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +62,11 @@ def small(tmp_path):
     model.get_layer("logit").kernel.assign(np.linspace(-9, 9, 1024))
     config.models_dir.mkdir()
     model.save_weights(config.models_dir / "MobileNet.weights.h5")
-    card = {"model": "MobileNet", "input_size": 32, "precision": "auto", "head": "pooled"}
+    card = {"model": "MobileNet", "input_size": 32, "head": "pooled"}
     card |= {"class_names": ["normal", "torn"], "slope": 2.0, "intercept": 0.5, "threshold": 0.3}
     card["weights_sha256"] = artifacts.digest(config.models_dir / "MobileNet.weights.h5")
     artifacts.write_json(config.models_dir / "MobileNet.json", card)
+    refer(model, config.models_dir)
     return config
 
 
@@ -69,33 +84,73 @@ def test_the_file_gives_the_outputs_of_keras_and_has_a_card(exported, small_rele
     assert names == {"MobileNet.onnx", "MobileNet.json", "run_onnx.py"}
 
 
-@with_extra
-def test_the_script_gives_the_answers_of_predict_without_keras(exported, small_released):
-    """Upright, landscape, odd sides and EXIF rotation; the decision included."""
-    folder, random = exported[0], np.random.default_rng(3)
-    for number, shape in enumerate([(96, 72), (71, 128), (128, 128), (127, 60)]):
-        noise = Image.fromarray(random.integers(0, 256, (9, 9), np.uint8))
-        noise.resize(shape[::-1], Image.Resampling.BICUBIC).save(f"{number}.png")
+def save_all_kinds():
+    """One image as files of every kind that the package reads, foreign images, and files that it
+    refuses. Returns the refused.
+    """
+    smooth = np.asarray(radiographs.image(100, 128).convert("F"))
+    wide = np.uint16(16 * smooth)
+    gray = Image.fromarray(np.uint8(smooth))
+    gray.save("gray.png")
+    gray.resize((71, 96)).save("small.bmp")
     rotated = Image.Exif()
     rotated[0x0112] = 6
-    noise.resize((71, 128), Image.Resampling.BICUBIC).save("rotated.jpg", exif=rotated)
-    images = sorted(Path().glob("*.*g"))
+    gray.save("rotated.jpg", exif=rotated, quality=95)
+    Image.fromarray(wide).save("deep.png")
+    Image.fromarray(wide).save("deep.tif")
+    Image.fromarray(smooth / 7).save("float.tif")
+    gray.convert("P").save("palette.png")
+    gray.convert("CMYK").save("inks.jpg", quality=95)
+    half = gray.copy()
+    half.putalpha(Image.linear_gradient("L").resize(gray.size))
+    half.save("transparent.png")
+    Image.fromarray(wide.max() - wide).save("inverted.tif", tiffinfo={262: 0})  # white is zero
+    radiographs.dicom("scan.dcm", wide)
+    radiographs.dicom("negative.dcm", wide.max() - wide, PhotometricInterpretation="MONOCHROME1")
+    Image.fromarray(load_sample_image("china.jpg")).save("photograph.jpg")
+    Image.effect_noise((90, 120), 60).save("noise.png")
+    Image.new("L", (99, 120), 255).save("blank.png")
+    gray.save("pages.tif", save_all=True, append_images=[gray])
+    gray.convert("LAB").save("lab.tif")
+    gray.save("web.webp")
+    gray.save("half.png")
+    Path("half.png").write_bytes(Path("gray.png").read_bytes()[:999])
+    return {"pages.tif", "lab.tif", "web.webp", "half.png"}
+
+
+@with_extra
+def test_the_script_gives_the_answers_of_predict_without_keras(exported, small_released):
+    """Probability, decision and warning about every kind of file; the same files are refused."""
+    folder, refused = exported[0], save_all_kinds()
+    images = sorted(Path().glob("*.*"))
     code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0]); "
+        "import runpy, sys; sys.argv = sys.argv[1:]; sys.modules['scipy'] = None; "
+        "runpy.run_path(sys.argv[0], {'__name__': 'x'})['main'](*sys.argv[1:]); "
         "assert not {'keras', 'tensorflow', 'fracture_utils'} & set(sys.modules)"
     )
     words = [sys.executable, "-c", code, folder / "run_onnx.py", folder / "MobileNet.onnx", *images]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    table, _ = predict.predict(images, predict.Predictor(small_released), draw=False)
+    table, problems = predict.predict(images, predict.Predictor(small_released), draw=False)
+    assert done.stderr.splitlines() == problems
+    assert {problem.split()[0] for problem in problems} == refused
     lines = done.stdout.splitlines()
-    assert len(table) == len(lines) == 5
+    assert len(lines) == len(table) == len(images) - len(refused)
     for line, row in zip(lines, table.to_dict("records"), strict=True):
         path, answer = line.split(": ", 1)
         assert path == row["path"]
         assert float(answer.split()[0]) == pytest.approx(row["probability"], abs=1e-3)
-        fractured = row["probability"] >= row["threshold"]
-        assert answer.split()[1] == f"{('normal', 'fractured')[fractured]}."
+        expected = row["decision"] or "no decision: out of distribution"
+        assert f" {expected}. Research" in answer
+    table = table.set_index("path")
+    assert all(table["warning"][["blank.png", "noise.png", "photograph.jpg"]])
+    others = ["small.bmp", "transparent.png", "blank.png", "noise.png", "photograph.jpg"]
+    assert set(table["warning"].drop(others)) == {""}
+    same = table["probability"].drop([*others, "rotated.jpg"])
+    np.testing.assert_allclose(same, same["gray.png"], atol=0.02)
+    words = [sys.executable, folder / "run_onnx.py", folder / "MobileNet.onnx", "web.webp"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 @with_extra

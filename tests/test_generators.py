@@ -93,6 +93,24 @@ def test_augmentation_is_that_of_the_golden_file():
     assert copy.mean() == pytest.approx(golden["augmented_mean"], abs=1e-3)
 
 
+def test_padding_stays_black():
+    image = np.full((64, 64), 120, np.uint8)
+    image[:, :16] = 0
+    bright = Config(source="phantoms", **STILL | {"brightness": 0.3}, horizontal_flip=False)
+    copies = [augment(image, bright, np.random.default_rng(k)) for k in range(20)]
+    assert max(copy[32, 32] for copy in copies) > 140
+    assert all((copy[:, :16] == 0).all() and (copy[:, 16:] > 0).all() for copy in copies)
+
+
+def test_an_epoch_takes_one_variant_of_each_image():
+    variants = np.arange(60).reshape(20, 3)
+    epochs = [shuffled(variants, 0, epoch) for epoch in (1, 2, 1)]
+    assert np.array_equal(epochs[0], epochs[2])
+    assert all(sorted(rows // 3) == list(range(20)) for rows in epochs)
+    assert len({*(epochs[0] % 3)}) == 3
+    assert not np.array_equal(np.sort(epochs[0]), np.sort(epochs[1]))
+
+
 def test_feature_maps_come_with_the_targets_of_their_row():
     random = np.random.default_rng(5)
     maps = [random.normal(size=(9, side, side, 3)).astype(np.float16) for side in (4, 2)]

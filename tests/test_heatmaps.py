@@ -19,7 +19,7 @@ BATCHES = ImageBatches(PIXELS, LABELS, ROWS, CONFIG)
 def normalized(head):
     """MobileNet with normalized random weights; its last feature maps have 2 x 2 cells."""
     model = builder.build("MobileNet", head, size=64)
-    builder.adapt_normalization(model, [IMAGES])
+    builder.adapt_normalization(model, IMAGES)
     return model
 
 
@@ -36,10 +36,10 @@ def outputs(model):
     return heatmaps.predict(heatmaps.explain(model), BATCHES)
 
 
-def test_the_mean_of_a_map_and_the_bias_are_the_logit(model, outputs):
+def test_the_mean_of_a_map_is_the_logit(model, outputs):
     logits = model.predict(IMAGES, verbose=0)[:, 0]
     np.testing.assert_allclose(outputs.logits, logits, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(outputs.heat_maps.mean((1, 2)) + 0.3, logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs.heat_maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-4)
     assert outputs.features.shape == (20, 512)  # pooled early feature maps
 
 
@@ -47,7 +47,7 @@ def test_the_mean_of_a_map_and_the_bias_are_the_logit(model, outputs):
 def test_cached_feature_maps_give_the_same_outputs(head):
     model = normalized(head)
     expected = heatmaps.predict(heatmaps.explain(model), BATCHES)
-    cached = [builder._early(model), model.get_layer("feature_maps").output]
+    cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
     if head == "localization":
         cached.append(model.get_layer("inside").output)
     arrays = [keras.Model(model.input, output).predict(IMAGES, verbose=0) for output in cached]
@@ -70,7 +70,21 @@ def test_a_map_is_grad_cam_without_relu(model, outputs):
     importance = tape.gradient(logits, maps).numpy().mean((1, 2), keepdims=True)
     cells = maps.shape[1] * maps.shape[2]  # their 1/Z, which the pooling contains
     gradient_form = (importance * maps.numpy()).sum(-1) * cells
-    np.testing.assert_allclose(outputs.heat_maps, gradient_form, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs.heat_maps - 0.3, gradient_form, rtol=1e-4, atol=1e-4)
+
+
+def test_a_localization_map_has_the_unit_of_the_logit_and_no_peak_in_the_padding():
+    model = normalized("localization")
+    images = IMAGES * (np.arange(64) >= 32)[:, None]  # the left half is padding
+    logit = model.get_layer("logit")
+    logit.set_weights([np.float32(2), np.float32(-1)])
+    logits, maps, _ = heatmaps.explain(model).predict(images, verbose=0)
+    columns = maps.shape[2] // 2
+    assert (maps[..., :columns] <= maps[..., columns:].max((1, 2), keepdims=True)).all()
+    shown = maps[..., columns:]
+    np.testing.assert_allclose(maps[..., :columns].std((1, 2)), 0, atol=1e-4)
+    pooled = 2 * np.log(np.exp((shown + 1) / 2).sum((1, 2))) - 1
+    np.testing.assert_allclose(pooled, logits[:, 0], rtol=1e-3, atol=1e-3)
 
 
 def test_randomized_weights_change_the_map_and_are_restored(model, outputs, monkeypatch):

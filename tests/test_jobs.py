@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import runs
+from IPython.core.interactiveshell import InteractiveShell
 
 from fracture_utils import artifacts, tables
 from fracture_utils.config import InputError
@@ -123,7 +124,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interruption_ends_the_processes_on_all_gpus(stand_in, monkeypatch):
+def test_an_interruption_ends_the_processes_on_all_gpus(stand_in, monkeypatch, capsys):
     monkeypatch.setenv("TOGETHER", "nobody")  # each waits for ever
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     started, popen = [], subprocess.Popen
@@ -136,10 +137,19 @@ def test_an_interruption_ends_the_processes_on_all_gpus(stand_in, monkeypatch):
                 threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
 
     monkeypatch.setattr(jobs.subprocess, "Popen", Recorded)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interruption:
         stand_in()
     assert len(started) == 2
     assert all(process.returncode == -signal.SIGKILL for process in started)
+    capsys.readouterr()
+    shell = InteractiveShell.instance(user_ns={"interruption": interruption.value})
+    try:
+        shell.run_cell("raise interruption")  # as a notebook shows it
+    finally:
+        InteractiveShell.clear_instance()
+    shown = capsys.readouterr().out.strip().splitlines()
+    assert len(shown) == 1
+    assert "run this cell again to resume it" in shown[0]
 
 
 def test_progress_is_one_line_per_model(stand_in, monkeypatch, capsys):
@@ -164,6 +174,8 @@ def test_the_tables_of_a_training():
     assert row["seconds"] > row["seconds_features"] > 0
     for name in ("networks", "history"):
         tables.write(config.results_dir, name, getattr(trained, name))
+    card = artifacts.read_json(config.cache_dir / "models/MobileNet/network.json")
+    assert f",{card['parameters']}," in (config.results_dir / "networks.csv").read_text()
     expected = images.query("split != 'train'")
     merged = trained.predictions.merge(expected, on="path", suffixes=("", "_expected"))
     assert len(merged) == len(expected) == len(trained.predictions)
@@ -206,7 +218,7 @@ def test_a_project_that_was_moved_is_still_valid(untrained, tmp_path):
 @pytest.fixture
 def key():
     """A function that returns the key of the finished training, or of a changed one."""
-    config, _ = runs.finished()
+    config = backbones.by_hardware(runs.finished()[0])
     data = runs.load(config)
     boxes = data.boxes.round(1)
 
@@ -252,15 +264,15 @@ def test_the_key_depends_on_data_weights_libraries_and_code(key, monkeypatch):
 
 
 def test_the_key_names_all_code_that_a_training_imports():
-    """All modules that training imports, but those that read settings and write tables."""
+    """All that training imports, but settings, tables, and modules whose result is in the key."""
     code = "import sys; from fracture_utils.models import training; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=backbones.environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     own = {n.removeprefix("fracture_utils.") for n in done.stdout.split() if "fracture_utils." in n}
-    folders = {name.split(".")[0] for name in own - {"config", "artifacts", "tables"}}
-    assert folders == set(jobs.CODE)
+    own -= {"config", "artifacts", "tables", "data", "models", "data.duplicates", "data.splits"}
+    assert {name.replace(".", "/") + ".py" for name in own} == set(jobs.CODE)
 
 
 def test_one_model_that_fails_leaves_the_others(tmp_path, monkeypatch):
@@ -274,6 +286,17 @@ def test_one_model_that_fails_leaves_the_others(tmp_path, monkeypatch):
     assert networks["status"].to_dict() == statuses
     assert "vgg.h5 does not hold weights" in networks.loc["VGG16", "reason"]
     assert list(trained.heat_maps) == ["MobileNet"]
+
+
+def test_other_networks_of_keras_are_trained(tmp_path):
+    names = "EfficientNetB0,MobileNetV2"
+    config = runs.small(tmp_path, backbones=names, fine_tune_epochs=1, head="pooled")
+    trained = runs.train(config)
+    networks = trained.networks.set_index("model")
+    assert networks["status"].to_dict() == dict.fromkeys(names.split(","), "trained")
+    tuned = trained.history.query("stage == 'fine_tune'")
+    assert list(tuned["model"]) == names.split(",")
+    assert trained.predictions.groupby("model")["logit"].std().min() > 0
 
 
 HOLD = """

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 from fracture_utils import tables
 from fracture_utils.evaluation import localization
@@ -121,7 +122,7 @@ def test_both_controls_keep_their_significance_level():
         draws = localization.permute(peaks, near, groups, 200, run)
         center = near[:, 2, 2]
         beaten = (1 + np.sum(draws >= hits.mean() - 1e-9)) / 201
-        wrong += [beaten < 0.05, localization.paired_gain(hits, center, groups, 200, run) < 0.05]
+        wrong += [beaten < 0.05, localization.sign_flip_test(hits, center, groups, 200, run) < 0.05]
     assert (wrong / 200 < 0.09).all()
 
 
@@ -129,10 +130,10 @@ def test_the_paired_test_against_the_center_is_the_sign_test_on_groups():
     """All groups are better by as much: one of the 2^k sign flips reaches that."""
     hits, center = np.ones(16, bool), np.zeros(16, bool)
     groups = np.repeat(np.arange(8), 2)
-    p = localization.paired_gain(hits, center, groups, 20_000, 0)
+    p = localization.sign_flip_test(hits, center, groups, 20_000, 0)
     assert p == pytest.approx(2**-8, abs=0.002)
-    assert localization.paired_gain(center, hits, groups, 100, 0) == 1
-    assert localization.paired_gain(hits, hits, groups, 100, 0) == 1
+    assert localization.sign_flip_test(center, hits, groups, 100, 0) == 1
+    assert localization.sign_flip_test(hits, hits, groups, 100, 0) == 1
 
 
 def test_exchanging_groups_of_one_size_is_a_permutation():
@@ -185,18 +186,33 @@ def test_a_plateau_peaks_at_its_center_and_a_flat_map_is_empty():
     inside[15, 5] = True
     assert inside[tuple(localization.peak(heat))]
     assert localization.energy(np.full(GRID, 0.3), inside) == inside.mean()
-    assert not localization.positive(np.full(GRID, -7.3, np.float16)).any()
+    assert localization.energy(np.full(GRID, -7.3, np.float16), inside) == inside.mean()
 
 
-def test_the_ensemble_map_is_the_mean_of_standardized_maps():
+def standard(values):
+    return (values - values.mean()) / values.std()
+
+
+def test_the_ensemble_map_is_the_mean_of_standardized_maps_on_their_mean_scale():
     random = np.random.default_rng(0)
     one, other = random.normal(size=(2, 64, 64))
     both = localization.combine([100 * one + 5, other])
-    np.testing.assert_allclose(both, localization.combine([one, other]), atol=1e-4)
-    np.testing.assert_allclose(localization.combine([one, np.ones(GRID)]) * 2,
-                               (one - one.mean()) / one.std(), atol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(standard(both), standard(standard(one) + standard(other)), atol=1e-4)
+    assert both.mean() == pytest.approx((100 * one.mean() + 5 + other.mean()) / 2, rel=1e-4)
+    np.testing.assert_allclose(localization.combine([3 * one - 2] * 3), 3 * one - 2, atol=1e-4)
+    flat = localization.combine([one, np.ones(GRID)])
+    np.testing.assert_allclose(standard(flat), standard(one), atol=1e-4)
     maps = {name: {"1": one, "2": other} for name in "ABC"}
-    result = localization.ensemble_maps(maps)
+    points = {name: {"slope": 2.0, "intercept": -1.0} for name in "ABC"}
+    result = localization.ensemble_maps(maps, points)
     assert list(result) == ["A", "B", "C", "Ensemble"]
-    np.testing.assert_array_equal(result["Ensemble"]["2"], localization.combine([other] * 3))
-    assert list(localization.ensemble_maps({"A": maps["A"]})) == ["A"]
+    np.testing.assert_allclose(result["Ensemble"]["2"], 2 * other - 1, atol=1e-4)
+    assert list(localization.ensemble_maps({"A": maps["A"]}, points)) == ["A"]
+
+
+def test_a_map_relative_to_the_threshold_peaks_at_the_log_odds_of_its_image():
+    heat, point = np.array([[-1.0, 4.0], [3.0, 0.0]]), {"slope": 0.5, "threshold": 0.5}
+    above = localization.relative_to_threshold(heat, special.expit(2), point)
+    np.testing.assert_allclose(above, [[-0.5, 2], [1.5, 0]], atol=1e-9)
+    assert localization.relative_to_threshold(heat, 0.2, point | {"threshold": 0.3}).max() < 0
+    assert np.isfinite(localization.relative_to_threshold(heat, 1.0, point)).all()

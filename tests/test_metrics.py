@@ -76,7 +76,7 @@ def test_intervals_contain_their_estimate(pairs):
 def test_weighted_auc_is_the_auc_of_repeated_images(pairs, seed):
     labels, logits = (np.array(part) for part in zip(*pairs, strict=True))
     weights = np.random.default_rng(seed).integers(0, 4, size=(len(labels), 3))
-    areas = metrics.area(*metrics.curve(labels, logits, weights.astype(float)))
+    areas = metrics.roc_area(*metrics.roc_counts(labels, logits, weights.astype(float)))
     for column, result in zip(weights.T, areas, strict=True):
         y, s = np.repeat(labels, column), np.repeat(logits, column)
         if 0 < y.sum() < len(y):
@@ -101,7 +101,7 @@ def test_equal_scores_have_an_auc_of_one_half():
 def test_one_group_has_no_interval_for_its_auc():
     row = score([0, 1, 0, 1], [0, 1, 2, 3], groups=[7] * 4)
     assert row["auc"] == 0.75
-    assert np.isnan([row["auc_low"], row["auc_high"], row["auc_delong_low"]]).all()
+    assert np.isnan([row["auc_low"], row["auc_high"]]).all()
 
 
 def test_a_sensitivity_of_1_on_few_fractures_has_a_wide_interval():
@@ -191,11 +191,8 @@ OVARIAN = """
 def test_delong_on_the_ratings_of_hanley_and_mcneil():
     labels, ratings = published_ratings()
     auc, covariance = metrics.delong(labels, ratings[:, None])
-    row = score(labels, ratings)
     assert auc[0] == pytest.approx(0.8932, abs=5e-5)
     assert np.sqrt(covariance[0, 0]) == pytest.approx(0.0307, abs=5e-5)
-    assert row["auc_delong_low"] == pytest.approx(0.83295, abs=1e-5)
-    assert row["auc_delong_high"] == pytest.approx(0.95339, abs=1e-5)
 
 
 def test_delong_on_the_example_of_its_paper():

@@ -16,7 +16,7 @@ SHAPES = [(3, 3, 5, 7), (3, 3, 6, 1), (1, 1, 4, 2), (9, 3), (5, 1), (7,), ()]
 
 
 class Weights(dict):
-    """Stands in for a Keras model with named weights: `builder.load_released` fills it."""
+    """Stands in for a Keras model with named weights: `builder.load_weights` fills it."""
 
     name = "x"
     weights = property(lambda self: list(self.values()))
@@ -29,7 +29,7 @@ def released(path, weights, float16_below=0):
     """The weights after writing and reading."""
     model_cards.write_released(path, weights, float16_below)
     stored = Weights(weights)
-    builder.load_released(stored, path)
+    builder.load_weights(stored, path)
     return stored
 
 
@@ -78,7 +78,7 @@ def test_a_weight_takes_about_a_byte_or_in_a_small_kernel_two(tmp_path):
 def test_damaged_files_and_values_that_are_not_finite_are_refused(tmp_path):
     path, kernel = tmp_path / "x.npz", {"kernel": np.ones((2, 2), np.float32)}
     with pytest.raises(InputError, match=r"x\.npz does not hold weights for x"):
-        builder.load_released(Weights(kernel), path)
+        builder.load_weights(Weights(kernel), path)
     model_cards.write_released(path, kernel)
     whole = path.read_bytes()
     with pytest.raises(InputError, match="kernel holds values that are not finite"):
@@ -86,11 +86,13 @@ def test_damaged_files_and_values_that_are_not_finite_are_refused(tmp_path):
     assert path.read_bytes() == whole
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"x\.npz does not hold weights for x"):
-        builder.load_released(Weights(kernel), path)
+        builder.load_weights(Weights(kernel), path)
 
 
 NAMES = ("VGG16", "MobileNet")
 POINT = {"slope": 1.0, "intercept": 0.5, "threshold": 0.3, "rule": "Youden's J"}
+POINT |= {"threshold_low": 0.2, "threshold_high": 0.4}
+POINT |= {"threshold_low": 0.2, "threshold_high": 0.4}
 
 
 @pytest.fixture
@@ -105,8 +107,11 @@ def run(tmp_path):
     models = [*NAMES, "Ensemble"]
     points = pd.DataFrame([POINT | {"model": name} for name in models])
     localization = pd.DataFrame({"model": models, "assessment": "above the controls"})
+    splits = ["train", "train", "train", "validation", "validation", "test"]
+    labels = ["fractured", "normal", "normal", "fractured", "normal", "normal"]
+    images = pd.DataFrame({"split": splits, "label": labels})
     return config, types.SimpleNamespace(
-        networks=networks, operating_points=points, localization=localization
+        networks=networks, operating_points=points, localization=localization, images=images
     )
 
 
@@ -116,7 +121,9 @@ def test_a_card_has_what_training_and_evaluation_measured(run):
     cards, ensemble = model_cards.read(config.models_dir)
     assert list(cards) == list(NAMES)
     expected = POINT | {"class_names": ["normal", "fractured"], "source": "phantoms"}
-    expected |= {"heat_map_caution": ""}
+    expected |= {"heat_map_caution": "", "trained_on": "phantoms"}
+    expected |= {"training": {"images": 3, "fractured": 1}}
+    expected |= {"validation": {"images": 2, "fractured": 1}}
     assert cards["VGG16"].items() >= (expected | {"input_size": 64}).items()
     assert ensemble["members"] == {name: f"digest of {name}" for name in NAMES}
     assert ensemble.items() >= POINT.items()

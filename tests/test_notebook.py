@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 from nbformat import v4
 
 from fracture_utils import notebook
@@ -143,8 +144,61 @@ def test_a_second_run_trains_nothing_and_what_is_missing_is_made_again_alike(qui
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 15
     silent = [cell.source for cell in cells if not cell.outputs]
-    assert len(silent) <= 2, silent  # the parameters, and those of papermill
+    assert len(silent) <= 3, silent  # the imports, the parameters, and those of papermill
     assert any(f'"{quick_run / "results"}"' in source for source in silent)
+    assert best_auc(executed) > 0.5
+
+
+def best_auc(story: nbformat.NotebookNode) -> float:
+    """The highest validation AUC that Keras printed in the cells with a call of `fit`."""
+    cells = [cell for cell in story.cells if ".fit(train" in cell.source]
+    printed = "".join(o.get("text", "") for cell in cells for o in cell.outputs)
+    return max(float(value) for value in re.findall(r"val_auc: (\S+)", printed))
+
+
+def test_the_committed_run_trains_a_network_in_plain_sight():
+    story = nbformat.read(NOTEBOOK, as_version=4)
+    source = "\n".join(cell.source for cell in story.cells if cell.cell_type == "code")
+    for step in (
+        "ImageBatches(",
+        "add_head(",
+        ".compile(",
+        ".fit(",
+        "EarlyStopping(",
+        "jobs.train(",
+    ):
+        assert step in source, step
+    if any(cell.get("outputs") for cell in story.cells):
+        assert best_auc(story) > 0.7
+
+
+def test_the_notebook_has_no_plumbing():
+    story = nbformat.read(NOTEBOOK, as_version=4)
+    cells = [cell.source for cell in story.cells if cell.cell_type == "code"]
+    assert len([line for line in cells[0].splitlines() if line]) <= 10
+    assert not [source for source in cells[1:] if re.search(r"^(from|import) ", source, re.M)]
+    assert not re.search(r"tables\.|write_|\.lock\(", "\n".join(cells))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the kernel client
+def test_after_a_restart_the_evaluation_goes_on_from_the_saved_results(quick_run, monkeypatch):
+    """The import cell, then everything from the cell that loads the results."""
+    for name, value in offline(quick_run).items():
+        monkeypatch.setenv(name, value)
+    for name in ("data", "models", "results"):
+        monkeypatch.setenv(f"FRACTURE_{name.upper()}_DIR", str(quick_run / name))
+    monkeypatch.setenv("FRACTURE_SOURCE", "phantoms")
+    (quick_run / "results" / "figures" / "heat_maps.png").unlink()
+    story = nbformat.read(NOTEBOOK, as_version=4)
+    loading = next(k for k, cell in enumerate(story.cells) if "Results.load(" in cell.source)
+    story.cells = [story.cells[1], *story.cells[loading:]]
+    NotebookClient(story, kernel_name="python3", extra_arguments=notebook.QUIET).execute()
+    outputs = [output for cell in story.cells for output in cell.get("outputs", [])]
+    assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 12
+    assert (quick_run / "results" / "figures" / "heat_maps.png").is_file()
+    page = (quick_run / "results" / "report.html").read_text(encoding="utf-8")
+    for caption in ("Bar chart: images of each class", "the heat maps of the selected model"):
+        assert caption in page
 
 
 @pytest.mark.parametrize(
@@ -152,7 +206,7 @@ def test_a_second_run_trains_nothing_and_what_is_missing_is_made_again_alike(qui
     [
         ("BATCH_SIZE", "many", "The setting batch_size (FRACTURE_BATCH_SIZE) is 'many'"),
         ("DATA_DIR", "nowhere", "The data folder nowhere does not exist."),
-        ("BACKBONES", "Foo", "is 'Foo': Input should be 'DenseNet121'"),
+        ("BACKBONES", "Foo", "keras.applications has no network 'Foo' (FRACTURE_BACKBONES)"),
     ],
 )
 def test_a_wrong_setting_ends_nbconvert_with_a_sentence(tmp_path, setting, value, sentence):

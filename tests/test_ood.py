@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from fracture_utils import artifacts
 from fracture_utils.config import InputError
@@ -109,11 +110,22 @@ def test_an_image_of_one_line_is_described(reference, shape):
     assert ood.warnings(reference, square, features_of(square), np.array([shape]))[0] in CHECKS
 
 
-def test_a_single_reference_image_gives_no_warning():
-    images = pd.DataFrame({"group": ["a"], "height": [10], "width": [10]})
-    squares, features = np.zeros((1, 8, 8), np.uint8), np.ones((1, 3))
-    reference = ood.fit(squares, features, images)
-    assert ood.warnings(reference, squares + 200, -features, np.array([[900, 10]])) == [""]
+def test_the_statistics_are_those_of_a_gaussian_filter():
+    """Of SciPy, mirrored at the ends, also where it is wider than the image."""
+    image = np.random.default_rng(0).normal(size=(9, 40)).astype(np.float32)
+    for sigma in ood.SIGMAS:
+        expected = ndimage.gaussian_filter(image, sigma, truncate=3)
+        blurred = ood._blur(9, sigma) @ image @ ood._blur(40, sigma).T
+        np.testing.assert_allclose(blurred, expected, atol=1e-6)
+
+
+def test_the_threshold_is_that_of_the_p_value(reference):
+    """Directly: the weighted share of reference scores that are as large."""
+    groups, scores = reference["groups"], reference["scores"]
+    weights = len(groups) / len(set(groups)) / np.bincount(groups)[groups]
+    for score in [*scores, *(scores + 1e-6), *np.linspace(-1, 9, 50)]:
+        p = (1 + weights[scores >= score].sum()) / (1 + len(groups))
+        assert (score > ood.threshold(reference)) == (p <= ood.rate(reference) + 1e-9)
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -16,6 +16,7 @@ from sklearn.calibration import calibration_curve
 
 from fracture_utils import plots
 from fracture_utils.config import BACKBONES, Config
+from fracture_utils.evaluation import comparison
 from fracture_utils.evaluation.localization import ASSESSMENTS
 from fracture_utils.evaluation.results import evaluate
 from fracture_utils.plots import explanations, style
@@ -133,38 +134,37 @@ def test_reliability_shows_the_shares_of_scikit_learn(run):
     assert is_drawn(plots.reliability(run), np.column_stack([probability, share]))
 
 
-@pytest.mark.parametrize("metric", ["auc", "loss"])
-def test_history_shows_every_epoch_and_the_best_one(run, metric):
-    chart = plots.history(run.history, metric)
+def test_history_shows_every_epoch_and_the_best_one(run):
+    chart = plots.history(run.history)
     for model, rows in run.history.groupby("model"):
-        for column in (metric, f"val_{metric}"):
+        for column in ("auc", "val_auc"):
             assert any(np.array_equal(c[:, 1], rows[column]) for c in curves(chart)), model
         best = rows["val_auc"].to_numpy().argmax()
-        assert is_drawn(chart, [[best + 1, rows[f"val_{metric}"].iloc[best]]])
+        assert is_drawn(chart, [[best + 1, rows["val_auc"].iloc[best]]])
     one = run.history[run.history["epoch"] == 1].drop_duplicates("model")
     plots.history(one)  # a head fitted in closed form has one epoch
 
 
-def test_bars_are_as_long_as_there_are_images_and_findings(run):
+def test_bars_are_as_long_as_there_are_images(run):
     heights = [bar.get_height() for bar in plots.class_distribution(run).axes[0].patches]
     assert sorted(h for h in heights if h) == sorted(run.images.groupby(["label", "split"]).size())
-    chart = plots.audit_findings(run.audit)
-    assert [bar.get_width() for bar in chart.axes[0].patches if bar.get_width()] == [1, 2]
-    names = [label.get_text() for label in chart.axes[0].get_yticklabels()]
-    assert names == ["exact copies", "inverted"]  # red first
-    title = plots.audit_findings(run.audit.head(0)).axes[0].get_title()
-    assert title == "Findings of the data audit: 0"
 
 
-def test_pairs_are_marked_by_either_correction(run):
+def test_the_comparison_figure_shows_the_tests_of_the_headline(run):
     pairs = run.comparisons.assign(p_delong_holm=0.06, p_selected_holm=np.nan)
-    networks = (pairs["family"] == "networks").sum()
+    of_selected = pairs[["model_a", "model_b"]].eq(run.selected).any(axis=1)
     chart = plots.comparisons(dataclasses.replace(run, comparisons=pairs))
-    assert chart.axes[0].get_title() == f"0 of {networks} pairs differ significantly (blue)"
-    pairs.loc[pairs.index[pairs["family"] == "networks"][0], "p_selected_holm"] = 0.023
+    title = f"0 of {of_selected.sum()} differences from {run.selected} are significant"
+    assert chart.axes[0].get_title() == title
+    pairs.loc[of_selected.idxmax(), "p_selected_holm"] = 0.023
     chart = plots.comparisons(dataclasses.replace(run, comparisons=pairs))
     assert chart.axes[0].get_title().startswith("1 of")
-    assert any(text.endswith("p = 0.060 (0.023)") for text in texts(chart))
+    assert any(text.endswith("p = 0.023") for text in texts(chart))
+    lead = comparison.against(pairs, run.selected).sort_values("lead")
+    lines = curves(chart)
+    for row in lead.to_dict("records"):
+        assert any(np.allclose(line[:, 0], [row["lead_low"], row["lead_high"]]) for line in lines)
+        assert row["lead_low"] <= row["lead"] <= row["lead_high"]
 
 
 def test_decision_curves_are_those_of_their_table(run):
@@ -189,13 +189,32 @@ def test_subgroups_and_localization_show_their_tables(run):
     assert title.startswith(f"Heat maps of {above} of {len(run.localization)} models")
 
 
-def test_an_overlay_colors_what_lies_above_the_mean():
-    image, heat = np.full((40, 20), 100, np.uint8), np.zeros((4, 4), np.float32)
-    heat[0, 0] = 1
-    drawn = explanations.overlay(image, heat)
+def test_an_overlay_colors_what_lies_above_the_threshold():
+    image, above = np.full((40, 20), 100, np.uint8), np.full((4, 4), -1, np.float32)
+    above[0, 0] = 3
+    drawn = explanations.overlay(image, above, 3)
     assert drawn.shape == (40, 20, 3) and (drawn[20:, 10:] == 100).all()
     assert drawn[2, 1, 0] > drawn[2, 1, 2] + 30
-    assert (explanations.overlay(image, np.ones((4, 4))) == 100).all()  # a flat map
+    assert (explanations.overlay(image, above - 3) == 100).all()
+    faint = explanations.overlay(image, above - 2.9, 3)  # on the same scale
+    assert 100 < faint[2, 1, 0] < drawn[2, 1, 0]
+
+
+@pytest.mark.parametrize("draw", [plots.heat_maps, plots.most_confident_errors])
+def test_heat_maps_are_on_one_scale_transparent_below_the_threshold(run, draw, monkeypatch):
+    """A false negative has no color, the most confident positive that of the top of the scale."""
+    drawn, overlay = [], explanations.overlay
+    monkeypatch.setattr(explanations, "overlay", lambda *of: drawn.append(of[1:]) or overlay(*of))
+    chart = draw(run)
+    tops = {top for _, top in drawn}
+    assert len(tops) == 1
+    titles = [ax.get_title() for ax in chart.axes[::2] if ax.get_title()]
+    called = np.array(["positive" in title for title in titles])
+    peaks = np.array([above.max() for above, _ in drawn])
+    assert len(peaks) == len(called) and ((peaks >= 0) == called).all()
+    assert tops == {max(peaks.max(), explanations.SMALLEST_TOP)}
+    label = chart.axes[-1].get_xlabel()
+    assert label == "log odds above the decision threshold (transparent: below)"
 
 
 def test_a_model_looks_the_same_everywhere_and_no_two_look_alike():
@@ -209,7 +228,7 @@ def test_a_model_looks_the_same_everywhere_and_no_two_look_alike():
 def test_figures_are_stamped_written_and_recorded_from_save_to_on(run, tmp_path):
     assert plots.ranking(run).png and not style.drawn
     style.save_to(tmp_path / "new" / "figures", Config(source="phantoms"))
-    chart = plots.audit_findings(run.audit)
+    chart = plots.class_distribution(run.images)
     assert "Synthetic phantoms" in chart.texts[-1].get_text()
     plots.draw_all(run)
     assert set(style.drawn) == {draw.__name__ for draw in style.of_tables}

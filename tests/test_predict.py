@@ -1,12 +1,13 @@
 """Answers about single images: the same on every way, and refused or warned about where due."""
 
 import os
+import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import runs
 from PIL import Image
@@ -15,10 +16,10 @@ from sklearn.datasets import load_sample_image
 
 from fracture_utils import artifacts, predict, tables
 from fracture_utils.__main__ import main
-from fracture_utils.config import InputError
+from fracture_utils.config import Config, InputError
 from fracture_utils.data import reader
 from fracture_utils.evaluation import calibration, results, sentences
-from fracture_utils.models import backbones, model_cards, ood
+from fracture_utils.models import model_cards, ood
 
 ROOT = Path(predict.__file__).parents[1]
 
@@ -69,8 +70,9 @@ def test_run_saved_weights_and_command_line_give_the_same_probability(trained, a
         assert row["probability"] == pytest.approx(expected["probability"], abs=1e-5)
         assert row["decision"] in ("", expected["decision"])
         assert (row["decision"] == "") == (row["warning"] != "")
-    alone = predict.predict_one(paths[3], config)
-    assert f"{alone['probability'].iloc[0]:.3f}" in alone.attrs["text"]
+    done = command(config, paths[3])
+    alone = tables.read(config.results_dir, "answers")
+    assert f"{alone['probability'].iloc[0]:.3f}" in done.stdout
     assert list(alone["model"]) == ["MobileNet"]
     for column in ("probability", "decision", "warning"):
         value = answered[column].iloc[3]
@@ -79,7 +81,7 @@ def test_run_saved_weights_and_command_line_give_the_same_probability(trained, a
 
 
 def test_the_command_line_answers_what_it_can_read_and_names_what_it_cannot(
-    trained, paths, tmp_path, monkeypatch
+    trained, paths, tmp_path
 ):
     config = trained[0]
     broken = tmp_path / "broken.png"
@@ -94,11 +96,7 @@ def test_the_command_line_answers_what_it_can_read_and_names_what_it_cannot(
     assert "research and education only" in done.stdout
     table = tables.read(config.results_dir, "answers")
     assert list(table["path"]) == [str(paths[0])]
-    with Image.open(table["overlay"].iloc[0]) as overlay, Image.open(paths[0]) as image:
-        assert overlay.size == (2 * image.width, image.height)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-    with pytest.raises(InputError, match=r"absent\.png cannot be read"):
-        predict.predict_one(broken, config)
+    assert Path(table["overlay"].iloc[0]).is_file()
 
 
 def test_numbers_only_draws_nothing(trained, paths, answered, monkeypatch, capsys):
@@ -123,7 +121,8 @@ def test_photographs_get_a_warning_and_no_decision(trained, answered, paths, tmp
     assert set(table["warning"]) <= set(ood.WEIGHTS)
     assert set(table["decision"]) == {""}
     text = list(sentences.answers(table, predictor.cards))
-    assert text[1].startswith(f"  No decision: out of distribution ({table['warning'][0]})")
+    flagged = f"  No decision: flagged as out of distribution ({table['warning'][0]})"
+    assert text[1].startswith(flagged)
 
 
 def test_many_images_are_answered_in_chunks_and_in_order(
@@ -132,6 +131,7 @@ def test_many_images_are_answered_in_chunks_and_in_order(
     monkeypatch.setattr(predict, "CHUNK", 2)
     (tmp_path / "empty.png").touch()
     some = [paths[4], paths[1], tmp_path / "empty.png", paths[0], paths[1], paths[2]]
+    some = predict.find(some, trained[0])
     table, problems = predict.predict(some, predict.Predictor(trained[0]), draw=False)
     assert len(problems) == 1
     assert list(table["path"]) == [str(paths[k]) for k in (4, 1, 0, 2)]
@@ -139,18 +139,17 @@ def test_many_images_are_answered_in_chunks_and_in_order(
     np.testing.assert_allclose(table["probability"], expected, atol=1e-5)
 
 
-def test_each_model_runs_in_its_own_precision(predictor, paths, monkeypatch):
-    """It is a setting of the process, so that of the last loaded model would hold for all."""
-    calls, (model, reference) = [], predictor.models["MobileNet"]
-    card = predictor.members["MobileNet"]
-    predictor.members["Other"] = predictor.cards["Other"] = card | {"precision": "mixed_bfloat16"}
-    forward = types.SimpleNamespace(
-        predict=lambda *a, **k: calls.append("forward") or model.predict(*a, **k)
-    )
-    predictor.models = dict.fromkeys(["MobileNet", "Other"], (forward, reference))
-    monkeypatch.setattr(backbones, "apply_precision", calls.append)
-    predictor.answer({paths[0]: reader.read(paths[0])})
-    assert calls == ["float32", "forward", "mixed_bfloat16", "forward"]
+def test_models_answer_in_float32_unless_a_precision_is_named(trained, monkeypatch):
+    precisions = []
+    monkeypatch.setattr(model_cards, "load", lambda *a: precisions.append(a[-1]) or 1 / 0)
+    for named in (None, "auto", "mixed_bfloat16"):
+        settings = {} if named is None else {"FRACTURE_PRECISION": named}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        config = Config(source="phantoms", models_dir=trained[0].models_dir)
+        with pytest.raises(ZeroDivisionError):
+            predict.Predictor(config).models  # noqa: B018
+    assert precisions == ["float32", "auto", "mixed_bfloat16"]
 
 
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits(predictor, paths):
@@ -167,8 +166,8 @@ def test_the_ensemble_is_the_mean_of_the_calibrated_logits(predictor, paths):
     np.testing.assert_allclose(logits["Ensemble"], mean, rtol=1e-6)
     rows = table[table["model"] == "Ensemble"]
     np.testing.assert_allclose(rows["probability"], special.expit(mean / 2), rtol=1e-6)
-    assert len(maps) == 3
-    assert abs(float(maps[0].mean())) < 1e-4
+    assert {name: len(of) for name, of in maps.items()} == dict.fromkeys(predictor.cards, 3)
+    assert {heat_map.shape for of in maps.values() for heat_map in of} == {(reader.GRID,) * 2}
 
 
 def test_a_warning_of_the_ensemble_needs_half_of_its_members():
@@ -193,6 +192,26 @@ def test_a_damaged_file_of_a_model_is_one_sentence(trained, paths, name, capsys)
     assert error.count("\n") == 1
 
 
+def test_few_images_are_answered_as_many_are(predictor, paths):
+    """Without a graph, whose tracing takes a second, and with it."""
+    images = {path: reader.read(path) for path in paths[: predict.FEW + 1]}
+    many, maps = predictor.answer(images)
+    few, few_maps = predictor.answer(dict(list(images.items())[:2]))
+    pd.testing.assert_frame_equal(few, many.loc[:1], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(few_maps["MobileNet"], maps["MobileNet"][:2], rtol=1e-3, atol=1e-3)
+
+
+def test_one_answer_imports_neither_training_nor_statistics():
+    """They take as long as TensorFlow."""
+    code = (
+        "import sys, fracture_utils.predict; sys.exit(', '.join({'sklearn', 'statsmodels', "
+        "'seaborn', 'scipy.stats', 'matplotlib', 'tensorflow'} & set(sys.modules)) or 0)"
+    )
+    words, environment = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_released_models_answer_where_there_was_no_run(trained, monkeypatch, tmp_path):
     config = trained[0].model_copy(update={"models_dir": tmp_path / "empty"})
     monkeypatch.setattr(model_cards, "RELEASED_DIR", trained[0].models_dir)
@@ -202,6 +221,97 @@ def test_released_models_answer_where_there_was_no_run(trained, monkeypatch, tmp
         predict.Predictor(config)
 
 
+def test_models_trained_on_phantoms_answer_only_where_they_are_named(
+    trained, paths, monkeypatch, capsys
+):
+    """In a folder as a run on phantoms leaves it."""
+    shutil.copytree(trained[0].models_dir, "models")
+    monkeypatch.setattr(model_cards, "RELEASED_DIR", trained[0].models_dir)
+    card = artifacts.read_json(Path("models/MobileNet.json"))
+    for source, expected in (("phantoms", trained[0].models_dir), ("images", Path("models"))):
+        artifacts.write_json(Path("models/MobileNet.json"), card | {"source": source})
+        assert predict.Predictor(Config(source="phantoms")).folder == expected
+        named = predict.Predictor(Config(source="phantoms", models_dir="models"))
+        assert named.folder == Path("models")
+        assert main(["predict", str(paths[0])]) == 0
+        assert ("trained on phantoms" in capsys.readouterr().err) == (source == "phantoms")
+
+
+def test_a_drawn_answer_carries_its_numbers_and_its_purpose(trained, predictor, paths, tmp_path):
+    """As text chunks, as visible text below image and heat map, and for a name of 255 bytes."""
+    lengthy = tmp_path / f"{'ü' * 125}x.png"
+    assert len(lengthy.name.encode()) == 255
+    for path, size in ((lengthy, (40, 90)), (tmp_path / "gray.png", (90, 40))):
+        Image.new("L", size, 90).save(path)
+    with Image.open(paths[0]) as image:
+        image.save(tmp_path / "x.png")
+    table, problems = predict.predict(
+        [tmp_path / "x.png", lengthy, tmp_path / "gray.png"], predictor
+    )
+    assert not problems
+    for row in table.to_dict("records"):
+        with Image.open(row["overlay"]) as drawn:
+            chunks, pixels = drawn.text, np.asarray(drawn.convert("L"))
+        assert (chunks["Model"], chunks["Decision"]) == (row["model"], row["decision"])
+        assert chunks["Warning"] == row["warning"]
+        assert float(chunks["Probability"]) == pytest.approx(row["probability"], rel=1e-5)
+        assert float(chunks["Threshold"]) == pytest.approx(row["threshold"], rel=1e-5)
+        assert "not for diagnosis" in chunks["Purpose"]
+        below = pixels[-2 * predict.FONT :]
+        assert drawn.width >= 800
+        assert (below > 200).sum() > 100
+        assert below[:, : predict.FONT // 2].max() == below[:, -predict.FONT // 2 :].max() == 0
+    assert table["warning"].iloc[1]
+    assert table["warning"].iloc[2]
+
+
+def test_files_folders_and_wildcards_are_answered_once_and_documents_are_not(trained, paths):
+    folder, config = Path("x rays/hand"), trained[0]
+    folder.mkdir(parents=True)
+    for k, path in enumerate(paths[:3]):
+        shutil.copy(path, folder / f"{k}.png")
+    for name in (".hidden.png", "notes.csv", "photo.webp"):
+        (folder / name).write_bytes(b"RIFF1234WEBP")
+    files = predict.find([folder.parent, folder / "[01].png", folder / "2.png"], config)
+    assert files == [*(folder / f"{k}.png" for k in range(3)), folder / "photo.webp"]
+    files = predict.find([Path("x*/*/1.p?g"), Path("absent.png")], config)
+    assert files == [folder / "1.png", Path("absent.png")]
+    absolute = predict.find([folder.absolute() / "*.png"], config)
+    assert absolute == [folder.absolute() / f"{k}.png" for k in range(3)]
+    for names in ([folder / "*.bmp"], [Path()]):
+        if names == [Path()]:
+            shutil.rmtree(folder)
+        with pytest.raises(InputError, match="There is no file"):
+            predict.find(names, config)
+
+
+def test_a_batch_writes_its_table_and_draws_on_request_only(
+    trained, paths, answered, monkeypatch, capsys
+):
+    monkeypatch.setattr(sentences, "MOST_LISTED", 2)
+    Path("folder").mkdir()
+    for k, path in enumerate(paths[:3]):
+        shutil.copy(path, f"folder/{k}.png")
+    Path("folder/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ["predict", "folder", "--output", "new/answers.csv"]
+    words += ["--models-dir", str(trained[0].models_dir), "--results-dir", "elsewhere"]
+    for extra, drawn in (([], 0), (["--heat-maps"], 3)):
+        assert main([*words, *extra]) == 2
+        output = capsys.readouterr()
+        assert "broken.png cannot be read" in output.err
+        assert output.out.startswith("3 images: ")
+        table = tables.read(Path("new"), "answers")
+        assert list(table) == tables.columns("answers")
+        assert list(table["path"]) == [f"folder/{k}.png" for k in range(3)]
+        np.testing.assert_allclose(table["probability"], answered["probability"][:3], atol=1e-5)
+        assert len(list(Path("elsewhere").rglob("*.png"))) == drawn
+    for name in ("folder/0.png", "folder"):  # no file of the user is replaced
+        before = sorted(Path("folder").iterdir()), Path("folder/0.png").read_bytes()
+        assert main(["predict", "folder", "--output", name, *words[4:]]) == 2
+        assert "choose another name with --output" in capsys.readouterr().err
+        assert before == (sorted(Path("folder").iterdir()), Path("folder/0.png").read_bytes())
+
+
 def test_every_file_of_a_model_is_read_once(trained, paths, monkeypatch):
     files = []
     for name in ("read_json", "read_arrays"):
@@ -209,15 +319,3 @@ def test_every_file_of_a_model_is_read_once(trained, paths, monkeypatch):
         monkeypatch.setattr(artifacts, name, lambda p, r=read: files.append(p.name) or r(p))
     predict.predict(paths[:3], predict.Predictor(trained[0]), draw=False)
     assert sorted(files) == ["Ensemble.json", "MobileNet.json", "MobileNet.ood.npz"]
-
-
-def test_an_answer_is_displayed_as_plain_text(answered, monkeypatch):
-    from IPython import display
-
-    displayed = []
-    monkeypatch.setattr(display, "display", lambda *shown, **_: displayed.extend(shown))
-    answers = answered.head(1)
-    answers.attrs["text"] = "<b>the sentences"
-    predict.show(answers)
-    assert displayed[0] == {"text/plain": "<b>the sentences"}
-    assert displayed[1].data == Path(answers["overlay"].iloc[0]).read_bytes()

@@ -40,6 +40,15 @@ def test_four_columns_suffice(file):
     assert list(special.expit(table["logit"])) == pytest.approx([0.9, 0])
 
 
+def test_labels_and_splits_may_be_named_as_in_images_csv(file):
+    words = "Positive,valid", "no fracture,VALIDATION", "abnormal,Testing", "Healthy,test"
+    rows = [",".join([f"{n}", word.split(",")[0], "A", "0.5", word.split(",")[1]])
+            for n, word in enumerate(words)]  # fmt: skip
+    table = read(file("\n".join([f"sep=,\n{HEAD},Split", *rows])))
+    assert list(table["label"]) == ["fractured", "normal"] * 2
+    assert list(table["split"]) == ["validation"] * 2 + ["test"] * 2
+
+
 def test_a_logit_counts_only_where_it_can_be_calibrated(file):
     table = read(file(f"{HEAD},logit,split\na,1,NA,0.9,50,test\n"))
     assert table["logit"].iloc[0] == pytest.approx(special.logit(0.9))
@@ -61,6 +70,8 @@ def test_a_logit_counts_only_where_it_can_be_calibrated(file):
         (f"{HEAD}\na,1,A,\n", "probability 'nan' is not a number"),
         (f"{HEAD}\na,broken,A,0.5\n", "'broken' is neither"),
         (f"{HEAD},split\na,1,A,0.5,dev\n", "'dev' is none of train"),
+        (f"{HEAD},Label\na,1,A,0.5,0\n", r"more than one column label \(label, Label\)"),
+        (f"{HEAD},note,note\na,1,A,0.5,x,y\n", r"more than one column note"),
         (f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,variant\n", "row 3: the kind 'variant' is none"),
         (f"{HEAD},logit,split\na,1,A,.5,x,validation\n", "'x' is not a finite number"),
         (f"{HEAD}\na,1,A,0.5\na,1,A,0.6\n", "more than one prediction for a"),
@@ -146,7 +157,7 @@ def test_a_matrix_has_images_by_path_and_models_in_order_of_appearance():
 
 @pytest.mark.parametrize("function", [metrics.scores, compared])
 def test_rows_without_decisions_are_not_scored(function):
-    with pytest.raises(InputError, match=r"use calibration\.apply first"):
+    with pytest.raises(KeyError, match="decision"):
         function(model_rows("test", "A", np.array([0, 1]), [0.0, 1]))
 
 

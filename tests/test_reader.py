@@ -482,3 +482,52 @@ def test_threads_leave_the_warning_filters_unchanged():
     for thread in threads:
         thread.join()
     assert list(warnings.filters) == before
+
+
+CONVERT = "a GIF, WebP, AVIF or HEIC image; convert it to PNG"
+DOWNLOAD = "HTML, XML or JSON; download the image again"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"RIFF\x24\0\0\0WEBPVP8 ", CONVERT),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", CONVERT),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", CONVERT),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", CONVERT),
+        (b"GIF89a", CONVERT),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS .* git lfs pull"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", DOWNLOAD),
+        (b"<?xml version='1.0'?><Error/>", DOWNLOAD),
+        (b'{"error": "not found"}', DOWNLOAD),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.dcm"])
+def test_a_file_of_another_kind_is_named_with_the_next_action(content, sentence, name):
+    with pytest.raises(reader.ReadError, match=f"unsupported kind, {sentence}"):
+        reader.read(written(content, name))
+
+
+@pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (0, 1, 1), (0, 0)])
+def test_thumbnails_in_a_tiff_are_no_pages(kinds):
+    """By NewSubfileType (1: reduced resolution); several full pages are refused."""
+    full, small = Image.fromarray(bone()), Image.fromarray(bone()).resize((8, 12))
+    first, *others = ((small if kind else full).copy() for kind in kinds)
+    for image, kind in zip((first, *others), kinds, strict=True):
+        image.encoderinfo = {"tiffinfo": {254: kind}}
+    first.save("a.tif", save_all=True, append_images=others, tiffinfo={254: kinds[0]})
+    if kinds.count(0) == 1:
+        np.testing.assert_array_equal(reader.read(Path("a.tif")), bone())
+    else:
+        with pytest.raises(reader.ReadError, match="2 pages"):
+            reader.read(Path("a.tif"))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 6, 8])
+def test_the_facts_tell_whether_exif_turns_an_image(suffix, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    image, facts = reader.load(saved(bone(), f"a.{suffix}", exif=exif))
+    assert facts.get("rotated", False) == (orientation > 1)
+    assert (image.shape == bone().shape) == (orientation < 5)

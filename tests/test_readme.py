@@ -1,19 +1,24 @@
 """Every command of the README is run here or its parts are checked; CI runs `make test` itself."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import external
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from fracture_utils import notebook
+from fracture_utils import notebook, predict
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config
 
@@ -25,6 +30,8 @@ DOWNLOAD = "import fracatlas download datasets/fracatlas"
 OTHER_DATA = "run --data-dir datasets/fracatlas --results-dir results/fracatlas"
 EVALUATE = "evaluate predictions.csv --results-dir results/scored"
 EXPORT = "export DenseNet121"
+AUDIT, EXTERNAL = "audit --data-dir my_xrays --output audited", "evaluate my_xrays --output tested"
+PREDICT = "predict my_xrays --output answers.csv"
 
 
 def recipe(target: str) -> list[str]:
@@ -150,6 +157,82 @@ def test_predict_answers_with_the_released_models(capsys):
     assert shown[-1] == output.splitlines()[-1]  # the note
 
 
+def test_from_the_clone_to_an_audit_an_external_test_and_a_table_of_answers(monkeypatch, capsys):
+    external.folder(normal=12, fractured=8)
+    rows = [f"{path.relative_to('my_xrays')},{path.parent.name}"
+            for path in Path("my_xrays").rglob("*.png")]  # fmt: skip
+    Path("my_xrays/images.csv").write_text("\n".join(["path,label", *rows]))
+    assert main(shlex.split(AUDIT)) == 0
+    assert {path.stem for path in Path("audited").glob("*.csv")} == {"images", "audit"}
+    assert main(shlex.split(PREDICT)) == 0
+    answers = pd.read_csv("answers.csv")
+    columns = ["path", "model", "probability", "threshold", "decision", "warning"]
+    assert {*columns} <= {*answers} and len(answers) == 20
+    monkeypatch.setattr(predict, "Predictor", external.Predictor)
+    assert main([*shlex.split(EXTERNAL), "--quick"]) == 0
+    assert Path("tested/report.html").is_file()
+    assert "alone gives an O/E of" in capsys.readouterr().out
+
+
+BATCH = """
+import os, signal, sys, time
+from pathlib import Path
+from fracture_utils.models import jobs
+
+def work(number):
+    Path(f"{number}-{os.getpid()}").touch()
+    time.sleep(3)
+    return os.getpid()
+
+import distributed
+client = distributed.Client(os.environ["FRACTURE_CLUSTER"], timeout=30)
+client.wait_for_workers(2, timeout=60)
+with jobs._cluster(os.environ["FRACTURE_CLUSTER"]) as executor:
+    futures = [executor.submit(work, number) for number in range(3)]
+    while len(started := list(Path().glob("[0-9]-*"))) < 2:
+        time.sleep(0.1)
+    os.kill(lost := int(started[0].name.split("-")[1]), signal.SIGKILL)
+    done = [future.result(60) for future in futures]
+    assert lost not in done and len(done) == 3
+print("all three are done")
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_the_slurm_script_starts_a_scheduler_workers_and_the_run(tmp_path):
+    """srun stands in by two local workers, the run by three tasks; one worker is killed."""
+    pytest.importorskip("distributed")
+    script = re.search(r"```bash\n(#!/bin/bash\n.+?)```", README, re.S)[1]
+    assert "python -m fracture_utils run\n" in script
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = script.replace("8786", port).replace("$(hostname)", "127.0.0.1")
+    bin_dir = tmp_path / ".venv" / "bin"
+    bin_dir.mkdir(parents=True)
+    (tmp_path / "batch.py").write_text(BATCH)
+    stand_ins = {
+        "srun": '"$@" & "$@" & wait',
+        "dask": f'exec {sys.executable} -m dask "$@"',
+        "python": f"exec {sys.executable} batch.py",
+    }
+    for name, command in stand_ins.items():
+        (bin_dir / name).write_text(f"#!/bin/bash\n{command}\n")
+        (bin_dir / name).chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment["PATH"] = f"{bin_dir}{os.pathsep}{environment['PATH']}"
+    command = ["bash", "-c", f"{script}\nkill $(jobs -p)"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": (tmp_path / "log").open("w"), "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes,
+                          start_new_session=True) as process:  # fmt: skip
+        try:
+            output = process.stdout.readline()
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    pipes["stderr"].close()
+    assert output == "all three are done\n", (tmp_path / "log").read_text()
+
+
 def test_evaluate_writes_a_report():
     rows = {"path": list("abcd"), "label": [0, 1, 0, 1], "model": "A"}
     pd.DataFrame(rows | {"probability": [0.1, 0.9, 0.6, 0.4]}).to_csv("predictions.csv")
@@ -160,6 +243,6 @@ def test_evaluate_writes_a_report():
 def test_no_command_is_without_a_test():
     """export has tests/test_export.py, `run --help` tests/test_command_line.py."""
     expected = {"run", "run --help", "predict X.jpg", DOWNLOAD, OTHER_DATA, EVALUATE, EXPORT}
-    assert expected == COMMANDS
+    assert expected | {AUDIT, EXTERNAL, PREDICT} == COMMANDS
     tools = {words.split()[0] for words in re.findall(r"\.venv[/\\]\w+[/\\]([\w-]+)", README)}
-    assert tools <= {"python", "pip", "ruff", "jupyter"}
+    assert tools <= {"python", "pip", "ruff", "jupyter", "dask"}

@@ -60,9 +60,18 @@ def test_what_is_saved_is_loaded_and_written_again_without_a_change(run, tmp_pat
     loaded = Results.load(tmp_path / "first")
     assert loaded.selected == run.selected and loaded.run == run.run
     assert loaded.conclusions == run.conclusions
+    assert loaded.images_dir == run.images_dir  # for the figures of images
+    pd.testing.assert_frame_equal(loaded.boxes, run.boxes, check_dtype=False)
+    assert set(loaded.heat_maps) == {run.selected, "Ensemble"}
+    for model, maps in loaded.heat_maps.items():
+        assert list(maps) == list(run.heat_maps[model])
+        for path, heat_map in maps.items():
+            np.testing.assert_allclose(heat_map, run.heat_maps[model][path], rtol=1e-3, atol=1e-3)
+    loaded.save()
     loaded.save(tmp_path / "second")
     assert csv_files(tmp_path / "first") == csv_files(tmp_path / "second")
     names = {*(f"{name}.csv" for name in TABLES), "columns.csv", "conclusions.txt", "run.json"}
+    names |= {"cache"}
     assert {path.name for path in (tmp_path / "first").iterdir()} == names
 
 
@@ -82,6 +91,7 @@ def test_golden_predictions_give_the_selected_model_and_its_numbers(tmp_path):
     assert scored.selected == "DenseNet121"
     scored.save(tmp_path)
     golden = pd.read_csv(GOLDEN / "scores.csv").rename(columns={"initialisation": "initialization"})
+    golden = golden.drop(columns=["auc_delong_low", "auc_delong_high"])
     own = pd.read_csv(tmp_path / "scores.csv")[list(golden)]
     numbers = golden.select_dtypes("number").columns
     pd.testing.assert_frame_equal(own[numbers], golden[numbers], rtol=1e-9)
@@ -110,7 +120,7 @@ def test_predictions_of_others_need_four_columns_and_get_no_ensemble(tmp_path):
 def test_results_of_other_predictions_are_never_mixed(run, tmp_path):
     run.save(tmp_path / "run")
     before = csv_files(tmp_path / "run")
-    with pytest.raises(InputError, match="holds the results of a run on other predictions"):
+    with pytest.raises(InputError, match="holds the results of another run"):
         evaluate_file(four_columns(tmp_path / "p.csv"), config(tmp_path / "run"))
     assert csv_files(tmp_path / "run") == before
 

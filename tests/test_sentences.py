@@ -89,7 +89,7 @@ def test_calibration(run):
         good |= {f"{name}_low": value, f"{name}_high": 1.3}
     fine = changed(run, "scores", calibration_slope=1.1, **good)
     fit = "O/E 0.97 (95 % CI 0.80–1.30), slope 1.10 (95 % CI 0.90–1.30), p = "
-    assert f"No evidence of miscalibration: {fit}0.40." in text(fine)
+    assert f"No miscalibration detected: {fit}0.40." in text(fine)
     wrong = text(changed(fine, "scores", calibration_p=0.003))
     assert f"DenseNet121 is miscalibrated: {fit}0.003." in wrong
     assert "Too few test images to test the calibration." in text(
@@ -97,17 +97,13 @@ def test_calibration(run):
     )
 
 
-def test_predictive_values_and_net_benefit(run):
+def test_predictive_values(run):
     values = {"prevalence": 0.14, "ppv": 0.46, "ppv_low": 0.37, "ppv_high": 0.55}
     values |= {"npv": 0.96, "npv_low": 0.94, "npv_high": 0.98}
     line = text(changed(run, "clinical_utility", **values))
     assert "At a prevalence of 14 %: PPV 46 % (95 % CI 37–55), NPV 96 % (95 % CI 94–98)." in line
     never = changed(run, "clinical_utility", ppv=np.nan, ppv_low=np.nan, ppv_high=np.nan)
     assert "PPV undefined, NPV" in text(never)
-    curve = changed(run, "decision_curve", net_benefit_low=-1.0)
-    assert "exceeds that of treating all and none at no threshold." in text(curve)
-    curve = changed(curve, "decision_curve", "0.195 < threshold < 0.305", net_benefit_low=9.0)
-    assert "treating all and none at thresholds 0.20–0.30." in text(curve)
 
 
 def test_errors_at_the_threshold(run):
@@ -153,14 +149,14 @@ def test_heat_maps_and_their_caution(run, assessment):
     values |= {"permuted": 0.08, "p_permuted": 0.0005, "center": 0.52, "p_center": 0.034}
     results = changed(run, "localization", energy_ratio=2.41, assessment=assessment, **values)
     pointing = (
-        "The heat maps of DenseNet121 peak in or beside a box in 60 % (95 % CI 45–70) of 60 images,"
-        " heat maps of other images in 8 % (p < 0.001), the image center in 52 % (p = 0.034)"
+        "Pointing game on 60 images: hit rate of DenseNet121 60 % (95 % CI 45–70), permutation "
+        "control 8 % (p < 0.001), image center 52 % (p = 0.034)."
     )
-    energy = "They concentrate 2.4 times more energy inside the boxes than a uniform map."
-    assert f"{pointing}: {assessment}. {energy}" in text(results)
+    energy = "concentrate 2.4 times more energy inside the boxes than a uniform map."
+    assert f"{pointing} The heat maps of DenseNet121 {energy}" in text(results)
     caution = sentences.heat_map_caution(results.localization, "DenseNet121")
     good = assessment == "above the controls"
-    assert caution == ("" if good else f"Do not use these heat maps for localization. {pointing}.")
+    assert caution == ("" if good else f"Do not use these heat maps for localization. {pointing}")
     unchecked = sentences.heat_map_caution(results.localization.head(0), "DenseNet121")
     assert "there are no boxes" in unchecked
     assert "heat maps" not in text(dataclasses.replace(run, localization=run.localization.head(0)))
@@ -264,13 +260,22 @@ def test_answers_about_single_images():
     lines = sentences.answers(pd.DataFrame([row]), {"MobileNet": card})
     assert lines == [
         "a.png",
-        "  MobileNet    0.731  fractured (threshold 0.500)",
+        "  MobileNet: fractured, probability 0.731, threshold 0.500",
         "ImageNet weights: all models · research and education only",
     ]
     card |= {"heat_map_caution": "Unchecked.", "released": {"statement": "Released."}}
     lines = sentences.answers(pd.DataFrame([row, odd]), {"MobileNet": card})
-    warning = "  No decision: out of distribution (brightness), as are about 5 % of in-distribution"
-    assert lines[3].startswith(warning) and lines[5:8] == ["  b-1.png", "Unchecked.", "Released."]
+    assert lines[3] == (
+        "  No decision: flagged as out of distribution (brightness). About 5 % of in-distribution "
+        "images are also flagged."
+    )
+    assert lines[4:6] == ["  MobileNet: probability 0.731, threshold 0.500", "  b-1.png"]
+    assert lines[6:8] == ["Unchecked.", "Released."]
+    many = pd.DataFrame([row | {"path": str(k)} for k in range(sentences.MOST_LISTED)] + [odd])
+    lines = sentences.answers(many, {"MobileNet": card})
+    assert lines[0] == "21 images: 20 fractured, 1 out of distribution."
+    members = pd.DataFrame([row | {"path": "b.png"}, odd | {"model": "Ensemble"}])
+    assert "fractured" not in " ".join(sentences.answer(members))  # one answer per image
 
 
 def test_conclusions_of_a_saved_run_are_the_same(run, tmp_path):

@@ -190,10 +190,10 @@ def test_the_content_of_the_destination_is_not_mixed():
     Path("data/phantoms").mkdir()
     Path("data/phantoms/a.png").touch()
     bring("mura", mura(), "data")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="already contains other files"):
         bring("folders", kaggle(), "data")
     Path("file").touch()
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="already contains other files"):
         bring("folders", "kaggle", "file")
 
 
@@ -222,9 +222,8 @@ def hostile(fault):
 
 @pytest.mark.parametrize("fault", ["dots", "absolute", "drive", "link", "huge"])
 def test_hostile_archives_write_nothing_outside_the_destination(fault):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match="declares more" if fault == "huge" else None):
         bring("folders", hostile(fault), "data/in")
-    assert ("declares more than" in str(caught.value)) == (fault == "huge")
     inside = {path.resolve() for path in Path("data/in").rglob("*")}
     assert all(path.is_relative_to(Path("data/in").resolve()) for path in inside)
     assert {path.name for path in Path().iterdir()} <= {"data", "evil.zip"}
@@ -242,7 +241,7 @@ def test_damaged_archives_are_one_sentence():
     tar = Path("a.tar.gz").read_bytes()
     for content in (bytes(damaged), whole[:-1000], b"", b"no archive", tar):
         Path("b.zip").write_bytes(content)
-        with pytest.raises(InputError, match=r"b\.zip is no sound zip archive"):
+        with pytest.raises(InputError, match=r"b\.zip is not a valid zip archive"):
             bring("folders", "b.zip", "data")
     assert not list(Path("data").rglob("*.jpg"))
 
@@ -385,9 +384,10 @@ def test_an_import_ends_with_what_it_excluded():
     save(root / "images/Fractured/IMG9999999.jpg", 1)
     summary = sources.bring("fracatlas", root, "data", copy=True).summary()
     assert summary.startswith("4 files excluded: ")
-    missing = f"named in a table, but missing (2, as train/fractured/{first.name})"
+    missing = f"named in a table, but missing (2, e.g. train/fractured/{first.name})"
     assert missing in summary
-    assert f"no class, or not in the table (2, as {second.name})" in summary
+    assert f"no class, or not in the table (2, e.g. {second.name})" in summary
+    assert len(summary.splitlines()) == 2
 
 
 def test_broken_links_and_names_that_are_not_utf8_are_excluded():
@@ -522,8 +522,66 @@ def test_cells_that_are_empty_in_the_first_row_keep_their_column():
     assert (check("data", table)["view"] == "").sum() == 20
 
 
+@pytest.mark.parametrize("folders", [True, False])
+def test_words_of_the_user_name_the_classes(folders):
+    """In folders, or in the labels of a table; the name of an image does not name its class."""
+    rows = ["path,label"]
+    for number in range(24):
+        word = ("Mit Brüchen", "o.B.")[number % 2]
+        path = f"{word}/hand/Mit Brüchen {number}.png" if folders else f"pool/{number}.png"
+        save(f"mine/{path}", number)
+        rows.append(f"{path},{word}")
+    if not folders:
+        Path("mine/images.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = {"mit bru\u0308chen": "fractured", "OB": "normal"}
+    sentence = (
+        "no (normal|fractured) images: .* --normal NAME" if folders else "abnormal, .*correct"
+    )
+    with pytest.raises(InputError, match=sentence):
+        bring("folders", "mine", "data")
+    images = check("data", bring("folders", "mine", "data", words=words))
+    assert images["label"].value_counts().to_dict() == {"fractured": 12, "normal": 12}
+    assert set(pd.read_csv("data/images.csv")["label"]) == {"fractured", "normal"}
+
+
+def test_folders_without_one_class_are_refused_with_the_accepted_words():
+    for number in range(8):
+        save(f"mine/{('fractured', 'intact')[number % 2]}/{number}.png", number)
+    with pytest.raises(InputError, match=r"no normal images: .* unfractured, .* --normal NAME\.$"):
+        bring("folders", "mine", "data")
+    assert not Path("data/images.csv").exists()
+
+
+def test_classes_of_boxes_are_imported():
+    root = own()
+    rows = ["fractured/1.png,1,2,3,4,Fracture", "fractured/3.png,1,2,3,4,metal"]
+    (root / "boxes.csv").write_text("\n".join(["path,xmin,ymin,xmax,ymax,class", *rows]))
+    bring("folders", root, "data")
+    data = load()
+    assert data.boxes["path"].str.endswith("/1.png").tolist() == [True]
+    assert data.other_boxes.to_dict() == {"metal": 1}
+
+
+def test_copies_of_an_image_stay_in_its_split():
+    """No name that augmentation tools give, nor a mark of its original: by near duplicates."""
+    for number in range(30):
+        label = ("fractured", "normal")[number % 2]
+        noise = np.random.default_rng(number).integers(0, 255, (12, 12)).astype(np.uint8)
+        image = Image.fromarray(noise).resize((80, 90), Image.Resampling.BICUBIC)
+        Path("mine", label).mkdir(parents=True, exist_ok=True)
+        image.save(f"mine/{label}/{number}.png")
+        image.rotate(3, Image.Resampling.BICUBIC).save(f"mine/{label}/{number + 100}.png")
+        image.rotate(40).save(f"mine/{label}/{number}_0_{number + 7000}.png")
+        image.rotate(70).save(f"mine/{label}/{number + 100} - Copy.png")
+    images = check("data", bring("folders", "mine", "data"))
+    assert set(pd.read_csv("data/images.csv", dtype=str)["split"].fillna("")) == {""}
+    original = images["path"].str.extract(r"/(\d+)[^/]*$")[0].astype(int) % 100
+    assert images.groupby(original)["split"].nunique().max() == 1
+    assert 0.1 < (images["split"] == "test").mean() < 0.3
+
+
 def test_a_split_of_the_owner_that_contradicts_the_folder_is_refused():
     save(kaggle() / "Bone/test/fractured/x.png", 1)
     Path("kaggle/images.csv").write_text("path,split\nBone/test/fractured/x.png,train\n")
-    with pytest.raises(InputError, match="in row 2 another split than the folder of the image"):
+    with pytest.raises(InputError, match="row 2: the split differs from that of the folder"):
         bring("folders", "kaggle", "data")

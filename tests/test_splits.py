@@ -146,7 +146,53 @@ def test_groups_are_columns_then_names_then_duplicates():
     assert groups["Patient 0007 view.png"] == "patient 0007"
 
 
-def test_numbered_neighbors_of_train_form_runs_where_nothing_else_is_known():
+COPIES = {
+    "Keras": "{0}_0_{1}071",
+    "Keras from a folder": "_{0}_{1}071",
+    "Augmentor": "normal_original_{0}.png_6f1c0b1e-0000-4000-8000-00000000000{1}",
+    "albumentations": "{0}_aug_{1}",
+    "imgaug": "aug_{1}_{0}",
+    "Roboflow": "{0}_png.rf.6f1c0b1e00000000000000000000000{1}",
+    "flip": "{0}_hflip_{1}",
+    "Windows": "{0} - Copy ({1})",
+}
+
+
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("template", COPIES.values(), ids=COPIES)
+def test_augmented_copies_are_of_one_group_by_their_names(template, original):
+    names = [
+        template.format(f"x{n:03}"[template[0] == "_" :], k) for n in range(9) for k in range(3)
+    ]
+    expected = [n for n in range(9) for _ in range(3)]
+    if original and template[0] != "_":  # then {0} is the number of a file, not its name
+        names, expected = [f"x{n:03}" for n in range(9)] + names, [*range(9), *expected]
+    images = pd.DataFrame({"path": [f"{name}.png" for name in names], "label": "normal"})
+    groups = splits.assign_groups(images.assign(split="train"), NONE)
+    assert (pd.factorize(groups)[0] == expected).all()
+
+
+@pytest.mark.parametrize("template", ["{0} ({1})", "{0}_{1}", "{0}-bright", "{0}_0_9 (2)"])
+def test_the_name_of_another_image_begins_the_name_of_its_copy(template):
+    names = [name for n in "abcd" for name in (n, template.format(n, 2), template.format(n, 10))]
+    images = pd.DataFrame({"path": [f"{name}.png" for name in names], "label": "normal"})
+    groups = splits.assign_groups(images.assign(split="train"), NONE)
+    assert (pd.factorize(groups)[0] == [n for n in range(4) for _ in range(3)]).all()
+    series = pd.DataFrame({"path": ["x.png", *(f"x ({n}).png" for n in range(9))]})
+    series = series.assign(label="normal", split="train")
+    assert splits.assign_groups(series, NONE).is_unique  # downloads of other images of one name
+
+
+def test_near_duplicates_join_groups_before_a_test_set_is_drawn():
+    names = ["a.png", "a_aug_1.png", "b.png", "b_aug_1.png", "c.png", "d.png", "e.png", "f.png"]
+    images = pd.DataFrame({"path": names, "label": "normal", "split": "", "patient": ""})
+    images.loc[6:, "patient"] = ["p1", "p2"]
+    pairs = pd.DataFrame({"first": [1, 4, 6], "second": [2, 5, 7]})
+    assert splits.assign_groups(images, pairs).nunique() == 3
+    assert splits.assign_groups(images.assign(split="train"), pairs).nunique() == 5
+
+
+def test_numbered_neighbors_form_blocks_where_nothing_else_is_known():
     names = [f"train/normal/IMG{k:04}.jpg" for k in range(0, 100, 10)]
     names += ["train/normal/IMG0041-aug.jpg", "train/normal/plain.jpg", "test/normal/IMG0001.jpg"]
     images = pd.DataFrame({"path": names, "label": "normal", "group": "", "study": ""})
@@ -156,8 +202,7 @@ def test_numbered_neighbors_of_train_form_runs_where_nothing_else_is_known():
     assert list(groups[1:10]) == [f"block{k // 25}" for k in range(10, 100, 10)]
     assert groups[1:10].str.fullmatch(splits.RUN).all()
     assert groups[0] == "known"
-    assert groups[11:].is_unique
-    assert not groups[11:].str.fullmatch(splits.RUN).any()
+    assert groups[11:].tolist() == ["train/normal/plain.jpg", "test block0"]
     assert splits.assign_groups(images, NONE)[1:].nunique() == 12
 
 

@@ -7,12 +7,13 @@ Findings are "red" (results would be wrong), "amber" (check it) or "info". No fi
 """
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fracture_utils.config import CLASS_NAMES, FRACTURED, NORMAL, SPLITS, InputError
+from fracture_utils.config import CLASS_NAMES, FRACTURED, NORMAL, SPLITS, InputError, may_be_image
 from fracture_utils.data import dataset, duplicates, splits
 from fracture_utils.evaluation import shortcuts
 
@@ -20,7 +21,7 @@ SEVERITIES = ("red", "amber", "info")
 COLUMNS = ["severity", "check", "path", "other_path", "finding", "advice"]
 EXACT, NEAR = "exact copy", "near duplicate"
 CONFLICT, MISMATCH = "conflicting labels", "label mismatch"
-INVERTED, MIN_IMAGES = -0.08, 60
+INVERTED, MIN_IMAGES, MIN_RUN = -0.08, 60, 20
 """`duplicates.polarity` below which one of so many images seems inverted: 0.1 % of the upright
 images of FracAtlas, nearly nine in ten inverted ones."""
 CONFOUNDERS = ("body_part", "view", "side", "hardware", "cast")
@@ -37,8 +38,8 @@ def run(data: dataset.Dataset, seed: int) -> pd.DataFrame:
 
 def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFrame:
     """The images that remain under a policy. "report": all. "stop": InputError if a finding is red.
-    "drop": none of conflicting labels; of a group in several splits, and of copies, those in test,
-    or else in validation (of copies one).
+    "drop": removes images with conflicting labels. Of a group that spans several splits, keeps only
+    the images in test (otherwise in validation); of copies, keeps one.
     """
     red = findings[findings["severity"] == "red"]
     if policy == "stop" and len(red):
@@ -74,19 +75,26 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
     """Files that are left out, unusual images, and damage that is confined to one class."""
     files, images, depth = data.files, data.images, data.images["bit_depth"]
     for path, reason in files.loc[files["reason"] != "", ["path", "reason"]].to_numpy():
-        yield "amber", "excluded file", path, "", reason, "repair or remove it"
+        if may_be_image(PurePath(path)):  # otherwise a document, or a file of the system
+            yield "amber", "excluded file", path, "", reason, "repair or remove it"
     truncated = images["path"].isin(files.loc[files["gray_fill"] >= 0.04, "path"])
     blank = np.array([image.std() for image in data.thumbnails]) < 2
     inverted = (duplicates.polarity(data.thumbnails) < INVERTED) & ~blank
     inverted &= len(images) >= MIN_IMAGES
     sides = images[["width", "height"]].agg(["min", "max"], axis=1)
+    boxed = images["path"].isin(data.boxes["path"])
+    rotated = boxed & images["path"].isin(files.loc[files["rotated"], "path"])
     odd, usual = (sides["min"] < 64) | (sides["max"] > 4 * sides["min"]), depth.mode()[0]
     fill = "its lower part is one gray block, as in a truncated file"
+    marked = boxed & (images["label"] == NORMAL)
+    turned = "EXIF rotates or flips it: boxes are those of the upright image"
     for severity, check, where, finding, advice in (
         ("amber", "truncated image", truncated, fill, "fetch the original again"),
         ("amber", "blank image", blank, "it has no contrast", "remove it"),
         ("amber", "inverted image", inverted, "bone seems dark and air bright", "invert it if so"),
         ("amber", "unusual size", odd, "it is very small or very long", "is it cropped or scaled?"),
+        ("amber", "box on rotated image", rotated, turned, "check its boxes"),
+        ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "correct either"),
         ("info", "bit depth", depth != usual, f"most images have {usual}", "another source?"),
     ):
         for path in images.loc[np.asarray(where), "path"]:
@@ -99,18 +107,13 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
 
 
 def _copies(data: dataset.Dataset) -> Iterator[tuple]:
-    images, digests = data.images, data.images["sha256"].to_numpy()
-    first = pd.Series(range(len(images))).groupby(digests).transform("first")
-    exact = pd.DataFrame({"first": first, "second": first.index, "agreement": 1.0})
-    exact = exact[exact["first"] < exact["second"]].assign(check=EXACT, mirrored=False)
-    near = data.duplicates.astype({"first": int, "second": int}).assign(check=NEAR)
-    near = near[digests[near["first"]] != digests[near["second"]]]
-    for pair in [*exact.itertuples(), *near.itertuples()]:
-        one, other = images.iloc[pair.first], images.iloc[pair.second]
+    for pair in data.duplicates.itertuples():
+        one, other = data.images.iloc[int(pair.first)], data.images.iloc[int(pair.second)]
+        check = EXACT if one["sha256"] == other["sha256"] else NEAR
         mirrored = ", mirrored" if pair.mirrored else ""
-        finding = f"{pair.check}{mirrored} (agreement {pair.agreement:.3f})"
+        finding = f"{check}{mirrored} (agreement {pair.agreement:.3f})"
         tested = "test" in (one["split"], other["split"])
-        severity, check, advice = "amber", pair.check, "keep one of them: it counts twice"
+        severity, advice = "amber", "keep one of them: it counts twice"
         if one["label"] != other["label"]:
             severity, check, finding = "red", CONFLICT, f"{finding}, but one is fractured"
             advice = "look at both and correct the wrong label"
@@ -131,18 +134,18 @@ def _groups(data: dataset.Dataset) -> Iterator[tuple]:
         path, other = members.drop_duplicates("split")["path"].iloc[[0, -1]]
         yield "red", "group in several splits", path, other, finding, "move it into one split"
     if len(images) > 1 and (guessed | runs).mean() > 0.5:
-        finding = "most images have no patient: groups are clusters of near duplicates"
+        finding = "most images have no patient identifier: groups are clusters of near duplicates"
         finding += ", or runs of consecutive file numbers" if runs.any() else ""
-        yield "amber", "no patients", "", "", finding, "add a column patient to images.csv"
+        yield "amber", "no patient identifiers", "", "", finding, "add column patient to images.csv"
     for column in (name for name in ("patient", "study") if name in images):
-        if empty := sorted(set(splits.empty_identities(images, column))):
+        if empty := sorted(set(splits.empty_identities(images, column)) - set(images["group"])):
             finding = f"the {column} of every image is {' or '.join(empty)}, as after "
             finding += "de-identification: groups come from file names and near duplicates instead"
-            yield "amber", "no patients", "", "", finding, f"name the {column} in images.csv"
+            yield "amber", "no patient identifiers", "", "", finding, "name it in images.csv"
 
 
 def _classes(data: dataset.Dataset) -> Iterator[tuple]:
-    """Class balance, prevalence shift, and columns that nearly determine the class."""
+    """Class balance, prevalence shift, and columns or numbers that nearly determine the class."""
     images, fractured = data.images, data.images["label"] == FRACTURED
     share, by_split = fractured.mean(), fractured.groupby(images["split"]).mean()
     finding = ", ".join(f"{split} {value:.1%}" for split, value in by_split.items()) + " fractured"
@@ -158,8 +161,7 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
         finding = (
             f"prevalence is {by_split['validation']:.0%} in validation and {by_split['test']:.0%} "
             f"in test (odds ratio {max(ratio, 1 / ratio):.1f}): probabilities calibrated on "
-            f"validation are too {'high' if ratio > 1 else 'low'} in test; sensitivity and "
-            "specificity hold, predictive values do not"
+            f"validation are too {'high' if ratio > 1 else 'low'}; predictive values do not hold"
         )
         yield "amber", "prevalence shift", "", "", finding, "compare by AUC, and recalibrate"
     for column in (name for name in CONFOUNDERS if name in images):
@@ -168,27 +170,50 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
                 finding = f"{column} = {value}: {labels.sum()} of {len(labels)} are fractured"
                 advice = "compare scores without them: a model may detect this instead"
                 yield "amber", "confounder", "", "", finding, advice
+    parts = images["path"].str.extract(r"([^/]*?)(\d+)[^\d/]*$")
+    numbered = images.assign(fractured=fractured, number=pd.to_numeric(parts[1]))
+    for _, rows in numbered.sort_values("number").groupby(parts[0]):
+        share, count = rows["fractured"].mean(), len(rows)
+        if count < MIN_IMAGES or share in (0, 1):
+            continue
+        runs = rows.groupby((rows["fractured"] != rows["fractured"].shift()).cumsum())
+        runs = runs.agg({"fractured": "first", "number": ["first", "last", "size"]}).droplevel(0, 1)
+        p = np.where(runs.iloc[:, 0], share, 1 - share)
+        chance = np.log(count * (1 - p)) / -np.log(p)  # expected length of the longest run
+        longest = int(np.argmax(runs["size"] / chance))
+        _, first, last, size = runs.iloc[longest]
+        if size >= max(MIN_RUN, 3 * chance[longest]):
+            label = FRACTURED if runs.iloc[longest, 0] else NORMAL
+            finding = f"the {size} images numbered {first} to {last} are all {label}, where the "
+            finding += f"longest run by chance has about {chance[longest]:.0f}"
+            advice = "compare scores without them: the number predicts the class"
+            yield "amber", "run of one class", "", "", finding, advice
 
 
 def _tables(data: dataset.Dataset) -> Iterator[tuple]:
     """Contradictions between folders, images.csv and boxes.csv, and tables that are not read."""
     images, annotations = data.images, data.annotations
     if "label" in annotations:
-        cells = annotations["label"].str.strip()
-        cells = annotations[["path"]].assign(cell=cells, line=annotations.index + 2)
+        cells = annotations[["path"]].assign(cell=annotations["label"], line=annotations.index + 2)
         both = images[["path", "label"]].merge(cells[cells["cell"] != ""], on="path")
         meaning = both["cell"].map(dataset.label_of)
         for row in both[(meaning != "") & (meaning != both["label"])].itertuples():
             finding = f"its folder is {row.label}, row {row.line} of images.csv has {row.cell}"
             yield "red", MISMATCH, row.path, "", finding, "move the image or correct the table"
         for cell, paths in both[meaning == ""].groupby("cell")["path"]:
-            finding = f"the label {cell!r} in {len(paths)} rows of images.csv is no class"
+            finding = f"the label {cell!r} in {len(paths)} rows of images.csv is not a known class"
             yield "amber", "unknown label", paths.iloc[0], "", finding, "the folders were used"
+    for name, table in (("images.csv", annotations), ("boxes.csv", data.boxes)):
+        missing = table["path"][~table["path"].isin(data.files["path"])].drop_duplicates()
+        if len(missing):
+            finding = f"{name} names {len(missing)} files that do not exist"
+            yield "amber", "missing file", missing.iloc[0], "", finding, "correct its paths"
+    for cell, count in data.other_boxes.items():
+        finding = f"{count} boxes of the class {cell!r} in boxes.csv are not used"
+        yield "info", "other class of boxes", "", "", finding, "rename fractures to fracture"
     for path in sorted(data.folder.glob("[!.]*")):
         is_table = path.suffix.lower() in (".csv", ".tsv", ".xls", ".xlsx", ".ods")
-        if is_table and path.name.lower() not in ("images.csv", "boxes.csv"):
+        names = [data.folder / name for name in ("images.csv", "boxes.csv")]
+        if is_table and not any(name.exists() and name.samefile(path) for name in names):
             finding = "only images.csv and boxes.csv are read"
             yield "amber", "unread table", path.name, "", finding, "rename it, or remove it"
-    for path in sorted(set(data.boxes["path"]) & set(images["path"][images["label"] == NORMAL])):
-        finding = "boxes.csv marks a fracture in it"
-        yield "amber", "box on normal image", path, "", finding, "correct boxes.csv or its label"

@@ -2,13 +2,15 @@
 
 import contextlib
 import csv
+import functools
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +25,8 @@ from fracture_utils.data import duplicates, reader, splits
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
 BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
 FACTS: dict[str, Any] = {"width": 0, "height": 0, "bit_depth": 0, "file_bytes": 0, "sha256": ""}
-FACTS |= {"patient": ""} | dict.fromkeys(["jpeg_quality", "mean", "border", "gray_fill"], np.nan)
+FACTS |= {"patient": "", "rotated": False, "jpeg_quality": np.nan, "mean": np.nan}
+FACTS |= {"border": np.nan, "gray_fill": np.nan}
 CODE = ["data/reader.py", "data/dataset.py", "data/duplicates.py"]  # they determine the cache
 WORDS = {  # class or split of a folder or cell, without case, spaces and punctuation
     **dict.fromkeys(["train", "training"], "train"),
@@ -33,11 +36,13 @@ WORDS = {  # class or split of a folder or cell, without case, spaces and punctu
     **dict.fromkeys(["normal", "negative", "healthy", "unfractured"], "normal"),
     **dict.fromkeys(["notfractured", "nonfractured", "nofracture"], "normal"),
 }
+ACCEPTED = ", ".join(word for word, meaning in WORDS.items() if meaning in CLASS_NAMES)
 NUMBERS = {"1": "fractured", "1.0": "fractured", "0": "normal", "0.0": "normal"}
 SYNONYMS = {name: name for name in [*splits.IDENTITIES, *BOX_COLUMNS, "label", "split", "class"]}
 SYNONYMS |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
 SYNONYMS |= {"filename": "path", "bodypart": "body_part", "view": "view", "hardware": "hardware"}
 MISSING = ["na", "n/a", "nan", "none", "null", "unknown", "-", "?"]  # of a patient, in lower case
+COMPOSED = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes umlauts
 SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotation tool, clipped
 
 
@@ -47,37 +52,45 @@ class Dataset(NamedTuple):
     folder: Path
     images: pd.DataFrame  # COLUMNS and the text columns of images.csv, sorted by path
     files: pd.DataFrame  # each file: path, label, split, reason (empty for an image), FACTS
-    boxes: pd.DataFrame  # BOX_COLUMNS in pixels of the file
+    boxes: pd.DataFrame  # BOX_COLUMNS in pixels of the upright image; fractures only
     annotations: pd.DataFrame  # images.csv as text; the index counts its rows
     thumbnails: np.ndarray  # uint8 (images, SIDE, SIDE)
     duplicates: pd.DataFrame  # `duplicates.pairs` of the thumbnails
+    other_boxes: pd.Series = pd.Series(dtype=int)  # number of boxes of each other class
 
 
-def load(config: Config, sizes: Sequence[int] = ()) -> Dataset:
+def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> Dataset:
     """Read the data folder, and keep the pixels of its images at each of `sizes` (see `pixels`).
 
     Each file is decoded once, in a later call only if a file or a size is new. Raises InputError
-    where files have no class, a split lacks one, or a table is wrong.
+    where files have no class, a split lacks one, or a table is wrong. For an external test
+    (`external`) every image with a class is of the split test, and one class suffices.
     """
     folder = config.images_dir
     apart = {config.results_dir, config.models_dir, config.data_dir / "phantoms"} - {folder}
-    rows = [row for row in walk(folder, apart) if "/" in row[0] or may_be_image(PurePath(row[0]))]
-    files = pd.DataFrame(sorted(rows), columns=["path", "reason"], dtype=str)
-    annotations = read_annotations(folder / "images.csv", files["path"])
-    assigned = assign(folder / "images.csv", files["path"][files["reason"] == ""], annotations)
+    files = pd.DataFrame(sorted(walk(folder, apart)), columns=["path", "reason"], dtype=str)
+    table, is_image = folder / "images.csv", files["reason"] == ""
+    paths = files["path"][is_image]
+    annotations = read_annotations(table, paths, ["split"] * external)
+    assigned = assign(table, paths, annotations)
     files = files.join(assigned).fillna("")[["path", "label", "split", "reason"]]
-    lost = (files["reason"] == "") & (files["label"] == "")
-    if "label" not in annotations or files["split"].any():  # else `split_validation` draws splits
-        lost |= (files["reason"] == "") & (files["split"] == "")
-    if lost.any() and "label" not in annotations:
+    has_labels, has_splits = "label" in annotations, "split" in annotations
+    if external:
+        files["split"] = np.where(files["label"] == "", "", "test")
+    elif has_labels and not has_splits and set(files["split"]) <= {"", "train"}:
+        files["split"] = ""  # `split_validation` draws them
+    drawn = has_labels and not files["split"].any()
+    lost = is_image & ((files["label"] == "") | (files["split"] == "") & (not drawn))
+    if lost.any() and (lost.equals(is_image) or not (has_labels or external)):
         folders = files["path"][lost].str.rpartition("/")[0].value_counts(sort=False)
         counts = ", ".join(f"{name or '.'} ({count})" for name, count in folders[:8].items())
         raise InputError(
             f"{folder} holds {lost.sum()} files that no folder assigns to a class and a split: "
-            f"{counts}. Move them to {LAYOUT}, name label and split in images.csv, or run "
+            f"{counts}. Move them to {LAYOUT}, name path and label in images.csv, or run "
             f"python -m fracture_utils import folders {folder} NEW_FOLDER."
         )
-    files.loc[lost, "reason"] = "neither folder nor images.csv names its class"
+    problem = "neither its folder nor images.csv names its class and split"
+    files.loc[lost, ["reason", "label"]] = problem, ""
     candidates = files.loc[files["reason"] == "", "path"].to_list()
     facts, thumbnails, pairs = _scan(folder, candidates, config.cache_dir, sizes)
     records = [row | FACTS | facts.get(row["path"], {}) for row in files.to_dict("records")]
@@ -86,31 +99,35 @@ def load(config: Config, sizes: Sequence[int] = ()) -> Dataset:
         if part["reason"].all():
             path, reason = part[["path", "reason"]].iloc[0]
             raise InputError(f"{folder} has no readable {label} {split} image ({path}: {reason}).")
-    boxes = read_boxes(folder / "boxes.csv", files)
+    boxes, other_boxes = read_boxes(folder / "boxes.csv", files[is_image])
     text = annotations[[n for n in annotations if n in ("path", "group") or n not in COLUMNS]]
-    images = files.loc[files["reason"] == "", [*COLUMNS[:3], *COLUMNS[4:], "patient"]]
-    if "patient" in text or not images["patient"].any():
-        images = images.drop(columns="patient")  # of DICOM
+    own = ["patient"] if "patient" not in text and files["patient"].any() else []  # of DICOM
+    images = files.loc[files["reason"] == "", [*COLUMNS[:3], *COLUMNS[4:], *own]]
     images = images.merge(text, "left", "path").fillna("")
     images["group"] = splits.assign_groups(images, pairs, config.run_length)
-    images["split"] = splits.split_validation(images, config.seed)
+    if not external:
+        images["split"] = splits.split_validation(images, config.seed, config.test_share)
     images = images[[*COLUMNS, *(name for name in images if name not in COLUMNS)]]
-    return Dataset(folder, images, files, boxes, annotations, thumbnails, pairs)
+    return Dataset(folder, images, files, boxes, annotations, thumbnails, pairs, other_boxes)
 
 
-def assign(path: Path, paths: pd.Series, annotations: pd.DataFrame) -> pd.DataFrame:
+def assign(path: Path, paths: pd.Series, table: pd.DataFrame, words: dict = WORDS) -> pd.DataFrame:
     """Columns label and split of the files at `paths`: from their folders, else from the table at
-    `path`, `annotations`, which may also move an image from train to validation.
+    `path`, which may also move an image from train to validation.
     """
-    words = pd.DataFrame(map(meaning, paths), paths.index, ["label", "split"], dtype=str)
-    cells = annotations.set_index("path").reindex(index=paths, columns=list(words), fill_value="")
+    folders = [meaning(name, words) for name in paths]
+    folders = pd.DataFrame(folders, paths.index, ["label", "split"], dtype=str)
+    cells = table.set_index("path").reindex(index=paths, columns=list(folders), fill_value="")
     cells.index = paths.index
-    label = words["label"].mask(words["label"] == "", cells["label"].map(label_of))
-    split = cells["split"].mask(cells["split"] == "", words["split"])
-    other = (words["split"] != "") & (split != words["split"])
-    wrong = paths[other & ((words["split"] != "train") | (split != "validation"))]
-    problem = "another split than the folder of the image; correct either"
-    _refuse(path, annotations["path"].isin(wrong), problem)
+    label = cells["label"].map(lambda cell: label_of(cell, words))
+    label = folders["label"].mask(folders["label"] == "", label)
+    wrong = table["path"].isin(paths[(label == "") & (cells["label"] != "")])
+    _refuse(path, wrong, f"the label is not one of {ACCEPTED}; correct it or leave it empty")
+    split = cells["split"].mask(cells["split"] == "", folders["split"])
+    other = (folders["split"] != "") & (split != folders["split"])
+    wrong = paths[other & ((folders["split"] != "train") | (split != "validation"))]
+    problem = "the split differs from that of the folder; correct either"
+    _refuse(path, table["path"].isin(wrong), problem)
     return pd.DataFrame({"label": label, "split": split})
 
 
@@ -127,23 +144,23 @@ def summary(images: pd.DataFrame) -> pd.DataFrame:
     return counts.reindex(index=[*CLASS_NAMES, "all"], columns=[*SPLITS, "all"], fill_value=0)
 
 
-def label_of(cell: str) -> str:
+def label_of(cell: str, words: dict = WORDS) -> str:
     """The class that a cell of a table names; empty if none."""
-    word = NUMBERS.get(cell.strip()) or WORDS.get(_plain(cell), "")
+    word = NUMBERS.get(cell) or words.get(plain(cell), "")
     return word if word in CLASS_NAMES else ""
 
 
-def meaning(path: str) -> tuple[str, str]:
+def meaning(path: str, words: dict = WORDS) -> tuple[str, str]:
     """The class and the split that the folders of `path` name, each empty if none does."""
-    words = {WORDS.get(_plain(name)) for name in path.split("/")[:-1]}
-    labels, names = words & {*CLASS_NAMES}, words & {*SPLITS}
+    found = {words.get(plain(name)) for name in path.split("/")[:-1]}
+    labels, names = found & {*CLASS_NAMES}, found & {*SPLITS}
     if len(labels) > 1 or len(names) > 1:
         raise InputError(f"The folders of {path} contradict each other; rename or move them.")
     return "".join(labels), "".join(names)
 
 
 def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Each file below `folder`, without the folders `apart`, and why it is no image, or ""."""
+    """Each file below `folder`, without the folders `apart`, and why it is not an image, or ""."""
     errors: list[OSError] = []
     skipped = {os.path.realpath(path) for path in apart}
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
@@ -151,7 +168,7 @@ def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
         for name in list(folders):
             real = os.path.realpath(Path(parent, name))
             endless = above.startswith(real + os.sep)  # a link to a folder above
-            if name[0] == "." or real in skipped or endless:
+            if not may_be_image(Path(name, "image")) or real in skipped or endless:
                 folders.remove(name)
         for file in (Path(parent, name) for name in names):
             inside = file.relative_to(folder)
@@ -166,26 +183,26 @@ def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
         yield os.path.relpath(error.filename, folder), f"it cannot be read ({error.strerror})"
 
 
-def read_annotations(path: Path, paths: pd.Series) -> pd.DataFrame:
+def read_annotations(path: Path, paths: pd.Series, without: Sequence[str] = ()) -> pd.DataFrame:
     """images.csv about the files at `paths` as text; words for a missing identity become empty."""
-    table = read_table(path, ["path"], paths)
-    _refuse(path, table["path"].duplicated(), "a path that an earlier row has; keep one row each")
+    table = read_table(path, ["path"], paths).drop(columns=without, errors="ignore")
+    _refuse(path, table["path"].duplicated(), "the path of an earlier row; keep one row each")
     for column in set(splits.IDENTITIES).intersection(table):
         table[column] = table[column].mask(table[column].str.lower().isin(MISSING), "")
     if "split" in table:
-        table["split"] = table["split"].map(lambda cell: WORDS.get(_plain(cell), cell))
+        table["split"] = table["split"].map(lambda cell: WORDS.get(plain(cell), cell))
         wrong = ~table["split"].isin([*SPLITS, ""])
-        _refuse(path, wrong, "a split other than train, validation and test; correct it")
+        _refuse(path, wrong, "the split is not train, validation or test; correct it")
     return table
 
 
-def read_boxes(path: Path, files: pd.DataFrame) -> pd.DataFrame:
-    """boxes.csv in pixels of the `files`, clipped to them; of a column class only fractures."""
-    table = read_table(path, BOX_COLUMNS, files["path"])
+def read_boxes(path: Path, files: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Fractures of boxes.csv in pixels of the `files`, clipped to them; counts of other classes."""
+    table, others = read_table(path, BOX_COLUMNS, files["path"]), pd.Series(dtype=int)
     if "class" in table:
         fractured = table["class"].map(label_of) == "fractured"
-        _refuse(path, ~fractured & ~fractured.any(), "no class fracture, nor has any other row")
-        table = table[fractured]
+        _refuse(path, ~fractured & ~fractured.any(), "no row has the class fracture")
+        table, others = table[fractured], table["class"][~fractured].value_counts()
     corners = table[BOX_COLUMNS[1:]].replace(",", ".", regex=True)
     corners = corners.apply(pd.to_numeric, errors="coerce").astype(float)
     sides = files.set_index("path")[["width", "height"]].reindex(table["path"]).to_numpy(float)
@@ -193,56 +210,67 @@ def read_boxes(path: Path, files: pd.DataFrame) -> pd.DataFrame:
     clipped = corners.clip(0, sides)
     right = ((clipped - corners).abs() <= SLACK).all(axis=1) & (corners.abs() > 1).any(axis=1)
     right &= (clipped["xmin"] < clipped["xmax"]) & (clipped["ymin"] < clipped["ymax"])
-    _refuse(path, ~right, "a box that is empty, relative or outside its image; give pixels")
-    return table[["path"]].join(clipped).reset_index(drop=True)
+    _refuse(path, ~right, "the box is empty, relative or outside its image; give pixels")
+    return table[["path"]].join(clipped).reset_index(drop=True), others
 
 
 def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame:
     """A table about `paths` as text, with the documented names of columns and whole paths."""
     if not path.exists():
         return pd.DataFrame(columns=columns, dtype=str)
-    table = read_spreadsheet(path).rename(columns=lambda name: SYNONYMS.get(_plain(name), name))
-    table = table.loc[:, ~table.columns.duplicated()]
+    table = read_spreadsheet(path, SYNONYMS)
     if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path} has no column {', '.join(missing)}; name it in the first row.")
     files = pd.Series(paths.array, paths.str.rpartition("/")[2])
-    bare = files[~files.index.duplicated(keep=False)].to_dict()
+    bare = files[~files.index.duplicated(keep=False)]
+    known = {
+        COMPOSED(name): file for name, file in [*bare.items(), *zip(paths, paths, strict=True)]
+    }
     cells = table["path"].str.replace("\\", "/").str.removeprefix("./")
-    table = table.assign(path=cells.map(lambda cell: bare.get(cell, cell)))
+    table = table.assign(path=cells.map(lambda cell: known.get(COMPOSED(cell), cell)))
     exists, example = table["path"].isin(paths), f"{''.join(cells[:1])}, not {''.join(paths[:1])}"
-    _refuse(path, ~exists & ~exists.any(), f"no path below the data folder: {example}")
+    _refuse(path, ~exists & ~exists.any(), f"the path is not in the data folder: {example}")
     return table
 
 
-def read_spreadsheet(path: Path) -> pd.DataFrame:
+def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
     """A CSV file as spreadsheets save it, as text: separated by commas, semicolons or tabs, in
-    UTF-8 or UTF-16. The index counts the rows; empty ones are left out.
+    UTF-8 or UTF-16. The index counts the rows; empty ones are left out. `names` renames columns by
+    their `plain` name.
     """
     try:
         data = Path(path).read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        named = re.match(r'(?i)"?sep=(.).*\n', text)  # a line that Excel writes and does not show
+        text = text[named.end() :] if named else text
         first = text.splitlines()[0]
-        delimiter = max(",;\t", key=first.count)
+        delimiter = named[1] if named else max(",;\t", key=first.count)
         width = len(next(csv.reader([first], delimiter=delimiter)))
         options = {"names": range(width + 1), "header": None, "dtype": str}
         options |= {"keep_default_na": False, "skip_blank_lines": False}
         cells = pd.read_csv(io.StringIO(text), sep=delimiter, **options)
     except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"{path} is not a table ({error}); save it as CSV in UTF-8.") from None
+        raise InputError(
+            f"{path} is not a table ({str(error).strip()}); save it as CSV in UTF-8."
+        ) from None
     cells = cells.fillna("").apply(lambda column: column.str.strip())
-    header, cells = cells.iloc[0], cells[1:].reset_index(drop=True)
-    _refuse(path, cells.iloc[:, -1] != "", "more cells than the first row has names")
-    header = header[(header != "") & ~header.duplicated()]
+    written, cells = cells.iloc[0], cells[1:].reset_index(drop=True)
+    _refuse(path, cells.iloc[:, -1] != "", "more cells than names in the first row")
+    header = written[written != ""].map(lambda name: (names or {}).get(plain(name), name))
+    for name in header[header.duplicated()]:
+        columns = ", ".join(written[header.index][header == name])
+        raise InputError(f"{path} has more than one column {name} ({columns}); keep one of them.")
     return cells.loc[(cells != "").any(axis=1), header.index].set_axis(header.array, axis=1)
 
 
 def _refuse(path: Path, wrong: pd.Series, problem: str) -> None:
     if wrong.any():
-        raise InputError(f"{path} has in row {wrong.idxmax() + 2} {problem} ({wrong.sum()} rows).")
+        raise InputError(f"{path}, row {wrong.idxmax() + 2}: {problem} ({wrong.sum()} rows).")
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]", "", text.casefold())
+def plain(text: str) -> str:
+    """A word without case, spaces and punctuation."""
+    return re.sub(r"[\W_]", "", COMPOSED(text).casefold())
 
 
 def _scan(folder: Path, paths: list[str], cache_dir: Path, sizes: Sequence[int]) -> tuple:

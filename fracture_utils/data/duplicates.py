@@ -11,7 +11,6 @@ from itertools import repeat
 import numpy as np
 import pandas as pd
 from scipy import ndimage, sparse
-from sklearn.neighbors import NearestNeighbors
 
 SIDE = 64  # of a thumbnail, in pixels
 NEIGHBORS = 5  # candidates of each image and of its mirror image, itself included
@@ -27,6 +26,8 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     second, mirrored, agreement (correlation of the details after registration). Equal thumbnails
     are paired with the first of them only.
     """
+    from sklearn.neighbors import NearestNeighbors  # takes a second
+
     codes = pd.factorize(np.array([image.tobytes() for image in thumbnails], object))[0]
     distinct = np.unique(codes, return_index=True)[1]
     same = np.flatnonzero(distinct[codes] != np.arange(len(codes)))
@@ -115,8 +116,9 @@ def _agreement(normalized: np.ndarray, flipped: np.ndarray, rows: np.ndarray) ->
         kept = similar & (np.abs(linear).max((1, 2)) < 0.16) & (np.abs(shift).max(1) < 0.2)
         rows, first, second, warp = rows[kept], first[kept], second[kept], warp[kept]
     moved, inside = _sample(second, warp, 1)
-    fine = (x - ndimage.gaussian_filter(x, (0, 2, 2)) for x in (first, moved))  # all hands share
-    details = (ndimage.gaussian_filter(x, (0, 0.6, 0.6)) for x in fine)  # what is wider
+    # Without coarse structure, which all images of a body part share.
+    fine = (x - ndimage.gaussian_filter(x, (0, 2, 2)) for x in (first, moved))
+    details = (ndimage.gaussian_filter(x, (0, 0.6, 0.6)) for x in fine)
     middle = (x[:, 6:-6, 6:-6] for x in (*details, inside))  # rotated, cropped copies lack the rim
     result[rows] = _correlation(*middle)
     return result

@@ -1,7 +1,7 @@
 """Batches of images and of cached feature maps, augmentation, and boxes as grids."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -17,17 +17,19 @@ MIN_PIXELS = 0.5  # nonblack pixels in a grid cell above which it lies inside th
 
 
 def shuffled(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The rows in an order that depends on the seed and the epoch only."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
-
-
-def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """A random variant of an image: uint8 (size, size) in, float32 (size, size) in 0..255 out.
-
-    Flip, rotation, zoom and shift are one affine map with one bilinear interpolation, black outside
-    the image.
+    """The rows (n,) in an order that depends on the seed and the epoch only; of rows (n, variants),
+    each line the variants of one image, a random one per image.
     """
-    size = image.shape[0]
+    random = np.random.default_rng([seed, epoch])
+    rows = random.permutation(rows)
+    numbers = np.arange(len(rows))
+    return rows if rows.ndim == 1 else rows[numbers, random.integers(rows.shape[1], size=len(rows))]
+
+
+def affine(size: int, config: Config, random: np.random.Generator) -> tuple[float, ...]:
+    """A random flip, rotation, zoom and shift of a square as the six coefficients of one affine map
+    from output to input pixels.
+    """
     angle = np.deg2rad(random.uniform(-config.rotation, config.rotation))
     scale = 1 / (1 + random.uniform(-config.zoom, config.zoom))
     flip_x = -1 if config.horizontal_flip and random.random() < 0.5 else 1
@@ -36,14 +38,30 @@ def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> n
     matrix = scale * rotation @ np.diag([flip_x, flip_y])  # from output to input
     center = np.full(2, size / 2)
     offset = center - matrix @ (center + size * random.uniform(-config.shift, config.shift, 2))
-    coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
-    moved = Image.fromarray(image).transform(
-        (size, size), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    return (*matrix[0], offset[0], *matrix[1], offset[1])
+
+
+def warp(square: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
+    """uint8 (size, size) after an affine map: one bilinear interpolation, black outside."""
+    transformed = Image.fromarray(square).transform(
+        square.shape, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
     )
+    return np.asarray(transformed)
+
+
+def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """A random variant of an image: uint8 (size, size) in, float32 (size, size) in 0..255 out.
+
+    An `affine` map, then contrast and brightness; the padding stays black, or the localization head
+    would take it for a part of the image.
+    """
+    coefficients, lit = affine(len(image), config, random), image > 0
+    frame = np.outer(lit.any(axis=1), lit.any(axis=0)).astype(np.uint8)
     gain = 1 + random.uniform(-config.contrast, config.contrast)
     offset = 255 * random.uniform(-config.brightness, config.brightness)
-    gray = (np.asarray(moved, np.float32) - MIDDLE_GRAY) * gain + MIDDLE_GRAY + offset
-    return np.clip(gray, 0, 255)
+    moved = warp(image, coefficients).astype(np.float32)
+    gray = np.clip((moved - MIDDLE_GRAY) * gain + MIDDLE_GRAY + offset, 0, 255)
+    return gray * (warp(frame, coefficients) > 0)
 
 
 class ImageBatches(keras.utils.PyDataset):
@@ -51,6 +69,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     `rows` are the rows of `pixels`, uint8 (n, size, size), and of `labels` (n,) to serve, in this
     order: unchanged, or augmented for an `epoch`, in a resumed training as in the interrupted one.
+    With `cell_targets`, a function of rows and epoch, targets of the grid cells follow the labels.
     """
 
     def __init__(
@@ -60,26 +79,32 @@ class ImageBatches(keras.utils.PyDataset):
         rows: np.ndarray,
         config: Config,
         epoch: int | None = None,
+        cell_targets: Callable[[np.ndarray, int | None], tuple] | None = None,
     ) -> None:
         super().__init__(workers=os.cpu_count() or 1)
         self.pixels, self.labels, self.rows = pixels, labels, np.asarray(rows)
-        self.config, self.epoch = config, epoch
+        self.config, self.epoch, self.cell_targets = config, epoch, cell_targets
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.config.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple:
         size, config = self.config.batch_size, self.config
         rows = self.rows[index * size : (index + 1) * size]
         images = self.pixels[rows]
         if self.epoch is not None:
             random = (np.random.default_rng([config.seed, self.epoch, row]) for row in rows)
             images = np.stack([augment(image, config, next(random)) for image in images])
-        return images[..., None].astype(np.float32), self.labels[rows, None].astype(np.float32)
+        targets = self.labels[rows, None].astype(np.float32)
+        if self.cell_targets is not None:
+            targets = targets, self.cell_targets(rows, self.epoch)[0].astype(np.float32)
+        return images[..., None].astype(np.float32), targets
 
 
 class FeatureBatches(keras.utils.PyDataset):
-    """Rows of cached arrays and of targets as tuples; targets float32, (n,) as (batch, 1)."""
+    """Rows of cached arrays and of targets as tuples; targets float32, (n,) as (batch, 1). Where
+    `rows` is (n, variants), `shuffled` has to choose a variant of each before the first batch.
+    """
 
     def __init__(
         self, arrays: Sequence, targets: Sequence, rows: np.ndarray, batch_size: int

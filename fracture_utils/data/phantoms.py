@@ -103,10 +103,11 @@ def make(folder: Path, count: int, size: int, seed: int) -> None:
             return
         tables = [folder / name for name in TABLES if STAMP in names]
         for path in paths:
-            header = path.read_bytes()[:300]
-            is_own = NAME.encode() in header and path.name.encode() in header
-            if not is_own and path not in tables:
-                raise InputError(f"{path} is no phantom but in their folder; move it away.")
+            title = f"{NAME}: {path.name}".encode()
+            if path not in tables and title not in path.read_bytes()[:300]:
+                raise InputError(
+                    f"{path} is not a phantom but is in their folder; move it elsewhere."
+                )
         for path in paths:
             path.unlink()
         artifacts.write_json(folder / STAMP, settings)

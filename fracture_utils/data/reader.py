@@ -22,10 +22,16 @@ LIBRARIES = ("numpy", "pillow", "scipy", "pydicom", "pylibjpeg-libjpeg", "pylibj
 GRID = 64  # side of the result of `unfit`; finer than the feature maps of every backbone
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 40_000_000  # the largest detectors (mammography) have 30 million
-RASTER = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|II|MM|BM")
+UNSUPPORTED = rb"GIF8|RIFF.{4}WEBP|.{4}ftyp(?:avi|hei|hev|mif)"
+RASTER = re.compile(rb"(?s)\x89PNG\r\n\x1a\n|\xff\xd8\xff|II|MM|BM|" + UNSUPPORTED)
 DICOM = re.compile(
     rb"(?s).{128}DICM|[\x02\x04\x08\x10\x18\x20\x28]\0.[\0-\x1f](?:[A-Z]{2}|..\0\0)"
 )  # with a preamble, or beginning with a data element
+FOREIGN = {  # what a file is whose name or folder suggests an image, and the next action
+    UNSUPPORTED: "a GIF, WebP, AVIF or HEIC image; convert it to PNG",
+    rb"version https://git-lfs": "a Git LFS pointer; fetch the image with git lfs pull",
+    rb"(?:\xef\xbb\xbf)?\s*(?:<[!?a-z]|[{\[])": "HTML, XML or JSON; download the image again",
+}
 DECODERS = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
 # Of damaged or unusual files. Not `catch_warnings` around a call: it is not thread-safe.
@@ -33,7 +39,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|fracture_utils\.data\
 
 
 class ReadError(InputError):
-    """A file that is no readable radiograph; `reason` says why."""
+    """A file that is not a readable radiograph; `reason` says why."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be read: {reason}.")
@@ -47,7 +53,8 @@ def read(path: Path) -> np.ndarray:
 
 def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The pixels of `read`, and width, height, bit_depth, file_bytes, sha256, jpeg_quality
-    (estimated; NaN for other formats) and patient (digest of the DICOM PatientID) of the file.
+    (estimated; NaN for other formats) and patient (digest of the DICOM PatientID) of the file;
+    rotated, where EXIF rotates or flips it.
 
     8-bit images are unchanged. More bits (and DICOM after its window) are stretched from darkest to
     brightest, because 12-bit data lie in 16-bit containers and no header says so reliably.
@@ -55,7 +62,7 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     path = Path(path)
     try:
         if not path.is_file() or not 0 < path.stat().st_size <= MAX_BYTES:  # a pipe would block
-            raise InputError(f"it is no file, empty or larger than {MAX_BYTES >> 20} MiB")
+            raise InputError(f"it is not a file, is empty, or is larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
         pixels, facts = (_decode_dicom if DICOM.match(data) else _decode)(data)
     except InputError as error:
@@ -138,11 +145,20 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP"))
+    for pattern, kind in FOREIGN.items():
+        if re.match(pattern, data, re.DOTALL | re.IGNORECASE):
+            raise InputError(f"it is of an unsupported kind, {kind}")
+    image: Any = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP"))
+    pages = [*range(getattr(image, "n_frames", 1))]
+    for page in [*pages] if image.format == "TIFF" else []:
+        image.seek(page)
+        if image.tag_v2.get(254, 0) & 1:  # a thumbnail
+            pages.remove(page)
+    image.seek(pages[0] if pages else 0)
     _check_size(*image.size)
-    pages, tags, mode = getattr(image, "n_frames", 1), getattr(image, "tag_v2", {}), image.mode
-    if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
-        raise InputError(f"it holds {pages} pages; save each as a file of its own")
+    if len(pages) > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
+        raise InputError(f"it holds {len(pages)} pages; save each as a file of its own")
+    tags, mode = getattr(image, "tag_v2", {}), image.mode
     depth = data[24] if image.format == "PNG" else 1 if mode == "1" else 8
     depth = int(np.max(tags.get(258, depth)))
     facts: dict[str, Any] = {"bit_depth": depth}
@@ -154,8 +170,10 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     deep_color = depth == 16 and image.format == "PNG" and mode == "RGB"
     if not scalar and not deep_color and (depth > 8 or signed or mode == "LAB"):
         raise InputError(f"it has {depth}-bit {mode} pixels; save it as grayscale PNG")
-    image.load()
     with contextlib.suppress(Exception):  # a broken EXIF block does not affect the pixels
+        facts |= {"rotated": True} if image.getexif().get(274) in range(2, 9) else {}
+    image.load()
+    with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
     if deep_color:  # Pillow keeps the high bytes; read in the other byte order, the low ones
         low = Image.open(io.BytesIO(data))

@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fracture_utils import artifacts
-from fracture_utils.config import InputError, is_hidden
+from fracture_utils.config import CLASS_NAMES, InputError, is_hidden
 from fracture_utils.data import dataset
 
 RECORD = "https://api.figshare.com/v2/articles/22363012"  # address and MD5 of FracAtlas.zip
@@ -25,7 +25,7 @@ FRACATLAS_TEST = range(3297, 3733)  # of the published test list; neighbors ofte
 MAX_BYTES = 2 * 2**30  # of a file in an archive
 TABLES = (".csv", ".json")
 Files = dict[str, Path]
-Rows = tuple[list[dict[str, str]], list[tuple]]
+Rows = tuple[list[dict[str, str]], pd.DataFrame]
 
 
 class Imported(NamedTuple):
@@ -35,9 +35,9 @@ class Imported(NamedTuple):
     excluded: pd.DataFrame  # path and reason of other files, and of images that are missing
 
     def summary(self) -> str:
-        """One sentence: how many files are excluded, by reason, each with an example."""
+        """How many files are excluded, a line for each reason with an example."""
         paths = self.excluded.groupby("reason")["path"]
-        parts = ", ".join(f"{reason} ({len(part)}, as {part.iloc[0]})" for reason, part in paths)
+        parts = ",\n".join(f"{reason} ({len(part)}, e.g. {part.iloc[0]})" for reason, part in paths)
         return f"{len(self.excluded)} files excluded{': ' * bool(parts)}{parts}."
 
 
@@ -47,22 +47,26 @@ class Source(NamedTuple):
     title: str
     license: str
     attribution: str
-    read: Callable[[Files, Files], Rows]  # images, other files -> images.csv with names, boxes
+    read: Callable[..., Rows]  # images, other files, words -> images.csv and boxes.csv
     positive: str = "fractured"  # its word for the positive class
     neighbors: int = 0  # default of that setting
 
 
-def bring(name: str, source: Path | str, destination: Path, copy: bool = False) -> Imported:
-    """Import the data set `name` from a folder or zip archive; "download" fetches FracAtlas."""
+def bring(
+    name: str, source: Path | str, destination: Path, copy: bool = False, words: dict | None = None
+) -> Imported:
+    """Import the data set `name` from a folder or zip archive; "download" fetches FracAtlas. In
+    folders and tables of the source `folders`, `words` ({word: class}) name classes, too.
+    """
     if name not in SOURCES:
         raise InputError(f"There is no source {name!r}; choose from {', '.join(SOURCES)}.")
     kind, destination = SOURCES[name], Path(destination)
+    words = dataset.WORDS | {dataset.plain(w): label for w, label in (words or {}).items()}
     file = destination / "source.json"
     title = artifacts.read_json(file).get("title") if file.is_file() else ""
-    inside = [path.relative_to(destination) for path in destination.rglob("*") if path.is_file()]
-    foreign = any(not is_hidden(path) and path.parts[0] != "phantoms" for path in inside)
-    if destination.is_file() or (foreign and title != kind.title):
-        raise InputError(f"{destination} holds something else; choose a new or empty folder.")
+    inside = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
+    if title != kind.title and not all(is_hidden(PurePath(path)) for path, _ in inside):
+        raise InputError(f"{destination} already contains other files; choose an empty folder.")
     source = _download(destination) if str(source) == "download" else Path(source)
     if not source.exists():
         raise InputError(f"There is no file or folder {source}; correct the name.")
@@ -70,7 +74,7 @@ def bring(name: str, source: Path | str, destination: Path, copy: bool = False) 
     refusals = dict(dataset.walk(source, {destination}))
     files = {path: source / path for path, reason in refusals.items() if not reason}
     others = {path: source / path for path, reason in refusals.items() if reason}
-    rows, boxes = kind.read(files, others)
+    rows, boxes = kind.read(files, others, words)
     images = pd.DataFrame(rows, columns=None if rows else ["name", "path"]).fillna("")
     reasons = {p: r for p, r in refusals.items() if r and PurePath(p).suffix.lower() not in TABLES}
     reasons |= dict.fromkeys(set(files) - set(images["name"]), "no class, or not in the table")
@@ -81,14 +85,15 @@ def bring(name: str, source: Path | str, destination: Path, copy: bool = False) 
     result = Imported(images.drop(columns="name"), excluded)
     if images.empty or (twice := images["path"].duplicated()).any():
         problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
-        raise InputError(f"{source} holds {problem}, laid out as {kind.title}: {result.summary()}")
+        raise InputError(f"{source} holds {problem}, laid out as {kind.title}.")
     facts = {field: value for field, value in kind._asdict().items() if field != "read"}
     facts |= {"name": name, "images": len(images)}
     artifacts.write_json(destination / "source.json", facts)
     attribution = f"{kind.title}\n{kind.license}\n\n{kind.attribution}\n"
     artifacts.write_text(destination / "ATTRIBUTION.txt", attribution)
-    for row in tqdm(images.itertuples(), "Importing images", len(images), delay=3, mininterval=1):
-        file, target = files[row.name], destination / row.path
+    paths = dict(zip(images["name"], images["path"], strict=True))
+    for name, path in tqdm(paths.items(), "Importing images", delay=3, mininterval=1):
+        file, target = files[name], destination / path
         if not target.exists() or target.stat().st_size != file.stat().st_size:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
@@ -99,8 +104,8 @@ def bring(name: str, source: Path | str, destination: Path, copy: bool = False) 
                 with artifacts.replacing(target) as temporary:
                     shutil.copyfile(file, temporary)
     artifacts.write_csv(destination / "images.csv", result.images)
-    table = pd.DataFrame(boxes, columns=dataset.BOX_COLUMNS)
-    artifacts.write_csv(destination / "boxes.csv", table[table["path"].isin(images["path"])])
+    boxes = boxes.assign(path=boxes["path"].map(paths)).dropna(subset="path")
+    artifacts.write_csv(destination / "boxes.csv", boxes)
     return result
 
 
@@ -119,7 +124,7 @@ def _unpack(archive: Path, store: Path) -> Path:
         return partial.rename(folder)
     except Exception as error:  # zipfile and zlib raise many kinds
         shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"{archive} is no sound zip archive ({error}); fetch it again.") from None
+        raise InputError(f"{archive} is not a valid zip archive ({error}); get it again.") from None
 
 
 def _download(destination: Path) -> Path:
@@ -135,7 +140,7 @@ def _download(destination: Path) -> Path:
     return artifacts.download(address, record.with_name("FracAtlas.zip"), checksum)
 
 
-def _mura(images: Files, _: Files) -> Rows:
+def _mura(images: Files, *_: object) -> Rows:
     pattern = r"(?:.*/)?(\w+)/XR_(\w+)/(patient\d+)/(study\d+)_(positive|negative)/([^/]+)"
     rows = []
     for match in filter(None, (re.fullmatch(pattern, name) for name in images)):
@@ -145,65 +150,68 @@ def _mura(images: Files, _: Files) -> Rows:
         rows.append({"name": match[0], "path": f"{split}/{label}/{study}_{file}", "label": label,
                      "split": split, "patient": patient, "study": study,
                      "body_part": part.lower()})  # fmt: skip
-    return rows, []
+    return rows, pd.DataFrame(columns=dataset.BOX_COLUMNS)
 
 
-def _fracatlas(images: Files, others: Files) -> Rows:
+def _fracatlas(images: Files, others: Files, _: object) -> Rows:
     parts, views = ["hand", "leg", "hip", "shoulder"], ["frontal", "lateral", "oblique"]
     names = {PurePath(name).name: name for name in images if "images" in PurePath(name).parts}
     tables = {path.name: path for path in others.values()}
-    rows, paths = [], {}
+    rows = []
     try:
         for row in dataset.read_spreadsheet(tables["dataset.csv"]).to_dict("records"):
             file, name = row["image_id"], names.get(row["image_id"], "")
             number = int(re.sub(r"\D", "", PurePath(file).stem) or 0)
             split = "test" if number in FRACATLAS_TEST else "train"
             label = dataset.label_of(row["fractured"])
-            paths[file] = f"{split}/{label}/{file}"
             folder = dataset.label_of(PurePath(name).parent.name)  # the audit compares both
             part = "+".join(part for part in parts if row[part] == "1")
             view = "+".join(view for view in views if row[view] == "1")
             facts = {fact: row[fact] for fact in ("hardware", "multiscan", "mixed")}
-            rows.append({"name": name, "path": paths[file], "label": folder or label,
+            rows.append({"name": name, "path": f"{split}/{label}/{file}", "label": folder or label,
                          "split": split, "body_part": part, "view": view} | facts)  # fmt: skip
         coco = json.loads(tables["COCO_fracture_masks.json"].read_text(encoding="utf-8"))
-        files = {entry["id"]: entry["file_name"] for entry in coco["images"]}
+        files = {entry["id"]: names.get(entry["file_name"]) for entry in coco["images"]}
         boxes = [
-            (paths.get(files[mark["image_id"]], ""), x, y, x + width, y + height)
+            (files[mark["image_id"]], x, y, x + width, y + height)
             for mark in coco["annotations"]
             for x, y, width, height in [map(float, mark["bbox"])]
         ]
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"FracAtlas lacks a table or column ({error!r}); fetch it.") from None
-    return rows, boxes
+    return rows, pd.DataFrame(boxes, columns=dataset.BOX_COLUMNS)
 
 
-def _folders(images: Files, others: Files) -> Rows:
+def _folders(images: Files, others: Files, classes: dict) -> Rows:
     """Class folders and the tables of their owner; without a test set, validation becomes it."""
     csv = next((name for name in others if PurePath(name).name == "images.csv"), "images.csv")
     table, top = others.get(csv, Path(os.devnull, csv)), csv.removesuffix("images.csv")
     names = {name.removeprefix(top): name for name in images}
     inside = pd.Series(list(names), dtype=str)
     annotations = dataset.read_annotations(table, inside)
-    words = dataset.assign(table, inside, annotations)
+    words = dataset.assign(table, inside, annotations, classes)
+    for label in sorted({*CLASS_NAMES} - {*words["label"]}):
+        raise InputError(
+            f"There are no {label} images: folders, or labels in images.csv, may be named "
+            f"{dataset.ACCEPTED}, or otherwise with --fractured NAME --normal NAME."
+        )
     if words["split"].any():
         words["split"] = words["split"].replace("", "train")
     if "test" not in set(words["split"]):
         words["split"] = words["split"].replace("validation", "test")
     cells = annotations.set_index("path").to_dict("index")
     rows: list[dict[str, str]] = [{"name": "", "path": path} for path in set(cells) - set(names)]
-    paths = {}
     for path, label, split in zip(names, words["label"], words["split"], strict=True):
         if label:
             *folders, file = names[path].split("/")
-            folders = [name for name in folders if not any(dataset.meaning(f"{name}/"))]
-            paths[path] = PurePath(split, label, *folders, file).as_posix()
+            folders = [name for name in folders if not any(dataset.meaning(f"{name}/", classes))]
+            target = PurePath(split, label, *folders, file).as_posix()
             own = cells.get(path, {})  # the audit compares its label with the folder
-            row = {"name": names[path], "label": own.get("label") or label, "split": split}
-            rows.append(row | own | row | {"path": paths[path]})
+            label = dataset.label_of(own.get("label", ""), classes) or own.get("label") or label
+            row = {"name": names[path], "path": target, "label": label, "split": split}
+            rows.append(row | own | row)
     boxes = dataset.read_table(table.with_name("boxes.csv"), dataset.BOX_COLUMNS, inside)
-    boxes = boxes.assign(path=boxes["path"].map(lambda path: paths.get(path, "")))
-    return rows, list(boxes[dataset.BOX_COLUMNS].itertuples(index=False))
+    return rows, boxes.assign(path=boxes["path"].map(names))
 
 
 SOURCES = {

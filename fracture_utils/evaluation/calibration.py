@@ -4,24 +4,27 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+import scipy  # loads its modules at their first use
+from scipy import special
 
 from fracture_utils import tables
 from fracture_utils.config import FRACTURED, NORMAL
 from fracture_utils.evaluation import metrics
 from fracture_utils.evaluation.intervals import PERCENTILES, resample, with_limits
-from fracture_utils.evaluation.predictions import ENSEMBLE, matrix
+from fracture_utils.evaluation.predictions import ENSEMBLE
 
 SLOPES = (0.05, 20.0)  # bounds; a negative slope would invert the decisions of a model
-RESAMPLES = 1000  # for the interval of a threshold
+RESAMPLES, POWER = 1000, 0.85
+"""For the interval of a threshold: a maximum, whose plain bootstrap interval is too short."""
 
 
 def fit(predictions: pd.DataFrame, target_sensitivity: float | None = None) -> pd.DataFrame:
     """The operating_points table: a row per model with its Platt scaling and threshold.
 
     The threshold is the calibrated validation probability with the largest Youden's J or, with a
-    `target_sensitivity`, the largest one that reaches it. Its 95 % limits are percentiles of a
-    bootstrap over groups. Without validation rows of both classes: slope 1, intercept 0, 0.5.
+    `target_sensitivity`, the largest one that reaches it. Its 95 % limits are percentiles of an
+    m out of n bootstrap over groups. Without validation rows of both classes: slope 1, intercept 0,
+    threshold 0.5.
     """
     validation, rows = predictions[predictions["split"] == "validation"], []
     rule = "youden" if target_sensitivity is None else f"sensitivity {target_sensitivity:g}"
@@ -34,20 +37,20 @@ def fit(predictions: pd.DataFrame, target_sensitivity: float | None = None) -> p
         row |= {"threshold": 0.5, "rule": "default: no validation images of both classes"}
         if 0 < labels.sum() < len(labels):
             data = labels, special.expit(calibrated(logits, point)), target_sensitivity
-            weights = resample(labels, pd.factorize(own["group"])[0], RESAMPLES, 0)
+            weights = resample(labels, pd.factorize(own["group"])[0], RESAMPLES, 0, power=POWER)
             weights = np.ones((len(labels), 1)), *weights
-            threshold, *draws = np.concatenate([_thresholds(*data, each) for each in weights])
+            threshold, *draws = np.concatenate([thresholds(*data, each) for each in weights])
             row |= with_limits("threshold", threshold, *np.nanpercentile(draws, PERCENTILES))
             row["rule"] = rule
         rows.append(row)
     return pd.DataFrame(rows, columns=tables.columns("operating_points"))
 
 
-def _thresholds(
+def thresholds(
     labels: np.ndarray, probabilities: np.ndarray, target: float | None, weights: np.ndarray
 ) -> np.ndarray:
     """The highest of the best thresholds under weights (n, b), (b,); NaN if a class has none."""
-    true_positives, false_positives = metrics.curve(labels, probabilities, weights)
+    true_positives, false_positives = metrics.roc_counts(labels, probabilities, weights)
     with np.errstate(invalid="ignore"):
         sensitivity = true_positives / true_positives[-1]
         youden = np.round(sensitivity - false_positives / false_positives[-1], 12)
@@ -71,6 +74,14 @@ def calibrated(logits: np.ndarray, point: Mapping) -> np.ndarray:
     return point["slope"] * logits + point["intercept"]
 
 
+def shifted(probabilities: np.ndarray, before: float, after: float) -> np.ndarray:
+    """Probabilities (n,) at the prevalence `after` instead of `before`, by Bayes's rule (Saerens et
+    al. 2002).
+    """
+    shift = special.logit(after) - special.logit(before)
+    return special.expit(special.logit(probabilities) + shift)
+
+
 def platt(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """Slope (within SLOPES) and intercept with the smallest loss on Platt's (1999) targets, which
     keep the slope finite where few images or separation determine it; 1 and 0 without both classes.
@@ -92,7 +103,9 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     low, high = spread * np.array(SLOPES)
     start = [np.clip(1.0, low, high), special.logit(targets.mean())]
     bounds = [(low, high), (None, None)]
-    best = optimize.minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12).x
+    best = scipy.optimize.minimize(
+        loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12
+    ).x
     slope = float(best[0] / spread)
     return {"slope": slope, "intercept": float(best[1] - slope * np.mean(logits))}
 
@@ -122,10 +135,10 @@ def select_model(predictions: pd.DataFrame) -> str | None:
     rows = predictions.query("kind == 'network' and split == 'validation'")
     if rows["label"].nunique() < 2:
         return None
-    data, merits = matrix(rows, "validation"), []
-    auc, _ = metrics.delong(data.labels, data.logits)
-    for k, raw in enumerate(data.logits.T):
-        logits = calibrated(raw, platt(data.labels, raw))
-        loss = np.mean(np.logaddexp(0, logits) - data.labels * logits)
-        merits.append((auc[k].round(9), -loss))
-    return data.models[merits.index(max(merits))]
+    merits = {}
+    for model, own in rows.groupby("model", sort=False):
+        labels, raw = (own["label"] == FRACTURED).to_numpy(int), own["logit"].to_numpy()
+        logits = calibrated(raw, platt(labels, raw))
+        loss = np.mean(np.logaddexp(0, logits) - labels * logits)
+        merits[model] = metrics.delong(labels, raw[:, None])[0].round(9).item(), -loss
+    return max(merits, key=merits.get)

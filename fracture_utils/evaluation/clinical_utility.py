@@ -2,10 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils import tables
+from fracture_utils.evaluation.calibration import shifted
 from fracture_utils.evaluation.intervals import ENDS, design_effect, with_limits
 from fracture_utils.evaluation.predictions import compared
 
@@ -66,11 +66,11 @@ def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -
     if observed in (0, 1):
         return tables.empty("decision_curve")
     share = observed if prevalence is None else prevalence
-    shift = special.logit(share) - special.logit(observed)
     treat_all = share - (1 - share) * THRESHOLDS / (1 - THRESHOLDS)
     for model, probability in zip(data.models, data.probabilities.T, strict=True):
-        moved = special.expit(special.logit(probability) + shift) if shift else probability
-        benefit = net_benefit(data.labels, moved, data.groups, share)
+        if share != observed:
+            probability = shifted(probability, observed, share)
+        benefit = net_benefit(data.labels, probability, data.groups, share)
         values = (model, THRESHOLDS, *benefit, treat_all)
         curves.append(pd.DataFrame(dict(zip(names, values, strict=True))))
     return pd.concat(curves, ignore_index=True)
@@ -97,12 +97,3 @@ def net_benefit(
     below = np.hypot(gain[0] - gain[1], cost[2] - cost[0])
     above = np.hypot(gain[2] - gain[0], cost[0] - cost[1])
     return np.stack([point, point - below, point + above])
-
-
-def useful_range(curve: pd.DataFrame, model: str) -> tuple[float, float] | None:
-    """The longest range of thresholds with a net benefit significantly above all and none."""
-    rows = curve[curve["model"] == model].sort_values("threshold")
-    better = (rows["net_benefit_low"] > rows["treat_all"].clip(lower=0) + 1e-12).to_numpy()
-    runs = [run["threshold"] for _, run in rows[better].groupby((~better).cumsum()[better])]
-    longest = max(runs, key=len, default=None)
-    return None if longest is None else (float(longest.iloc[0]), float(longest.iloc[-1]))

@@ -4,14 +4,14 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from fracture_utils import tables
-from fracture_utils.evaluation.intervals import QUANTILE, holm, percentiles, resample
-from fracture_utils.evaluation.metrics import area, curve, delong
+from fracture_utils.evaluation.intervals import Z, holm, percentiles, resample, with_limits
+from fracture_utils.evaluation.metrics import delong, roc_area, roc_counts
 from fracture_utils.evaluation.predictions import compared
 
-POWER = QUANTILE + stats.norm.ppf(0.8)  # standard errors that are detected in 80 % of test sets
+POWER = Z + special.ndtri(0.8)  # standard errors that are detected in 80 % of test sets
 
 
 def pairs(
@@ -26,21 +26,23 @@ def pairs(
     auc, covariance = delong(data.labels, data.logits, data.groups)
     weights = resample(data.labels, data.groups, resamples, seed)
     draws = np.hstack([
-        [area(*curve(data.labels, own, chunk)) for own in data.logits.T] for chunk in weights
+        [roc_area(*roc_counts(data.labels, logits, chunk)) for logits in data.logits.T]
+        for chunk in weights
     ])  # fmt: skip
     correct = data.decisions == (data.labels == 1)[:, None]
+    tested = {"sensitivity": data.labels == 1, "specificity": data.labels == 0}
     for a, b in itertools.combinations(np.argsort(-auc, kind="stable"), 2):
         limits = percentiles(draws[a] - draws[b], data.groups)
-        difference = auc[a] - auc[b]
         variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
-        tests = [p_delong(difference, variance)]
-        for of in (data.labels == 1, data.labels == 0):
-            tests.append(paired(correct[of, a], correct[of, b], data.groups[of]))
         family = "ensembles" if "ensemble" in (data.kinds[a], data.kinds[b]) else "networks"
-        rows.append((data.models[a], data.models[b], family, difference, *limits, *tests))
-    columns = tables.columns("comparisons")
-    table = pd.DataFrame(rows, columns=columns[:9])
-    for test in columns[6:9]:
+        row = {"model_a": data.models[a], "model_b": data.models[b], "family": family}
+        row |= with_limits("difference", auc[a] - auc[b], *limits)
+        row |= {"p_delong": p_delong(auc[a] - auc[b], variance)}
+        for name, of in tested.items():
+            row[f"p_{name}"] = paired(correct[of, a], correct[of, b], data.groups[of])
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=tables.columns("comparisons"))
+    for test in ("p_delong", "p_sensitivity", "p_specificity"):
         table[f"{test}_holm"] = table.groupby("family")[test].transform(holm)
     of_selected = table[["model_a", "model_b"]].eq(selected).any(axis=1)
     return table.assign(p_selected_holm=holm(table["p_delong"].where(of_selected)))
@@ -49,12 +51,12 @@ def pairs(
 def p_delong(difference: float, variance: float) -> float:
     """The two-sided p value of a difference of AUCs; NaN where the variance is undefined."""
     if variance > 1e-15:
-        return float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance)))
+        return float(2 * special.ndtr(-abs(difference) / np.sqrt(variance)))
     return 1.0 if variance <= 1e-15 and abs(difference) < 1e-12 else np.nan
 
 
 def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
-    """The p value that two models are correct, (n,) bool, on equally many images in groups (n,).
+    """The p value of the test that two models are equally often correct, (n,) bool, in groups (n,).
 
     McNemar's exact test on groups: under the null hypothesis, the balance of a group (images that
     only the first gets right minus those of the second) has either sign with equal probability
@@ -73,12 +75,16 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
 
 
 def against(comparisons: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Pairs of a model by the other's name: lead in AUC, detectable difference, corrected p."""
+    """Pairs of a model by the other's name: lead in AUC with limits, detectable difference,
+    corrected p.
+    """
     rows = comparisons[comparisons[["model_a", "model_b"]].eq(model).any(axis=1)]
     first, width = rows["model_a"] == model, rows["difference_high"] - rows["difference_low"]
     columns = {
         "lead": rows["difference"].where(first, -rows["difference"]),
-        "detectable": POWER * width / (2 * QUANTILE),
+        "lead_low": rows["difference_low"].where(first, -rows["difference_high"]),
+        "lead_high": rows["difference_high"].where(first, -rows["difference_low"]),
+        "detectable": POWER * width / (2 * Z),
         "p": rows["p_selected_holm"].fillna(rows["p_delong_holm"]),
     }
     return pd.DataFrame(columns).set_axis(rows["model_b"].where(first, rows["model_a"]), axis=0)

@@ -51,8 +51,8 @@ def suspected_label_errors(predictions: pd.DataFrame) -> pd.DataFrame:
 def confident(fractured: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which labels a model confidently contradicts, bool (n,), and its thresholds of both classes.
 
-    Confident learning (Northcutt et al. 2021, equation 2): a class is confident from the mean
-    probability of that class in images with that label on; of two the likelier counts.
+    Confident learning (Northcutt et al. 2021, equation 2): a class is confident if its
+    probability reaches the mean of the images with that label; of two, the more probable counts.
     """
     of_class = np.column_stack([1 - probability, probability])
     labeled = np.column_stack([~fractured, fractured])

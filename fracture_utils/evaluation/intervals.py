@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy import optimize, stats
-from statsmodels.stats.proportion import proportion_confint
+import scipy  # loads its modules at their first use
+from scipy import special
 
-SIGNIFICANCE, PERCENTILES, QUANTILE = 0.05, [2.5, 97.5], stats.norm.ppf(0.975)
+SIGNIFICANCE, PERCENTILES, Z = 0.05, [2.5, 97.5], special.ndtri(0.975)
 ENDS = ("", "_low", "_high")
 
 
@@ -29,7 +29,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
 def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, float]:
     """The limits of an AUC from the (effective) numbers of both classes; NaN if one is 0.
 
-    Newcombe's method 5 (2006, Stat Med 25:559): the AUCs that lie QUANTILE of their own standard
+    Newcombe's method 5 (2006, Stat Med 25:559): the AUCs that lie Z of their own standard
     errors (Hanley and McNeil's, both classes at their mean size) from the estimate.
     """
     if min(positives, negatives) <= 0:
@@ -39,11 +39,11 @@ def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, flo
     def excess(truth: float) -> float:
         spread = 1 + others * ((1 - truth) / (2 - truth) + truth / (1 + truth))
         variance = truth * (1 - truth) * max(spread, edge) / (positives * negatives)
-        return (auc - truth) ** 2 - QUANTILE**2 * variance
+        return (auc - truth) ** 2 - Z**2 * variance
 
     near = float(np.clip(auc, edge, 1 - edge))
-    low = 0.0 if excess(edge) <= 0 else optimize.brentq(excess, edge, near)
-    high = 1.0 if excess(1 - edge) <= 0 else optimize.brentq(excess, near, 1 - edge)
+    low = 0.0 if excess(edge) <= 0 else scipy.optimize.brentq(excess, edge, near)
+    high = 1.0 if excess(1 - edge) <= 0 else scipy.optimize.brentq(excess, near, 1 - edge)
     return low, high
 
 
@@ -64,21 +64,29 @@ def wilson(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float, float
     Wilson's (1927) on the effective sample size, with Student's t for the number of groups (Korn &
     Graubard 1998; Dean & Pavlou 2015). Where all values are equal, a group counts as one image.
     """
+    from statsmodels.stats.proportion import proportion_confint  # takes a second
+
     number, n = len(np.unique(groups)), len(correct)
     share = float(correct.mean()) if n else np.nan
     if number < 2:
         return share, np.nan, np.nan
     effective = n - 1 if number == n else n / design_effect(correct, groups)
     count = number if share in (0, 1) else effective
-    alpha = 2 * stats.norm.sf(stats.t.ppf(0.975, number - 1))
+    alpha = 2 * special.ndtr(-special.stdtrit(number - 1, 0.975))
     return share, *proportion_confint(share * count, count, alpha, "wilson")
 
 
 def resample(
-    labels: np.ndarray, groups: np.ndarray, resamples: int, seed: int, stratified: bool = True
+    labels: np.ndarray,
+    groups: np.ndarray,
+    resamples: int,
+    seed: int,
+    stratified: bool = True,
+    power: float = 1.0,
 ) -> Iterator[np.ndarray]:
     """Weights (n, some of `resamples`) of n images in bootstrap resamples of whole groups; if
-    `stratified`, groups with and without a fracture are drawn separately.
+    `stratified`, groups with and without a fracture are drawn separately. With a `power` below 1,
+    m = k**power of k groups are drawn (m out of n bootstrap, Bickel, Goetze and van Zwet 1997).
     """
     generator, count = np.random.default_rng(seed), int(groups.max()) + 1
     fractured = (np.bincount(groups, weights=labels, minlength=count) > 0) & stratified
@@ -88,7 +96,8 @@ def resample(
         width = min(size, resamples - start)
         counts = np.zeros((count, width))
         for stratum in filter(len, strata):
-            draws = stratum[generator.integers(len(stratum), size=(width, len(stratum)))]
+            drawn = max(1, round(len(stratum) ** power))
+            draws = stratum[generator.integers(len(stratum), size=(width, drawn))]
             cells = draws * width + np.arange(width)[:, None]
             counts += np.bincount(cells.ravel(), minlength=count * width).reshape(count, width)
         yield counts[groups]

@@ -3,39 +3,65 @@
 A heat map is an array (rows, columns) that covers its image; heat_maps[model][path].
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
+import scipy  # loads its modules at their first use
+from PIL import Image
+from scipy import special
 
 from fracture_utils import tables
 from fracture_utils.config import FRACTURED
+from fracture_utils.evaluation.calibration import calibrated
 from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample, with_limits
 from fracture_utils.evaluation.predictions import ENSEMBLE
 
 HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
+"""By model, then by path: float32 (rows, columns)."""
 MARGIN = 0.03  # beside a box, of the longer side: 15 of 500 pixels in Zhang et al. (2018)
 ASSESSMENTS = ("above the controls", "above permuted maps only", "not above chance")
+OPACITY, OPAQUE, SMALLEST_TOP = 0.7, 0.25, 3.0
+"""Of a heat map over an image; share of the color scale from which it is opaque; log odds at the
+top of this scale, at least.
+"""
 FLAT = 1e-5  # share of its largest value within which a map is flat, as interpolation has ripples
 
 
-def ensemble_maps(heat_maps: HeatMaps) -> HeatMaps:
-    """The heat maps and, if there are several models, those of the Ensemble (see `combine`)."""
+def ensemble_maps(heat_maps: HeatMaps, points: Mapping[str, Mapping]) -> HeatMaps:
+    """The heat maps and, if there are several models, those of the Ensemble; `points` has slope and
+    intercept by model.
+    """
     if len(heat_maps) < 2:
         return heat_maps
-    paths = next(iter(heat_maps.values()))
-    means = {path: combine([maps[path] for maps in heat_maps.values()]) for path in paths}
+    means = {
+        path: combine([calibrated(maps[path], points[name]) for name, maps in heat_maps.items()])
+        for path in next(iter(heat_maps.values()))
+    }
     return {**heat_maps, ENSEMBLE: means}
 
 
 def combine(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of heat maps of one image, each standardized to mean 0 and standard deviation 1."""
+    """The mean of calibrated heat maps of one image, all of the same weight: each standardized, and
+    the result brought back to the average of their means and standard deviations.
+    """
     stack = np.asarray(maps, np.float32)
-    spread = stack.std((1, 2), keepdims=True)
+    mean, spread = stack.mean((1, 2), keepdims=True), stack.std((1, 2), keepdims=True)
     flat = spread <= FLAT * np.abs(stack).max((1, 2), keepdims=True)
-    return ((stack - stack.mean((1, 2), keepdims=True)) / np.where(flat, np.inf, spread)).mean(0)
+    standard = (stack - mean) / np.where(flat, np.inf, spread)
+    return mean.mean() + spread.mean() * standard.mean(0)
+
+
+def relative_to_threshold(heat_map: np.ndarray, probability: float, point: Mapping) -> np.ndarray:
+    """A heat map in log odds above those of the threshold: its peak has the log odds of the image,
+    other grid cells less by the difference of their calibrated logits. `point` is an operating
+    point or a model card.
+    """
+    probabilities = np.clip([probability, point["threshold"]], 1e-6, 1 - 1e-6)
+    own, threshold = special.logit(probabilities)
+    return own - threshold + point["slope"] * (heat_map - heat_map.max())
 
 
 def table(
@@ -49,8 +75,9 @@ def table(
     """The localization table: a row per model, on the fractured test images with boxes.
 
     Pointing game (Zhang et al. 2018) with MARGIN, against maps of other images (`permute`) and the
-    image center (`paired_gain`); energy after Wang et al. (2020). Intervals: bootstrap over groups,
-    exact for a hit rate of 0 or 1. `randomized`: correlations with maps of randomized weights.
+    image center (`sign_flip_test`); energy after Wang et al. (2020). Intervals: bootstrap over
+    groups, exact for a hit rate of 0 or 1. `randomized`: correlations with maps of randomized
+    weights.
     """
     rows = images[(images["split"] == "test") & (images["label"] == FRACTURED)]
     rows = rows[rows["path"].isin(boxes["path"])]
@@ -70,19 +97,20 @@ def table(
         hits = near[np.arange(n), peaks[:, 0], peaks[:, 1]]
         permuted = permute(peaks, near, groups, resamples, seed)
         p_permuted = (1 + np.sum(permuted >= hits.mean() - 1e-9)) / (1 + len(permuted))
-        p_center = paired_gain(hits, center, groups, resamples, seed)
-        controls = (p_permuted < SIGNIFICANCE) * (1 + (p_center < SIGNIFICANCE))
+        p_center = sign_flip_test(hits, center, groups, resamples, seed)
+        above, above_permuted, no_better = ASSESSMENTS
+        assessment = above if p_center < SIGNIFICANCE else above_permuted
+        assessment = assessment if p_permuted < SIGNIFICANCE else no_better
         shares = np.array([energy(maps[r], i) for r, i in zip(rows["path"], inside, strict=True)])
         draws = np.stack([hits, shares]) @ weights / weights.sum(0)
         hit_limits, energy_limits = np.percentile(draws, PERCENTILES, axis=1).T
         if hits.mean() in (0, 1):
-            hit_limits = proportion_confint(hits.sum(), n, method="beta")
+            hit_limits = scipy.stats.binomtest(hits.sum(), n).proportion_ci(method="exact")
         ratio_limits = np.percentile((shares @ weights) / (area @ weights), PERCENTILES)
         row = {"model": model, "images": n, "boxes": boxes["path"].isin(rows["path"]).sum()}
         row |= {"chance": near.mean(), "center": center.mean(), "p_center": p_center}
         row |= {"permuted": permuted.mean(), "p_permuted": p_permuted, "area": area.mean()}
-        row |= {"randomized_correlation": randomized.get(model, np.nan)}
-        row |= {"assessment": ASSESSMENTS[2 - controls]}
+        row |= {"randomized_correlation": randomized.get(model, np.nan), "assessment": assessment}
         row |= with_limits("hit_rate", hits.mean(), *hit_limits)
         row |= with_limits("energy", shares.mean(), *energy_limits)
         row |= with_limits("energy_ratio", shares.mean() / area.mean(), *ratio_limits)
@@ -110,10 +138,10 @@ def permute(
     return rates
 
 
-def paired_gain(
+def sign_flip_test(
     hits: np.ndarray, center: np.ndarray, groups: np.ndarray, flips: int, seed: int
 ) -> float:
-    """One-sided p value that `hits` exceed `center`, (n,) bool: a sign-flip test on groups."""
+    """One-sided p value of more `hits` than `center`, (n,) bool, under sign flips of groups."""
     excess = np.bincount(groups, hits.astype(float) - center)
     excess = excess[excess != 0]
     signs = np.random.default_rng(seed).choice([-1, 1], (flips, len(excess)))
@@ -127,15 +155,12 @@ def peak(heat: np.ndarray) -> np.ndarray:
 
 def energy(heat: np.ndarray, inside: np.ndarray) -> float:
     """Share of the map above its mean that lies inside; for a flat map that of the area."""
-    above = positive(heat)
-    return float(above[inside].sum() / above.sum()) if above.any() else float(inside.mean())
-
-
-def positive(heat: np.ndarray) -> np.ndarray:
-    """The map above its mean, from 0 to 1."""
     heat = np.asarray(heat, np.float32)
     above = np.maximum(heat - heat.mean(), 0)
-    return above / above.max() if above.max() > FLAT * np.abs(heat).max() else np.zeros_like(heat)
+    if above.max() <= FLAT * np.abs(heat).max():
+        return float(inside.mean())
+    above /= above.max()
+    return float(above[inside].sum() / above.sum())
 
 
 def boxes_of(boxes: pd.DataFrame, path: str) -> np.ndarray:
@@ -158,3 +183,32 @@ def inside_boxes(
         row, column = int((top + bottom) / 2 * rows), int((left + right) / 2 * columns)
         mask[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)] = True
     return mask
+
+
+@functools.cache
+def colors() -> Any:
+    """The color map of heat maps."""
+    import matplotlib as mpl  # takes half a second
+
+    return mpl.colors.ListedColormap(mpl.colormaps["inferno"](np.linspace(0.3, 1, 256)))
+
+
+def color(above: np.ndarray, top: float) -> np.ndarray:
+    """A heat map as log odds above the threshold in color, uint8 RGBA (rows, columns, 4); what is
+    below the threshold is transparent.
+    """
+    share = np.clip(above / top, 0, 1)
+    layer = colors()(share, bytes=True)
+    layer[..., 3] = 255 * np.minimum(share / OPAQUE, 1)
+    return layer
+
+
+def overlay(image: np.ndarray, above: np.ndarray, top: float | None = None) -> np.ndarray:
+    """The image, uint8 (height, width), below its heat map (see `color`; top None: its peak),
+    uint8 RGB (height, width, 3).
+    """
+    top = max(SMALLEST_TOP, above.max()) if top is None else top
+    layer = Image.fromarray(color(above, top)).resize(image.shape[::-1], Image.Resampling.BILINEAR)
+    opacity = layer.getchannel("A").point(lambda value: OPACITY * value)
+    gray = Image.fromarray(image).convert("RGB")
+    return np.asarray(Image.composite(layer.convert("RGB"), gray, opacity))

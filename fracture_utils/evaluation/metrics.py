@@ -5,15 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
-from statsmodels.genmod import families
-from statsmodels.genmod.generalized_linear_model import GLM
-from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+import scipy  # loads its modules at their first use
+from scipy import special
 
 from fracture_utils import tables
 from fracture_utils.config import FRACTURED
 from fracture_utils.evaluation import intervals
-from fracture_utils.evaluation.intervals import QUANTILE, percentiles, resample, with_limits
+from fracture_utils.evaluation.intervals import Z, percentiles, resample, with_limits
 from fracture_utils.evaluation.predictions import MAJORITY, matrix
 
 BINS = 10  # of the reliability diagram and of the expected calibration error
@@ -40,31 +38,28 @@ def scores(
         constants = special.logit(np.clip(prior, 1e-6, 1 - 1e-6)), prior, prior > 0.5
         arrays.append(tuple(np.full(len(labels), value) for value in constants))
         models, kinds = [*models, MAJORITY], [*kinds, "reference"]
-    chunks = [np.ones((len(labels), 1)), *resample(labels, groups, resamples, seed, False)]
-    delongs, covariance = delong(labels, np.column_stack([own[0] for own in arrays]), groups)
-    margins = QUANTILE * np.sqrt(np.diag(covariance))
+    weights = [*resample(labels, groups, resamples, seed, stratified=False)]
     every = " + ".join(sorted(set(initial.values()))) or "not stated"  # of an ensemble
     for k, (logits, probabilities, decisions) in enumerate(arrays):
         row = {"model": models[k], "kind": kinds[k], "n": len(labels), "positives": labels.sum()}
-        own = every if kinds[k] == "ensemble" else initial.get(models[k], "not stated")
-        row["initialization"] = "none" if kinds[k] == "reference" else own
+        own = initial.get(models[k], "not stated")
+        row["initialization"] = {"ensemble": every, "reference": "none"}.get(kinds[k], own)
         row |= with_limits("auc", *auc_with_interval(labels, logits, groups))
-        limits = np.clip([delongs[k] - margins[k], delongs[k] + margins[k]], 0, 1)
-        row |= with_limits("auc_delong", delongs[k], *limits)
         proportions = {
             "sensitivity": labels == 1, "specificity": labels == 0, "ppv": decisions,
             "npv": ~decisions, "accuracy": np.ones(len(labels), bool),
         }  # fmt: skip
         for name, of in proportions.items():
             row |= with_limits(name, *intervals.wilson((decisions == labels)[of], groups[of]))
-        measured = [_measure(labels, arrays[k], weights) for weights in chunks]
-        for name in measured[0]:
-            value, draws = measured[0][name][0], np.concatenate([m[name] for m in measured[1:]])
+        point = _measure(labels, arrays[k], np.ones((len(labels), 1)))
+        resampled = [_measure(labels, arrays[k], chunk) for chunk in weights]
+        for name, (value,) in point.items():
+            draws = np.concatenate([part[name] for part in resampled])
             if name == "expected_calibration_error":
                 # Noise adds to a sum of absolute values: keep the spread, not the bias.
                 draws = np.clip(draws - draws.mean() + value, 0, 1)
             row |= with_limits(name, value, *percentiles(draws, groups))
-        rows.append(row | assess(labels, probabilities, groups, seed))
+        rows.append(row | calibration_metrics(labels, probabilities, groups, seed))
     rows.sort(key=lambda row: row["kind"] == "reference")
     return pd.DataFrame(rows, columns=tables.columns("scores"))
 
@@ -82,9 +77,9 @@ def delong(
     if not m or not n:
         return np.full(k, np.nan), np.full((k, k), np.nan)
     groups = np.arange(len(labels)) if groups is None else groups
-    ranks = stats.rankdata(scores, axis=0)
-    above = (ranks[positive] - stats.rankdata(scores[positive], axis=0)) / n
-    below = 1 - (ranks[~positive] - stats.rankdata(scores[~positive], axis=0)) / m
+    ranks = scipy.stats.rankdata(scores, axis=0)
+    above = (ranks[positive] - scipy.stats.rankdata(scores[positive], axis=0)) / n
+    below = 1 - (ranks[~positive] - scipy.stats.rankdata(scores[~positive], axis=0)) / m
     auc = above.mean(axis=0)
     first, second = np.zeros((2, groups.max() + 1, k))  # sums over the images of a group
     np.add.at(first, groups[positive], (above - auc) / m)
@@ -118,11 +113,11 @@ def _measure(
     values = [np.ones(len(labels)), labels, decisions, labels * decisions, *losses, *by_bin]
     # Not `@`: threads of BLAS wait busily, ten times slower where processes share the cores.
     sums = np.einsum("kn,nb->kb", np.array(values, float), weights)
-    n, positives, called, tp, brier, log_loss, *gaps = sums
+    n, positives, predicted, tp, brier, log_loss, *gaps = sums
     negatives = n - positives
-    tn = negatives - (called - tp)
-    chance = (positives * called + negatives * (n - called)) / n**2
-    true, false = curve(labels, logits, weights)
+    tn = negatives - (predicted - tp)
+    chance = (positives * predicted + negatives * (n - predicted)) / n**2
+    true, false = roc_counts(labels, logits, weights)
     steps = np.diff(true, axis=0, prepend=np.zeros((1, len(n))))
     precision = true / np.maximum(true + false, 1e-12)
     specific, sensitive = false <= 0.1 * negatives + 1e-9, true >= 0.95 * positives - 1e-9
@@ -134,7 +129,7 @@ def _measure(
             "average_precision": (steps * precision).sum(axis=0) / positives * both,
             "sensitivity_at_90_specificity": sensitivity * both,
             "specificity_at_95_sensitivity": (1 - false_rate) * both,
-            "f1": 2 * tp / (positives + called),
+            "f1": 2 * tp / (positives + predicted),
             "balanced_accuracy": (tp / positives + tn / negatives) / 2,
             "kappa": ((tp + tn) / n - chance) / (1 - chance),
             "brier": brier / n,
@@ -143,11 +138,11 @@ def _measure(
         }
 
 
-def curve(
+def roc_counts(
     labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives (u, b) from the u distinct scores on, highest first, under weights
-    (n, b) of the images.
+    """True and false positives (u, b) at the u distinct scores as thresholds, highest first, under
+    weights (n, b) of the images.
     """
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)
@@ -156,8 +151,8 @@ def curve(
     return true_positives[last_of_ties], (positives - true_positives)[last_of_ties]
 
 
-def area(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
-    """Area under each of the b ROC curves of `curve`; NaN where a class has no weight."""
+def roc_area(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
+    """Area under each of the b ROC curves of `roc_counts`; NaN where a class has no weight."""
     true, false = (np.pad(part, ((1, 0), (0, 0))) for part in (true_positives, false_positives))
     with np.errstate(invalid="ignore"):
         return np.trapezoid(true, false, axis=0) / (true[-1] * false[-1])
@@ -169,15 +164,15 @@ def calibration_bins(probabilities: np.ndarray) -> np.ndarray:
     return number == np.arange(BINS)[:, None]
 
 
-def assess(
+def calibration_metrics(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, seed: int = 0
 ) -> dict[str, float]:
     """The calibration of probabilities (n,) against labels (n,), by the columns of scores.
 
     Calibration in the large, slope and O/E (Van Calster et al. 2019, BMC Medicine 17:230) with a
     sandwich covariance by groups; calibration_p by a Wald test; chance_calibration_error of labels
-    drawn from the probabilities (Broecker & Smith 2007). Without those that are not defined: a
-    class has fewer than FEWEST images, all are one group or all probabilities are equal.
+    drawn from the probabilities (Broecker & Smith 2007). Undefined entries are omitted: fewer than
+    FEWEST images of a class, a single group, or constant probabilities.
     """
     observed, n, codes = labels.sum(), len(labels), np.unique(groups, return_inverse=True)[1]
     if min(observed, n - observed) < FEWEST or codes.max() == 0:
@@ -190,26 +185,30 @@ def assess(
     tiny = 1e-6
     expected = max(probabilities.sum(), tiny)
     sums = np.bincount(codes, labels / observed - probabilities / expected)
-    ratio, margin = np.log(observed / expected), QUANTILE * np.sqrt(np.square(sums).sum())
+    ratio, margin = np.log(observed / expected), Z * np.sqrt(np.square(sums).sum())
     limits = np.exp([ratio, ratio - margin, ratio + margin])
     result |= with_limits("observed_expected", *limits)
     if np.ptp(probabilities) < tiny:
         return result
+    from statsmodels.genmod import families  # takes a second
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+
     logits, ones = special.logit(np.clip(probabilities, tiny, 1 - tiny)), np.ones(n)
     clusters = {"cov_type": "cluster", "cov_kwds": {"groups": groups}}
     robust = {"cov_type": "HC0"} if codes.max() + 1 == n else clusters
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("error", PerfectSeparationWarning)
-            large = GLM(labels, ones, families.Binomial(), offset=logits).fit(**robust)
-            line = GLM(labels, np.column_stack([logits, ones]), families.Binomial()).fit(**robust)
+            intercept = GLM(labels, ones, families.Binomial(), offset=logits).fit(**robust)
+            slope = GLM(labels, np.column_stack([logits, ones]), families.Binomial()).fit(**robust)
     except (PerfectSeparationWarning, np.linalg.LinAlgError, ValueError):
         return result
-    errors = np.append(large.bse, line.bse)
-    if not (large.converged and line.converged and ((errors > 0) & (errors < np.inf)).all()):
+    errors = np.append(intercept.bse, slope.bse)
+    if not (intercept.converged and slope.converged and ((errors > 0) & (errors < np.inf)).all()):
         return result
-    test = line.wald_test((np.eye(2), [1.0, 0.0]), use_f=False, scalar=True)
+    test = slope.wald_test((np.eye(2), [1.0, 0.0]), use_f=False, scalar=True)
     result["calibration_p"] = float(test.pvalue)
-    for name, fit in (("calibration_intercept", large), ("calibration_slope", line)):
+    for name, fit in (("calibration_intercept", intercept), ("calibration_slope", slope)):
         result |= with_limits(name, fit.params[0], *fit.conf_int()[0])
     return result

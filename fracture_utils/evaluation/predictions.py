@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from fracture_utils.config import CLASS_NAMES, FRACTURED, NORMAL, SPLITS, InputError
-from fracture_utils.data.dataset import read_spreadsheet
+from fracture_utils.config import CLASS_NAMES, FRACTURED, SPLITS, InputError
+from fracture_utils.data import dataset
 
 ENSEMBLE, MAJORITY, METADATA_ONLY = "Ensemble", "Majority class", "Metadata only"
 KIND_OF = {ENSEMBLE: "ensemble", MAJORITY: "reference", METADATA_ONLY: "reference"}
@@ -31,16 +31,14 @@ class PredictionMatrix(NamedTuple):
     decisions: np.ndarray
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     """The predictions table of a CSV file with at least REQUIRED; labels fractured/normal or 1/0.
 
     Defaults: split test, group the path, kind by KIND_OF or network. A logit column counts where
-    validation rows can calibrate it. Other columns stay if they describe images, not predictions.
-    Raises InputError that names file, column and row.
+    validation rows can calibrate it, or with `keep_logits`. Other columns stay if they describe
+    images, not predictions. Raises InputError that names file, column and row.
     """
-    table = read_spreadsheet(path).replace("", np.nan)
-    table = table.rename(columns=lambda name: name.lower() if name.lower() in COLUMNS else name)
-    table = table.loc[:, ~table.columns.duplicated()]
+    table = dataset.read_spreadsheet(path, {name: name for name in COLUMNS}).replace("", np.nan)
     if missing := [name for name in REQUIRED if name not in table]:
         raise InputError(f"{path} has no column {missing[0]}; required are {', '.join(REQUIRED)}.")
     if table.empty:
@@ -51,14 +49,16 @@ def read(path: Path) -> pd.DataFrame:
     kind = table["model"].map(KIND_OF).fillna("network")
     kind = table.get("kind", kind).fillna(kind).str.lower()
     group = table.get("group", table["path"]).fillna(table["path"])
-    table = table.assign(split=table.get("split", "test"), kind=kind, group=group)
-    words = {"0": NORMAL, "1": FRACTURED, "0.0": NORMAL, "1.0": FRACTURED}
-    label = table["label"].str.lower().replace(words)
+    split = table.get("split", pd.Series("test", table.index)).fillna("")
+    split = split.map(lambda cell: dataset.WORDS.get(dataset.plain(cell), cell))
+    table = table.assign(split=split, kind=kind, group=group)
+    label = table["label"].fillna("").map(dataset.label_of)
     commas = {c: table[c].str.replace(",", ".") for c in ("probability", "logit") if c in table}
     numbers = pd.DataFrame(commas).apply(pd.to_numeric, errors="coerce")
     # The smallest float and the largest below 1 keep the order of extreme probabilities.
     logit = special.logit(numbers["probability"].clip(1e-300, np.nextafter(1, 0)))
-    logit = numbers.get("logit", logit) if (table["split"] == "validation").any() else logit
+    if keep_logits or (table["split"] == "validation").any():
+        logit = numbers.get("logit", logit)
     checks = {
         "path": (table["path"].notna(), "is empty"),
         "model": (table["model"].notna(), "is empty"),
@@ -89,16 +89,11 @@ def matrix(predictions: pd.DataFrame, split: str) -> PredictionMatrix:
     rows = predictions[predictions["split"] == split]
     if rows.empty:
         raise InputError(f"The predictions have no rows of the split {split}; add some.")
-    if split == "test" and "decision" not in rows:
-        raise InputError("The predictions have no column decision; use calibration.apply first.")
     for path, model in rows.loc[rows.duplicated(["path", "model"]), ["path", "model"]].to_numpy():
         raise InputError(f"{model} has more than one prediction for {path}; keep one of them.")
-    first, names = (
-        rows.drop_duplicates("model"),
-        ["label", "group", "logit", "probability", "decision"],
-    )
-    by_path = rows.reindex(columns=["path", "model", *names])
-    by_path = by_path.pivot(index="path", columns="model")  # noqa: PD010
+    first = rows.drop_duplicates("model")
+    names = ["label", "group", "logit", "probability", "decision"]
+    by_path = rows.pivot(index="path", columns="model", values=names)  # noqa: PD010
     labels, groups, *values = (by_path[name][first["model"]] for name in names)
     for model in labels.columns[labels.isna().any()]:
         gaps = labels.index[labels[model].isna()]

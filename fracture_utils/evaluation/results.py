@@ -1,9 +1,9 @@
 """From predictions to every result table and the selected model, each computed once."""
 
 import contextlib
+import itertools
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,19 +24,19 @@ from fracture_utils.evaluation import (
     sentences,
     subgroups,
 )
+from fracture_utils.evaluation.localization import HeatMaps
 from fracture_utils.evaluation.predictions import ENSEMBLE, by_patient, read
 
 SCHEMA_VERSION = 1
+HEAT_MAPS, SAVED_BOXES = Path("cache", "heat_maps.npz"), Path("cache", "boxes.csv")
 BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
-HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
-"""By model, then by path: float32 (rows, columns)."""
 
 
 @dataclass(repr=False)
 class Results:
     """The tables of a run by name (see columns.csv; empty where not available) and how they came
-    about: `run` is run.json, `selected` the model that figures and report emphasize. Heat maps,
-    boxes and the folder of the images are not saved.
+    about: `run` is run.json, `selected` the model that figures and report emphasize. Boxes, and the
+    heat maps of the selected model and of the ensemble, are saved in the cache of `folder`.
     """
 
     run: dict[str, Any]
@@ -56,6 +56,7 @@ class Results:
     localization: pd.DataFrame
     most_confident_errors: pd.DataFrame
     suspected_label_errors: pd.DataFrame
+    folder: Path | None = None
     images_dir: Path | None = None
     boxes: pd.DataFrame = field(default_factory=BOXES.copy)
     heat_maps: HeatMaps = field(default_factory=dict)
@@ -63,29 +64,49 @@ class Results:
     @property
     def conclusions(self) -> list[str]:
         """The results in sentences."""
-        return sentences.conclusions(self)
+        return [*itertools.chain(*sentences.topics(self).values()), sentences.PURPOSE]
 
-    def save(self, folder: Path) -> None:
-        """Write every table, columns.csv, conclusions.txt and, last, run.json into `folder`."""
-        folder = Path(folder)
+    def save(self, folder: Path | None = None) -> None:
+        """Write every table, columns.csv, conclusions.txt and, last, run.json into `folder` (None:
+        the results folder).
+        """
+        folder = Path(folder or self.folder)
         with contextlib.suppress(OSError):  # without run.json, the folder is not complete
             (folder / "run.json").unlink()
         for name in TABLES:
             tables.write(folder, name, getattr(self, name))
         tables.write(folder, "columns", tables.dictionary())
         artifacts.write_text(folder / "conclusions.txt", "\n".join(self.conclusions) + "\n")
+        shown = {m: of for m, of in self.heat_maps.items() if m in (self.selected, ENSEMBLE)}
+        if shown:
+            arrays = {m: np.array([*of.values()], np.float16) for m, of in shown.items()}
+            arrays["paths"] = np.array([*next(iter(shown.values()))])
+            artifacts.write_arrays(folder / HEAT_MAPS, **arrays)
+            artifacts.write_csv(folder / SAVED_BOXES, self.boxes)
         self.run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         artifacts.write_json(folder / "run.json", self.run)
 
     @classmethod
     def load(cls, folder: Path) -> "Results":
         """What `save` wrote; InputError where it is not complete or of another version."""
-        run = artifacts.read_json(Path(folder) / "run.json")
+        folder = Path(folder)
+        run = artifacts.read_json(folder / "run.json")
         if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
-                f"{Path(folder) / 'run.json'} is of another version; run the notebook again."
+                f"{folder / 'run.json'} is of another version; run the notebook again."
             )
-        return cls(run, run["selected"], **{name: tables.read(folder, name) for name in TABLES})
+        known = {name: tables.read(folder, name) for name in TABLES}
+        if "parameters" in known["networks"]:  # written with all digits, also beside gaps
+            known["networks"] = known["networks"].astype({"parameters": "Int64"})
+        if arrays := artifacts.read_arrays(folder / HEAT_MAPS):
+            paths = arrays.pop("paths").tolist()
+            maps = {model: of.astype(np.float32) for model, of in arrays.items()}
+            maps = {model: dict(zip(paths, of, strict=True)) for model, of in maps.items()}
+            boxes = pd.read_csv(folder / SAVED_BOXES, dtype={"path": str})
+            known |= {"heat_maps": maps, "boxes": boxes}
+        data_dir = Path(run["settings"]["data_dir"])
+        images_dir = data_dir / "phantoms" if run["source"] == "phantoms" else data_dir
+        return cls(run, run["selected"], **known, folder=folder, images_dir=images_dir)
 
 
 TABLES = [each.name for each in fields(Results) if each.type is pd.DataFrame][:-1]
@@ -97,27 +118,36 @@ def evaluate(
     config: Config,
     boxes: pd.DataFrame | None = None,
     heat_maps: HeatMaps | None = None,
+    operating_points: pd.DataFrame | None = None,
+    selected: str | None = None,
     **given: pd.DataFrame,
 ) -> Results:
     """The results of predictions (required columns of the table predictions), on their test rows;
     `given` are the tables images, audit, networks and history as far as there are any.
 
     Calibration, thresholds and the selected model come from validation rows; without these, the
-    network with the highest test AUC is selected. With networks, their ensemble is added.
+    network with the highest test AUC is selected. With networks, their ensemble is added. In an
+    external test, `operating_points` and the `selected` model are those of the model cards.
     """
     known = {name: tables.empty(name) for name in TABLES} | given
     images, networks = known["images"], known["networks"]
     trained = networks[networks["status"] == "trained"].set_index("model")
     initialization, sampling = trained["initialization"].to_dict(), (config.resamples, config.seed)
+    external = operating_points is not None
     if len(trained):  # rounded as in the file, so that re-scoring it gives the same numbers
-        predictions = calibration.add_ensemble(tables.rounded(predictions))
-    points = calibration.fit(predictions, config.target_sensitivity)
+        predictions = tables.rounded(predictions)
+        predictions = predictions if external else calibration.add_ensemble(predictions)
+
+    def fit(rows: pd.DataFrame) -> pd.DataFrame:
+        return operating_points if external else calibration.fit(rows, config.target_sensitivity)
+
+    points = fit(predictions)
     predictions = calibration.apply(predictions, points)
     scores = metrics.scores(predictions, initialization, *sampling)
     ranked = scores[scores["kind"] != "reference"]
-    ranked = ranked.sort_values("auc", ascending=False, kind="stable")
-    ranked = ranked.sort_values("kind", ascending=False, kind="stable")  # networks first
-    validated = calibration.select_model(predictions)
+    ranked = ranked.sort_values(["kind", "auc"], ascending=False)  # networks first
+    validated = selected or calibration.select_model(predictions)
+    how = "model card" if selected else "validation" if validated else "test"
     selected = validated or ranked["model"].iloc[0]
     own = predictions[predictions["model"] == selected]
     known |= {
@@ -132,12 +162,14 @@ def evaluate(
         "suspected_label_errors": error_analysis.suspected_label_errors(predictions),
     }
     if len(patients := by_patient(predictions)):
-        patients = calibration.apply(patients, calibration.fit(patients, config.target_sensitivity))
+        patients = calibration.apply(patients, fit(patients))
         known["scores_by_patient"] = metrics.scores(patients, initialization, *sampling)
-    maps, boxes = localization.ensemble_maps(heat_maps or {}), BOXES if boxes is None else boxes
-    if maps and boxes["path"].isin(own["path"]).any():
-        randomized = trained.get("randomized_correlation", pd.Series(dtype=float)).to_dict()
-        known["localization"] = localization.table(maps, images, boxes, randomized, *sampling)
+    maps, boxes = heat_maps or {}, BOXES if boxes is None else boxes
+    if operating_points is None:
+        by_model = points.set_index("model").to_dict("index")
+        maps = localization.ensemble_maps(maps, by_model)
+    randomized = dict(trained.get("randomized_correlation", {}))
+    known["localization"] = localization.table(maps, images, boxes, randomized, *sampling)
 
     attribution = config.images_dir / "ATTRIBUTION.txt"
     unofficial = trained.query("initialization == 'imagenet' and provenance != ''")
@@ -152,7 +184,7 @@ def evaluate(
         "attribution": attribution.read_text("utf-8") if attribution.is_file() else "",
         "data": data | {"groups": images["group"].nunique()},
         "selected": selected,
-        "selected_on": "validation" if validated else "test",
+        "selected_on": how,
         "settings": config.model_dump(mode="json"),
         "seed": config.seed,
         "versions": artifacts.versions(),
@@ -165,29 +197,37 @@ def evaluate(
     measured = ("initialization", "precision", "head", "seconds")
     run |= {name: trained[name].to_dict() for name in measured if name in trained}
     return Results(
-        run, selected, **known, images_dir=config.images_dir, boxes=boxes, heat_maps=maps
-    )
+        run, selected, **known, folder=config.results_dir, images_dir=config.images_dir,
+        boxes=boxes, heat_maps=maps,
+    )  # fmt: skip
+
+
+def check_target(folder: Path, evaluated: Path | None = None) -> None:
+    """InputError where `folder` holds the results of other images or predictions."""
+    run = folder / "run.json"
+    if run.is_file() and artifacts.read_json(run).get("evaluated") != str(evaluated):
+        raise InputError(
+            f"{folder} holds the results of another run; choose another folder with --results-dir."
+        )
 
 
 def evaluate_file(path: Path, config: Config) -> Results:
     """The results of anybody's predictions (see predictions.read), with the other tables of the
-    run beside them, if any. InputError where the results folder holds a run on others.
+    run beside them, if any. InputError where the results folder holds those of others.
     """
-    path, folder = Path(path), config.results_dir
-    foreign = (folder / "run.json").is_file() and folder.resolve() != path.resolve().parent
-    if foreign and artifacts.read_json(folder / "run.json").get("source") != "predictions":
-        raise InputError(
-            f"{folder} holds the results of a run on other predictions than {path}; choose another "
-            "folder with --results-dir."
-        )
-    predictions = read(path)
+    path = Path(path).resolve()
+    if config.results_dir.resolve() != path.parent:
+        check_target(config.results_dir, path)
     if not (path.parent / "run.json").is_file():
-        results = evaluate(predictions, config)
-        results.run |= {"positive": FRACTURED, "attribution": ""}
+        results = evaluate(read(path), config)
+        results.run |= {"positive": FRACTURED, "attribution": "", "evaluated": str(path)}
         return results
     run = Results.load(path.parent)
     given = {name: getattr(run, name) for name in ("images", "networks", "history", "audit")}
-    results = evaluate(predictions, config, **given)
+    if external := "external" in run.run:
+        given |= {"operating_points": run.operating_points, "selected": run.selected}
+    results = evaluate(read(path, external), config, **given)
     results.localization = run.localization
     results.run = run.run | {name: results.run[name] for name in ("selected", "selected_on")}
+    results.run["evaluated"] = str(path)
     return results

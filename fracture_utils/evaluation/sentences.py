@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils.config import FRACTURED, NORMAL
-from fracture_utils.evaluation import clinical_utility, comparison
+from fracture_utils.evaluation import comparison
 from fracture_utils.evaluation.intervals import ENDS, SIGNIFICANCE
 from fracture_utils.evaluation.localization import ASSESSMENTS
 from fracture_utils.evaluation.predictions import METADATA_ONLY
@@ -16,7 +16,12 @@ from fracture_utils.evaluation.predictions import METADATA_ONLY
 FEW = 50
 """Images of a class below which intervals are too wide for a ranking or a stable threshold."""
 PURPOSE = "For research and education only, never for clinical use."
+DIAGNOSIS = "For research and education only, not for diagnosis."
+MOST_LISTED = 20
+"""Images up to which each answer is printed; more are counted."""
 FLAGS = {"0": "no", "1": "yes"}
+SELECTED = {"validation": "selected on validation", "test": "selected on the test set",
+            "model card": "selected before this external test"}  # fmt: skip
 
 
 def counted(count: float, noun: str) -> str:
@@ -89,12 +94,9 @@ def topics(results: Any) -> dict[str, list[str]]:
         return {"Result": result} | ({"Data": data} if data else {})
 
     if fewer:
-        how = f"selected on {'the test set' if run['selected_on'] == 'test' else 'validation'}"
+        how = SELECTED[run["selected_on"]] if others else "the only model"
         images = f"{counted(n, 'image')}, {positives:,} of them {word}"
-        result.append(
-            f"{model}, {how if others else 'the only model'}, has a test AUC of "
-            f"{estimate(row, 'auc')} on {images}."
-        )
+        result.append(f"{model}, {how}, has a test AUC of {estimate(row, 'auc')} on {images}.")
         if others and run["selected_on"] == "test":
             result.append("Because it was selected on the test set, its AUC is optimistic.")
     else:
@@ -122,7 +124,7 @@ def topics(results: Any) -> dict[str, list[str]]:
         probabilities.append("Too few test images to test the calibration.")
     else:
         wrong = row["calibration_p"] < SIGNIFICANCE
-        fit = f"{model} is miscalibrated" if wrong else "No evidence of miscalibration"
+        fit = f"{model} is miscalibrated" if wrong else "No miscalibration detected"
         fit = f"{fit}: O/E {estimate(row, 'observed_expected', 2)}"
         slope = f"slope {estimate(row, 'calibration_slope', 2)}"
         probabilities.append(f"{fit}, {slope}, {p_value(row['calibration_p'])}.")
@@ -130,9 +132,6 @@ def topics(results: Any) -> dict[str, list[str]]:
     if fewer:
         values = f"PPV {estimate(utility, 'ppv', 0, 100)}, NPV {estimate(utility, 'npv', 0, 100)}"
         probabilities.append(f"At a prevalence of {100 * utility['prevalence']:.0f} %: {values}.")
-        useful = clinical_utility.useful_range(results.decision_curve, model)
-        where = "thresholds {:.2f}–{:.2f}".format(*useful) if useful else "no threshold"
-        probabilities.append(f"Net benefit exceeds that of treating all and none at {where}.")
 
     numbers = []
     for kind, metric, name, count in (
@@ -161,26 +160,41 @@ def topics(results: Any) -> dict[str, list[str]]:
             errors.append(f"{name}: {values}; {p_value(p)} (Holm).")
     located = results.localization[results.localization["model"] == model]
     heat_maps = [
-        f"{_pointing(of)}: {of['assessment']}. They concentrate {of['energy_ratio']:.1f} times "
-        "more energy inside the boxes than a uniform map."
+        f"{_pointing(of)} The heat maps of {of['model']} concentrate {of['energy_ratio']:.1f} "
+        "times more energy inside the boxes than a uniform map."
         for of in located.to_dict("records")
     ]
-    about = {"Result": result, "Ranking": ranking, "Probabilities": probabilities}
+    about = {"Result": result, "External test": external_test(run, n)}
+    about |= {"Ranking": ranking, "Probabilities": probabilities}
     about |= {"Heat maps": heat_maps, "Where it fails": errors, "Data": data}
     return {topic: sentences for topic, sentences in about.items() if sentences}
 
 
-def conclusions(results: Any) -> list[str]:
-    """The sentences of all topics, and the purpose."""
-    return [*itertools.chain(*topics(results).values()), PURPOSE]
+def external_test(run: Mapping, n: int) -> list[str]:
+    """What was tested, what the change of prevalence does to O/E, and how many of the n test images
+    are out of distribution; empty for a run with training.
+    """
+    if not (facts := run.get("external")):
+        return []
+    shares = [f"{100 * share:.1f} % in {name}" for name, share in facts["prevalence"].items()]
+    prevalence = f"Prevalence: {listed(shares)}"
+    if "by_shift" in facts:
+        prevalence += f"; this shift from validation alone gives an O/E of {facts['by_shift']:.2f}"
+    return [
+        f"The models were trained on {facts['trained_on']}; weights, calibration and thresholds "
+        "are those of the model cards, and nothing was fitted on these images.",
+        f"{prevalence}.",
+        f"Out of distribution: {facts['warnings']} of {n:,} test images (expected in distribution: "
+        f"{100 * facts['warning_rate']:.2g} %); they are scored like the others.",
+    ]
 
 
 def _pointing(row: Mapping) -> str:
     return (
-        f"The heat maps of {row['model']} peak in or beside a box in "
-        f"{estimate(row, 'hit_rate', 0, 100)} of {counted(row['images'], 'image')}, heat maps of "
-        f"other images in {100 * row['permuted']:.0f} % ({p_value(row['p_permuted'])}), the image "
-        f"center in {100 * row['center']:.0f} % ({p_value(row['p_center'])})"
+        f"Pointing game on {counted(row['images'], 'image')}: hit rate of {row['model']} "
+        f"{estimate(row, 'hit_rate', 0, 100)}, permutation control {100 * row['permuted']:.0f} % "
+        f"({p_value(row['p_permuted'])}), image center {100 * row['center']:.0f} % "
+        f"({p_value(row['p_center'])})."
     )
 
 
@@ -190,23 +204,34 @@ def heat_map_caution(localization: pd.DataFrame, model: str) -> str:
     if not rows:
         return "Heat maps unchecked: there are no boxes to compare them with."
     good = rows[0]["assessment"] == ASSESSMENTS[0]
-    return "" if good else f"Do not use these heat maps for localization. {_pointing(rows[0])}."
+    return "" if good else f"Do not use these heat maps for localization. {_pointing(rows[0])}"
+
+
+def answer(rows: pd.DataFrame) -> list[str]:
+    """The answers of all models about one image; where the last has a warning, no decision."""
+    last, lines = rows.iloc[-1], []
+    if last["warning"]:
+        rate = (
+            f"About {100 * last['warning_rate']:.2g} % of in-distribution images are also flagged."
+        )
+        lines.append(f"No decision: flagged as out of distribution ({last['warning']}). {rate}")
+    for row in rows.itertuples():
+        decision = f"{row.decision}, " if row.decision and not last["warning"] else ""
+        numbers = f"probability {row.probability:.3f}, threshold {row.threshold:.3f}"
+        lines.append(f"{row.model}: {decision}{numbers}")
+    return lines
 
 
 def answers(table: pd.DataFrame, cards: Mapping[str, Mapping]) -> list[str]:
     """The answers table as lines of text, then what the `cards` of the models state."""
-    lines = []
-    for path, rows in table.groupby("path", sort=False):
-        last = rows.iloc[-1]
-        rate = f"as are about {100 * last['warning_rate']:.2g} % of in-distribution images"
-        lines.append(str(path))
-        if last["warning"]:
-            lines.append(f"  No decision: out of distribution ({last['warning']}), {rate}.")
-        for row in rows.itertuples():
-            decision = f"{row.decision} (threshold {row.threshold:.3f})"
-            lines.append(f"  {row.model:<12} {row.probability:.3f}  {decision}")
-        if last["overlay"]:
-            lines.append(f"  {last['overlay']}")
+    lines, images = [], table.groupby("path", sort=False)
+    if images.ngroups > MOST_LISTED:
+        decisions = images["decision"].last().replace("", "out of distribution").value_counts()
+        counts = ", ".join(f"{count:,} {decision}" for decision, count in decisions.items())
+        lines.append(f"{counted(images.ngroups, 'image')}: {counts}.")
+    for path, rows in images if not lines else ():
+        overlay = [rows["overlay"].iloc[-1]] if rows["overlay"].iloc[-1] else []
+        lines += [str(path), *(f"  {line}" for line in [*answer(rows), *overlay])]
     initial = {name: card["initialization"] for name, card in cards.items() if "head" in card}
     synthetic = any(card.get("source") == "phantoms" for card in cards.values())
     caution = [card.get("heat_map_caution") for card in cards.values() if any(table["overlay"])]

@@ -17,9 +17,8 @@ from fracture_utils.data.dataset import Dataset
 from fracture_utils.evaluation.metrics import auc_with_interval
 from fracture_utils.evaluation.predictions import METADATA_ONLY
 
-METADATA = [
-    *("width", "height", "aspect", "file_bytes", "bit_depth", "jpeg_quality", "border", "mean")
-]
+METADATA = ["width", "height", "aspect", "file_bytes", "bit_depth", "jpeg_quality", "border",
+            "mean"]  # fmt: skip
 FOLDS = 5
 LEAF = {"min_samples_leaf": 10}  # so that no single image is memorized
 MAX_AUC = 0.6  # above it the audit warns, if the interval excludes 0.5
@@ -42,7 +41,8 @@ def finding(data: Dataset, seed: int) -> dict[str, str]:
     95 % interval, and the best single fact.
     """
     row = {"severity": "info", "check": "shortcut", "path": "", "other_path": "", "advice": ""}
-    if data.images.groupby("label")["group"].nunique().min() < FOLDS:
+    counts = data.images.groupby("label")["group"].nunique()
+    if len(counts) < 2 or counts.min() < FOLDS:
         return row | {"finding": f"the metadata-only baseline needs {FOLDS} groups of each class"}
     metadata, labels = _inputs(data)
     groups = pd.factorize(data.images["group"])[0]

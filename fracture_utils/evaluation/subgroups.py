@@ -63,25 +63,19 @@ def columns(images: pd.DataFrame, named: Sequence[str] = ()) -> dict[str, pd.Ser
     for column in dict.fromkeys([*named, *COLUMNS]):
         values = images.get(column, pd.Series(np.nan, images.index)).replace("", np.nan)
         classes = images["label"].groupby(values).nunique()
-        if column not in images:
-            problem = "images.csv has no such column"
-        elif not 2 <= len(classes) <= 12:
-            problem = f"it has {len(classes)} values in the test set instead of 2 to 12"
-        elif classes.max() == 1 < images["label"].nunique():
-            problem = "each of its values has one class only"
-        else:
+        if 2 <= len(classes) <= 12 and classes.max() == images["label"].nunique():
             accepted[column] = values
-            continue
-        if column in named:
+        elif column in named:
             raise InputError(
-                f"The setting subgroups names {column}, but {problem}; correct FRACTURE_SUBGROUPS."
+                f"FRACTURE_SUBGROUPS names {column}; name columns of images.csv with 2 to 12 "
+                "values in the test set that do not determine the class."
             )
     return accepted
 
 
 def heterogeneity(correct: np.ndarray, values: np.ndarray, groups: np.ndarray) -> float:
-    """The p value that the share of `correct` (n,) bool is equal for all `values` (n,): Pearson's
-    test on counts divided by design effects (Rao and Scott 1992); NaN below two values.
+    """The p value of the test that the share of `correct` (n,) bool is equal for all `values` (n,):
+    Pearson's test on counts divided by design effects (Rao and Scott 1992); NaN below two values.
     """
     counts = []
     for value in np.unique(values.astype(str)):

@@ -1,6 +1,8 @@
-"""The registry of backbones, their initial weights, and precision by hardware."""
+"""The registry of backbones, their initial weights, and what depends on the hardware."""
 
 import contextlib
+import difflib
+import functools
 import os
 import re
 import subprocess
@@ -9,8 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import pandas as pd
-
 from fracture_utils import artifacts
 from fracture_utils.config import PREFIX, Config, InputError
 
@@ -18,17 +18,18 @@ ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
 DEVICES = "CUDA_VISIBLE_DEVICES"
+GPU_EPOCHS, PHANTOM_EPOCHS, CPU_EPOCHS = 8, 1, 0  # of fine-tuning, by default
 NVIDIA_TIMEOUT = 60.0  # seconds; nvidia-smi may have to wake several GPUs
 # TensorFlow uses oneDNN by itself on processors with 512-bit instructions only; others gain, too.
 DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
 class Backbone(NamedTuple):
-    """One network of keras.applications, built by its `module`.
+    """One network of keras.applications, preprocessed by its `module`.
 
-    `early` is the layer whose output (after a "<": whose input) has about twice the grid of the
-    last feature maps; the top block begins behind it. `radiograph_size` is the default input side,
-    chosen on validation images (benchmarks/README.md). `multiply_adds`: billions at native size.
+    `early` names the layer of the early feature maps, where it is not that of
+    `builder.early_layer`. `radiograph_size` is the default input side, chosen on validation images
+    (benchmarks/README.md). `multiply_adds`: billions at native size.
     """
 
     name: str
@@ -36,25 +37,25 @@ class Backbone(NamedTuple):
     native_size: int
     radiograph_size: int
     smallest_size: int
-    early: str
-    parameters: int
-    multiply_adds: float
-    weights_file: str
-    weights_md5: str | None
+    early: str = ""
+    parameters: float = float("nan")
+    multiply_adds: float = float("nan")
+    weights_file: str = ""
+    weights_md5: str | None = None
 
 
 REGISTRY = {row[0]: Backbone(*row) for row in (
     ("DenseNet121", "densenet", 224, 384, 32, "pool4_relu", 7_037_504, 2.9,
      f"densenet121{NO_TOP}", "30ee3e1110167f948a6b9946edeeb738"),
-    ("ResNet50", "resnet", 224, 384, 32, "conv4_block6_out", 23_587_712, 3.9,
+    ("ResNet50", "resnet", 224, 384, 32, "", 23_587_712, 3.9,
      f"resnet50{NO_TOP}", "4d473c1dd8becc155b73f8504c6f6626"),
     ("VGG16", "vgg16", 224, 224, 32, "block4_pool", 14_714_688, 15.3,
      f"vgg16{NO_TOP}", "6d6bbae143d832006294945121d1f1fc"),
-    ("MobileNet", "mobilenet", 224, 512, 32, "conv_pw_11_relu", 3_228_864, 0.6,
+    ("MobileNet", "mobilenet", 224, 512, 32, "", 3_228_864, 0.6,
      "mobilenet_1_0_224_tf_no_top.h5", None),
-    ("InceptionV3", "inception_v3", 299, 384, 75, "mixed7", 21_802_784, 5.7,
+    ("InceptionV3", "inception_v3", 299, 384, 75, "", 21_802_784, 5.7,
      f"inception_v3{NO_TOP}", "bcbd6486424b2319ff4ef7d526e38f63"),
-    ("Xception", "xception", 299, 320, 71, "<block13_sepconv1_act", 20_861_480, 8.4,
+    ("Xception", "xception", 299, 320, 71, "", 20_861_480, 8.4,
      f"xception{NO_TOP}", "b0042744bf5b25fce3cb969f33bebb97"),
 )}  # fmt: skip
 
@@ -68,16 +69,42 @@ class Weights(NamedTuple):
     provenance: str = ""
 
 
-def table() -> pd.DataFrame:
-    """One row per backbone: native size, parameters in millions, billions of multiply-adds."""
-    rows = [(b.name, b.native_size, b.parameters / 1e6, b.multiply_adds) for b in REGISTRY.values()]
-    columns = ["model", "native size", "million parameters", "billion multiply-adds"]
-    return pd.DataFrame(rows, columns=columns).round(1).set_index("model")
+def find(name: str) -> Backbone:
+    """A network of keras.applications, in the registry or not; InputError where it has none."""
+    return REGISTRY.get(name) or _infer(name)
+
+
+@functools.cache
+def _infer(name: str) -> Backbone:
+    import keras
+
+    builders = {n: build for n, build in vars(keras.applications).items() if callable(build)}
+    if name not in builders:
+        names = {n.lower(): n for n in builders}
+        nearest = names[difflib.get_close_matches(name.lower(), names, 1, cutoff=0)[0]]
+        what = f"keras.applications has no network {name!r} ({PREFIX}BACKBONES)"
+        raise InputError(f"{what}; did you mean {nearest!r}?")
+    build = builders[name]
+    module, native = build.__module__.rpartition(".")[2], build(weights=None).input_shape[1] or 224
+    smallest = 75 if name == "InceptionResNetV2" else 32  # as in keras.applications
+    return Backbone(name, module, native, native, smallest)
+
+
+def by_hardware(config: Config) -> Config:
+    """The settings, with those of fine-tuning that are left open filled in: with a GPU the whole
+    network, without one the top block, which learns from cached feature maps.
+    """
+    has_gpu = bool({*gpus()} - {"-1"})
+    on_cpu = PHANTOM_EPOCHS if config.source == "phantoms" else CPU_EPOCHS
+    epochs = 1 if config.quick else GPU_EPOCHS if has_gpu else on_cpu
+    defaults = {"fine_tune_epochs": epochs, "fine_tune_depth": "all" if has_gpu else "top"}
+    left_open = {n: v for n, v in defaults.items() if getattr(config, n) in (None, "auto")}
+    return config.model_copy(update=left_open)
 
 
 def size(name: str, config: Config) -> int:
     """Side of the input in pixels; InputError where it is too small."""
-    backbone = REGISTRY[name]
+    backbone = find(name)
     own = backbone.native_size if config.source == "phantoms" else backbone.radiograph_size
     side = config.image_size or own
     if side < backbone.smallest_size:
@@ -103,16 +130,23 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
         return dict.fromkeys(config.backbones, Weights("random", provenance="as requested")), {}
     available, missing, online = {}, {}, True
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+    folders = [folder.absolute() for folder in (config.weights_dir, cache) if folder]
     for name in config.backbones:
-        file, checksum = REGISTRY[name].weights_file, REGISTRY[name].weights_md5
-        address, card = f"{ADDRESS}{REGISTRY[name].module}/{file}", RELEASED_DIR / f"{name}.json"
-        paths = [folder / file for folder in (config.weights_dir, cache) if folder]
-        path = next((path for path in paths if path.is_file()), None)
+        backbone, card = find(name), RELEASED_DIR / f"{name}.json"
+        file, checksum = backbone.weights_file, backbone.weights_md5
+        address = f"{ADDRESS}{backbone.module}/{file}" if file else f"Keras's {name}*notop.h5"
+        path = _weights_file(backbone, folders)
         if path is None and online:
             try:
-                path = artifacts.download(address, cache / file, checksum and f"md5:{checksum}")
-            except InputError:
+                if file:
+                    artifacts.download(address, cache / file, checksum and f"md5:{checksum}")
+                else:
+                    import keras
+
+                    getattr(keras.applications, name)(weights="imagenet", include_top=False)
+            except Exception:  # Keras raises no narrower kind
                 online = False  # one refusal or time-out is enough: the host is the same
+            path = _weights_file(backbone, folders)
         why = (
             f"its ImageNet weights cannot be downloaded; put {address} into "
             f"{config.weights_dir or cache}, or set {PREFIX}INITIALIZATION=random."
@@ -133,11 +167,21 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
     return available, missing
 
 
+def _weights_file(backbone: Backbone, folders: list[Path]) -> Path | None:
+    """The file of its weights without top: as registered, or else whose name contains its own."""
+    own = re.compile(re.escape(backbone.weights_file) or rf"{backbone.name}(?!v\d).*notop", re.I)
+    for path in (path for folder in folders for path in sorted(folder.glob("*.h5"))):
+        if own.search(path.name if backbone.weights_file else re.sub(r"[\W_]", "", path.name)):
+            return path
+    return None
+
+
 def resolve_precision(setting: str) -> str:
     """`setting`, or for "auto" the fastest precision that this hardware supports.
 
     GPU: mixed_bfloat16 from compute capability 8 (Ampere), mixed_float16 from 7 (Volta). CPU with
-    bfloat16 instructions: graph_bfloat16, TensorFlow's oneDNN graph rewrite. Otherwise float32.
+    bfloat16 instructions, unless ONEDNN_MAX_CPU_ISA rules them out: graph_bfloat16, TensorFlow's
+    oneDNN graph rewrite. Otherwise float32.
     """
     import keras
 
@@ -149,7 +193,9 @@ def resolve_precision(setting: str) -> str:
         half = "mixed_float16" if capability >= 7 else "float32"
         return "mixed_bfloat16" if capability >= 8 else half
     bfloat16 = {"avx512_bf16", "amx_bf16"} & set(_processor("flags").split())
-    return graph if bfloat16 else "float32"
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or "ALL"
+    unlimited = re.search("DEFAULT|ALL|BF16|FP16|AMX", limit.upper())
+    return graph if bfloat16 and unlimited else "float32"
 
 
 def apply_precision(precision: str) -> None:
@@ -197,6 +243,7 @@ def import_keras() -> ModuleType:
             import tensorflow
 
             tensorflow.config.set_visible_devices([], "GPU")
+            tensorflow.get_logger().setLevel("ERROR")  # or each further model is a warning
         apply_precision("float32")
     return keras
 

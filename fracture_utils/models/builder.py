@@ -6,33 +6,41 @@ arXiv:1411.6228), because a fracture fills half a percent of a radiograph; its c
 boxes, and are the heat map.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
 from fracture_utils import artifacts
 from fracture_utils.config import InputError
 from fracture_utils.data.generators import MIN_PIXELS, membership
 from fracture_utils.models import backbones
-from fracture_utils.models.backbones import REGISTRY, Weights
+from fracture_utils.models.backbones import Weights
 
+EARLY = "early_maps"  # name of the layer whose output are the early feature maps
+MIN_TOP = 0.1  # smallest share of the parameters behind it, where the registry does not name it
 HEADS = ("pooled", "localization")
 DROPOUT, CELL_DROPOUT = 0.2, 0.5  # of pooled features; of channels in the localization head
 WIDTH = 64  # channels of a grid cell in the localization head
 UNKNOWN = -1.0  # target of a grid cell that may be normal or fractured
 CELL_WEIGHT = 8.0  # of fractured cells, some hundred times rarer than normal ones, in `cell_loss`
 CELL_BIAS, PADDING_LOGIT = -3.0, -1e4
-MISFIT = "{} does not hold weights for {}; replace the file by the original."
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
 
-def build(name: str, head: str = "pooled", seed: int = 0, **body) -> keras.Model:
-    """A model from gray (batch, size, size, 1) to logits (batch, 1); see `build_body`."""
-    return add_head(build_body(name, seed=seed, **body), head, seed)
+def build(
+    name: str, head: str = "pooled", seed: int = 0, build_head: Callable | None = None, **options
+) -> keras.Model:
+    """A model from gray (batch, size, size, 1) to logits (batch, 1), with one of HEADS or one that
+    `build_head` makes: a function from pooled features to logits. For `options` see `build_body`.
+    """
+    body = build_body(name, seed=seed, **options)
+    if build_head is not None:
+        return keras.Model(body.input, build_head(body.outputs[-1]), name=name)
+    return add_head(body, head, seed)
 
 
 def build_body(
@@ -45,26 +53,50 @@ def build_body(
     """A backbone from gray (batch, size, size, 1) in 0..255 to its early feature maps, its last
     ones (float32) and their global average (float32). `precision` is a resolved one.
     """
+    backbone = backbones.find(name)
     backbones.apply_precision(precision)
     keras.utils.set_random_seed(seed)
-    backbone = REGISTRY[name]
     module = getattr(keras.applications, backbone.module)
     size = size or backbone.native_size
     gray = keras.Input((size, size, 1), name="gray")
     color = keras.layers.Concatenate(name="color", dtype="float32")([gray, gray, gray])
-    network = getattr(module, name)(
-        weights=None, include_top=False, input_tensor=module.preprocess_input(color), name=name
-    )
+    scaled = module.preprocess_input(color)
+    if backbone.module == "efficientnet":
+        # Keras scales once more, by 1 / sqrt(std), but only where it loads the weights itself.
+        mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        scaled = (scaled - 255 * mean) / np.sqrt(std) + 255 * mean
+    construct = getattr(keras.applications, name)
+    network = construct(weights=None, include_top=False, input_tensor=scaled)
+    network.name = name
     if weights is not None and weights.path is not None:
-        load = load_released if weights.initialization == "released" else load_weights
-        load(network, weights.path)
+        load_weights(network, weights.path)
     last = keras.layers.Activation("linear", dtype="float32", name="feature_maps")(network.output)
     pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(last)
-    return keras.Model(gray, [_early(network), last, pooled], name=name)
+    early = early_layer(network, backbone.early)
+    early.name = EARLY
+    return keras.Model(gray, [early.output, last, pooled], name=name)
+
+
+def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
+    """The layer of the early feature maps, which have about twice the grid of the last ones: that
+    of a `name`, or the last one from whose output alone the last ones follow, by layers with
+    MIN_TOP of the parameters (the top block). InputError where there is none, as in NASNet.
+    """
+    if name:
+        return network.get_layer(name)
+    for layer in reversed(network.layers):
+        shape, last = layer.output.shape, network.output.shape[1]
+        is_map = len(shape) == 4 and last < shape[1] <= 3 * last
+        if is_map and not isinstance(layer, keras.layers.ZeroPadding2D):
+            with contextlib.suppress(ValueError):  # of Keras: another path leads past it
+                behind = keras.Model(layer.output, network.output).count_params()
+                if behind >= MIN_TOP * network.count_params():
+                    return layer
+    raise InputError(f"{network.name} has no top block that could be fine-tuned; leave it out.")
 
 
 def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
-    """The model of a body, whose layers it shares, and one of HEADS. Its last layer is "logit"."""
+    """The model of a backbone, whose layers it shares, and one of HEADS; the last is "logit"."""
     early, last, pooled = body.outputs
     if head == "pooled":
         x = keras.layers.Dropout(DROPOUT, seed=seed, dtype="float32", name="dropout")(pooled)
@@ -85,17 +117,11 @@ def top(model: keras.Model) -> keras.Model:
     """The layers behind the early feature maps, shared with `model`: from early maps (and, for the
     localization head, `InsideMask`) to the logit (and the cells).
     """
-    inputs, outputs = [_early(model)], [model.get_layer("logit").output]
+    inputs, outputs = [model.get_layer(EARLY).output], [model.outputs[0]]
     if head_of(model) == "localization":
         inputs.append(model.get_layer("inside").output)
         outputs.append(model.get_layer("cell_logits").output)
     return keras.Model(inputs, outputs, name=model.name)
-
-
-def _early(network: keras.Model):
-    early = REGISTRY[network.name].early
-    layer = network.get_layer(early.removeprefix("<"))
-    return layer.input if early.startswith("<") else layer.output
 
 
 def unfreeze(model: keras.Model, depth: str) -> None:
@@ -108,18 +134,14 @@ def unfreeze(model: keras.Model, depth: str) -> None:
         layer.trainable = layer in tuned and not is_normalization
 
 
-def adapt_normalization(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
-    """Set batch normalization to the average statistics of `batches`: through random weights the
-    signal would die out long before the last feature maps.
+def adapt_normalization(model: keras.Model, images: np.ndarray) -> None:
+    """Set batch normalization to the statistics of `images`: through random weights the signal
+    would die out long before the last feature maps.
     """
-    layers = [la for la in model.layers if isinstance(la, keras.layers.BatchNormalization)]
-    momenta = [layer.momentum for layer in layers]
-    for count, batch in enumerate(batches if layers else ()):
-        for layer in layers:
-            layer.momentum = count / (count + 1)
-        model(batch, training=True)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -130,18 +152,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     """
     uses = Counter(id(x) for op in model.operations for x in keras.tree.flatten(op.input))
     uses.update(id(x) for x in model.outputs)
-    makers = {
-        id(layer.output): layer.name
-        for layer in model.layers
-        if isinstance(layer, CONVOLUTIONS)
-        and layer.activation is keras.activations.linear
-        and uses[id(layer.output)] == 1
-    }
-    followers = {
-        makers[id(layer.input)]: layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization) and id(layer.input) in makers
-    }
+    followers = {}
+    for norm in (la for la in model.layers if isinstance(la, keras.layers.BatchNormalization)):
+        maker = norm.input._keras_history.operation
+        is_linear = getattr(maker, "activation", None) is keras.activations.linear
+        if isinstance(maker, CONVOLUTIONS) and is_linear and uses[id(norm.input)] == 1:
+            followers[maker.name] = norm
     removed = {layer.name for layer in followers.values()}
 
     def clone(layer: keras.Layer) -> keras.Layer:
@@ -166,35 +182,22 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     return folded
 
 
-def summary_table(model: keras.Model) -> pd.DataFrame:
-    """Layers and parameters of body and head, frozen and trainable, with their dtypes."""
-    rows = []
-    for layer in (layer for layer in model.layers if layer.weights):
-        part = "head" if layer.name in ("cell_logits", "logit") else "body"
-        state = "trainable" if layer.trainable_weights else "frozen"
-        dtypes = layer.compute_dtype, layer.variable_dtype
-        rows.append((part, state, *dtypes, 1, layer.count_params()))
-    columns = ["part", "state", "compute dtype", "variable dtype", "layers", "parameters"]
-    return pd.DataFrame(rows, columns=columns).groupby(columns[:4], sort=False).sum()
-
-
 def load_weights(model: keras.Model, path: Path) -> None:
-    """Load a weights file; InputError where it does not fit."""
+    """Load a weights file of Keras, or 8-bit released weights (.npz), of which a backbone takes the
+    first; InputError where it does not fit.
+    """
     try:
-        model.load_weights(path)
+        if path.suffix != ".npz":
+            model.load_weights(path)
+            return
+        stored = artifacts.read_arrays(path) or {}
+        names = [name for name in stored if not name.endswith("/scale")][: len(model.weights)]
+        scales = [stored.get(f"{name}/scale", np.float32(1)) for name in names]
+        pairs = zip(names, scales, strict=True)
+        model.set_weights([stored[name].astype(np.float32) * scale for name, scale in pairs])
     except (ValueError, OSError, KeyError) as error:
-        raise InputError(MISFIT.format(path, model.name)) from error
-
-
-def load_released(model: keras.Model, path: Path) -> None:
-    """Load 8-bit released weights into a model or, if it is a body, the first of them."""
-    stored = artifacts.read_arrays(path) or {}
-    names = [name for name in stored if not name.endswith("/scale")][: len(model.weights)]
-    scales = [stored.get(f"{name}/scale", np.float32(1)) for name in names]
-    arrays = [stored[name].astype(np.float32) * s for name, s in zip(names, scales, strict=True)]
-    if [array.shape for array in arrays] != [tuple(w.shape) for w in model.weights]:
-        raise InputError(MISFIT.format(path, model.name))
-    model.set_weights(arrays)
+        what = f"{path} does not hold weights for {model.name}"
+        raise InputError(f"{what}; replace the file by the original.") from error
 
 
 def image_loss(weights: Sequence[float]):

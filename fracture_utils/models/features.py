@@ -1,12 +1,11 @@
-"""Feature maps of the frozen body, computed once per image and cached as memory-mapped .npy.
+"""Feature maps of the frozen backbone, computed once per image and augmented copy, cached as .npy.
 
 The pooled head learns from pooled features; the localization head and the top block from the maps,
 which are many times larger.
 """
 
 import contextlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils import artifacts
-from fracture_utils.config import NORMAL
+from fracture_utils.config import NORMAL, Config
 from fracture_utils.data import generators
 from fracture_utils.models.builder import UNKNOWN
 
@@ -26,65 +25,85 @@ LARGEST = float(np.finfo(np.float16).max)
 def extract(
     body: keras.Model,
     pixels: np.ndarray,
-    rows: np.ndarray,
-    config,
+    passes: Sequence[tuple[np.ndarray, int | None]],
+    config: Config,
     folder: Path,
     with_maps: bool,
     key: dict,
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
     """Early and last feature maps (float16), if `with_maps`, and pooled features (float32) of the
-    `rows` of `pixels`, by name: files in `folder`, sealed by `key`.
+    `passes`, by name: files in `folder`, sealed by `key`.
 
-    `body` is a (folded) `builder.build_body`. FloatingPointError where a feature is not finite.
+    A pass is rows of `pixels` and the number of their augmented copy, None: the originals. `body`
+    is a `builder.build_body`. FloatingPointError where a feature is not finite.
     """
     outputs = dict(zip(NAMES, body.outputs, strict=True))
     paths = {name: folder / f"{name}.npy" for name in (NAMES if with_maps else NAMES[2:])}
     if not all(artifacts.is_valid(path, key) for path in paths.values()):
         model = keras.Model(body.input, [outputs[name] for name in paths])
         labels, step = np.zeros(len(pixels)), CHUNK * config.batch_size
+        chunks = [
+            (rows, copy)
+            for whole, copy in passes
+            for rows in np.split(whole, range(step, len(whole), step))
+        ]
+        done, total = 0, sum(len(rows) for rows, _ in chunks)
         with contextlib.ExitStack() as files:
-            arrays = []
+            written = []
             for name, path in paths.items():
                 temporary = files.enter_context(artifacts.replacing(path))
-                shape = (len(rows), *outputs[name].shape[1:])
-                dtype = np.float32 if name == "pooled" else np.float16
-                arrays.append(np.lib.format.open_memmap(temporary, "w+", dtype, shape))
-                if hasattr(os, "posix_fallocate"):  # or a full disk would end the process
-                    with temporary.open("rb+") as file:
-                        os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            for start in range(0, len(rows), step):
-                chunk = slice(start, start + step)
-                batches = generators.ImageBatches(pixels, labels, rows[chunk], config)
+                file = files.enter_context(temporary.open("wb"))
+                dtype = "<f4" if name == "pooled" else "<f2"
+                shape = (total, *outputs[name].shape[1:])
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                written.append((file, dtype))
+            for rows, copy in chunks:
+                batches = generators.ImageBatches(pixels, labels, rows, config, copy)
                 predicted = keras.tree.flatten(model.predict(batches, verbose=0))
                 if not np.isfinite(predicted[-1]).all():
                     raise FloatingPointError(f"The features of {body.name} are not finite.")
-                for array, values in zip(arrays, predicted, strict=True):
-                    array[chunk] = np.clip(values, -LARGEST, LARGEST)
-                progress(min(start + step, len(rows)), len(rows))
-            for array in arrays:
-                array.flush()
+                for (file, dtype), values in zip(written, predicted, strict=True):
+                    file.write(np.clip(values, -LARGEST, LARGEST).astype(dtype))
+                progress(done := done + len(rows), total)
         for path in paths.values():
             artifacts.seal(path, key)
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
-def cell_targets(
-    pixels: np.ndarray, rows: np.ndarray, images: pd.DataFrame, boxes: pd.DataFrame, grid: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Targets of `builder.cell_loss`, int8 (n, grid, grid), and which cells lie inside the image,
-    bool, for n `images` in these `rows` of `pixels`. Cells outside the image and those of a
-    fracture without a box are UNKNOWN.
+def boxes_by_row(
+    images: pd.DataFrame, rows: np.ndarray, boxes: pd.DataFrame
+) -> dict[int, tuple[np.ndarray, tuple[int, int]]]:
+    """Corners (k, 4) of the boxes and the shape of the file, by row of the pixels, of the `images`
+    whose fractures are located: normal ones have no box, fractured ones without any are left out.
     """
     corners = {path: table.iloc[:, 1:].to_numpy(float) for path, table in boxes.groupby("path")}
-    inside = np.stack([generators.inside_grid(pixels[row], grid) for row in rows])
+    corners |= dict.fromkeys(images.loc[images["label"] == NORMAL, "path"], np.empty((0, 4)))
+    shapes = images[["height", "width"]].astype(int).itertuples(index=False, name=None)
+    of_row = zip(rows, images["path"], shapes, strict=True)
+    return {row: (corners[path], shape) for row, path, shape in of_row if path in corners}
+
+
+def cell_targets(
+    pixels: np.ndarray, located: dict, grid: int, config: Config, rows: np.ndarray, copy: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets of `builder.cell_loss`, int8 (n, grid, grid), and which cells lie inside the image,
+    bool, for n `rows` of `pixels`: the originals, or an augmented `copy`, whose boxes move with it.
+    Cells outside the image and those of a fracture without a box (see `boxes_by_row`) are UNKNOWN.
+    """
+    inside = np.zeros((len(rows), grid, grid), bool)
     targets = np.full(inside.shape, UNKNOWN, np.int8)
-    for number, image in enumerate(images.itertuples()):
-        if image.label == NORMAL:
-            targets[number][inside[number]] = 0
-        elif image.path in corners:
-            shape, size = (int(image.height), int(image.width)), pixels.shape[1]
-            marked = generators.draw_boxes(corners[image.path], shape, size)
+    for number, row in enumerate(rows):
+        squares = [pixels[row]]
+        if row in located:
+            squares.append(generators.draw_boxes(*located[row], pixels.shape[1]))
+        if copy is not None:
+            random = np.random.default_rng([config.seed, copy, row])  # as in `ImageBatches`
+            coefficients = generators.affine(pixels.shape[1], config, random)
+            squares = [generators.warp(square, coefficients) for square in squares]
+        inside[number] = generators.inside_grid(squares[0], grid)
+        for marked in squares[1:]:
             fractured = generators.box_grid(marked, grid)
             targets[number] = np.where(inside[number], fractured, UNKNOWN)
     return targets, inside

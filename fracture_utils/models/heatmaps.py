@@ -12,7 +12,7 @@ from fracture_utils.models import builder
 
 class Outputs(NamedTuple):
     """Of n images: logits (n,) float64, heat maps (n, rows, columns) and pooled early feature maps
-    (n, channels), both float32. A heat map holds the contribution of each grid cell to the logit.
+    (n, channels), both float32. Each grid cell of a heat map has the unit of the logit.
     """
 
     logits: np.ndarray
@@ -20,29 +20,38 @@ class Outputs(NamedTuple):
     features: np.ndarray
 
 
-class ClassActivationMap(keras.layers.Layer):
-    """Feature maps (batch, rows, columns, channels) weighted by the kernel of the pooled head (Zhou
-    et al. 2016): here equal to Grad-CAM (Selvaraju et al. 2017) without its ReLU.
+class HeatMap(keras.layers.Layer):
+    """Heat maps (batch, rows, columns) in the unit of the logit, by `head`, the last layer.
+
+    Of the pooled head, from feature maps: class activation maps (Zhou et al. 2016), here equal to
+    Grad-CAM (Selvaraju et al. 2017) without its ReLU, plus the bias; their mean is the logit. Of
+    the localization head, from cell logits and inside mask: padding has the lowest value.
     """
 
     def __init__(self, head: keras.layers.Layer) -> None:
-        super().__init__(dtype="float32", name="class_activation_map")
+        super().__init__(dtype="float32", name="heat_map")
         self.head = head
 
     def call(self, inputs):  # a matrix product would be rounded by the bfloat16 graph rewrite
-        return keras.ops.sum(inputs * self.head.kernel, axis=-1)
+        if not isinstance(self.head, builder.LogSumExpPool):
+            return keras.ops.sum(inputs * self.head.kernel, axis=-1) + self.head.bias
+        cells, inside = inputs
+        lowest = keras.ops.min(cells, axis=(1, 2), keepdims=True)
+        cells = keras.ops.where(inside > 0, cells, lowest)
+        return self.head.gain * cells + self.head.offset
 
 
 def explain(model: keras.Model, from_features: bool = False) -> keras.Model:
     """A classifier with the outputs of `Outputs` that shares the weights of `model`. Takes images,
     or `from_features` early and last feature maps (and, for the localization head, inside mask).
     """
-    cached = [builder._early(model), model.get_layer("feature_maps").output]
+    cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
     if builder.head_of(model) == "localization":
-        heat_maps = model.get_layer("cell_logits").output
         cached.append(model.get_layer("inside").output)
+        inputs = [model.get_layer("cell_logits").output, cached[-1]]
     else:
-        heat_maps = ClassActivationMap(model.get_layer("logit"))(cached[1])
+        inputs = cached[1]
+    heat_maps = HeatMap(model.get_layer("logit"))(inputs)
     pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(cached[0])
     inputs = cached if from_features else model.input
     return keras.Model(inputs, [model.output, heat_maps, pooled], name=model.name)

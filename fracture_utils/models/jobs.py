@@ -1,6 +1,7 @@
 """All models of a run, each in a process of its own: here, one per GPU, or on a Dask cluster."""
 
 import contextlib
+import os
 import platform
 import subprocess
 import sys
@@ -15,19 +16,21 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import PREFIX, Config, InputError, first_line
+from fracture_utils.config import PREFIX, Config, InputError, Interruption, first_line
 from fracture_utils.data import reader
 from fracture_utils.models import backbones
-from fracture_utils.models.backbones import REGISTRY, Weights
+from fracture_utils.models.backbones import Weights
 
 TRAINING = "fracture_utils.models.training"
 STAGES = ("features", "head", "fine_tune", "predict")
 SETTINGS = {  # of config, that a trained model depends on
     *("batch_size", "seed", "precision", "head", "disk_limit", "fine_tune_epochs"),
     *("fine_tune_depth", "horizontal_flip", "vertical_flip", "rotation", "zoom", "shift"),
-    *("brightness", "contrast"),
+    *("brightness", "contrast", "augmented_copies"),
 }
-CODE, LIBRARIES = ["data", "models"], ["keras", "tensorflow", "jax", "numpy", "scikit-learn"]
+CODE = ["data/dataset.py", "data/generators.py", "data/reader.py", "models/backbones.py"]
+CODE += [f"models/{name}.py" for name in ("builder", "features", "heatmaps", "ood", "training")]
+LIBRARIES = ["keras", "tensorflow", "jax", "numpy", "scikit-learn"]
 CANCEL = "cancel"  # a file of this name in a job folder ends the training, on whatever machine
 POLL, PATIENCE = 0.3, 30  # seconds: between looks at the progress; for a scheduler to answer
 BAR = "{desc:<26}{percentage:3.0f} %|{bar}| {elapsed}"
@@ -50,6 +53,7 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
 
     InputError where all fail, or another run uses the folders.
     """
+    config = backbones.by_hardware(config)
     weights, left_out = backbones.find_weights(config)
     needed = images[["path", "group", "label", "split", "sha256", "width", "height"]]
     boxes = boxes[boxes["path"].isin(images["path"])].round(1)
@@ -64,15 +68,8 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
         for name, folder in waiting.items():
             for old in (CANCEL, "status.json"):
                 (folder / old).unlink(missing_ok=True)
-            path = weights[name].path and weights[name].path.absolute()
-            initial = weights[name]._replace(path=path)
-            job = {
-                "name": name,
-                "key": keys[name],
-                "config": settings,
-                "weights": initial._asdict(),
-            }
-            artifacts.write_json(folder / "job.json", job)
+            job = {"name": name, "key": keys[name], "weights": weights[name]._asdict()}
+            artifacts.write_json(folder / "job.json", job | {"config": settings})
             artifacts.write_text(folder / "images.csv", needed.to_csv(index=False))
             artifacts.write_text(folder / "boxes.csv", boxes.to_csv(index=False))
         failed = _train_all(waiting, keys, config.cluster) if waiting else {}
@@ -84,7 +81,7 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
         if name not in failed:
             card = artifacts.read_json(folders[name] / "network.json")
             seconds = {f"seconds_{stage}": value for stage, value in card["seconds"].items()}
-            card |= {"status": "trained", "multiply_adds": REGISTRY[name].multiply_adds}
+            card |= {"status": "trained", "multiply_adds": backbones.find(name).multiply_adds}
             row |= card | seconds | {"seconds": sum(seconds.values())}
             history.append(tables.read(folders[name], "history"))
             predictions.append(tables.read(folders[name], "predictions"))
@@ -95,6 +92,7 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
             }
         rows.append(row)
     networks = pd.DataFrame(rows, columns=tables.columns("networks"))
+    networks["parameters"] = networks["parameters"].astype("Int64")  # written with all digits
     if not predictions:
         raise InputError("No model could be trained. " + " ".join(networks["reason"]))
     omitted = {"width", "height", "bit_depth", "sha256", *predictions[0]} - {"path"}
@@ -114,7 +112,7 @@ def job_key(
         data=[data, boxes.to_numpy().tolist()],
         settings=config.model_dump(mode="json", include=SETTINGS),
         weights=[weights.initialization, weights.sha256],
-        backbone=[REGISTRY[name], backbones.size(name, config)],
+        backbone=[backbones.find(name), backbones.size(name, config)],
         backend=backbones.environment()["KERAS_BACKEND"],
     )
 
@@ -147,10 +145,13 @@ def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) ->
                         bar.set_description_str(f"{name}: {status['stage']}", refresh=False)
                         done = STAGES.index(status["stage"]) + status["done"] / status["total"]
                         bar.update(done - bar.n)
-        except BaseException:
+        except BaseException as error:
             for name, future in futures.items():
                 (folders[name] / CANCEL).touch()
                 future.cancel()
+            if isinstance(error, KeyboardInterrupt):
+                why = "the training was stopped; run this cell again to resume it"
+                raise Interruption(why) from None
             raise
         finally:
             for bar in bars.values():
@@ -177,7 +178,8 @@ def run(folder: Path, key: dict, gpus: SimpleQueue | None = None) -> str:
     gpu = gpus.get() if gpus else ""
     variables = {k: v for k, v in backbones.environment().items() if not k.startswith(PREFIX)}
     variables |= {backbones.DEVICES: gpu} if gpu else {}
-    command, log, reason = [sys.executable, "-m", TRAINING, str(folder)], folder / "log.txt", None
+    command = [sys.executable, "-m", TRAINING, str(folder), str(os.getpid())]
+    log, reason = folder / "log.txt", None
     streams = {"stdout": subprocess.PIPE, "encoding": "utf-8", "env": variables}
     try:
         with log.open("a") as file, subprocess.Popen(command, stderr=file, **streams) as process:

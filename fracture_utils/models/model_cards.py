@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fracture_utils import artifacts
-from fracture_utils.config import BACKBONES, NORMAL, PREFIX, Config, InputError
+from fracture_utils.config import FRACTURED, NORMAL, PREFIX, Config, InputError
 from fracture_utils.evaluation import sentences
+from fracture_utils.evaluation.intervals import ENDS
 from fracture_utils.evaluation.predictions import ENSEMBLE
 from fracture_utils.models.backbones import RELEASED_DIR, resolve_precision
 
@@ -18,7 +19,12 @@ def save(results: Any, config: Config) -> None:
     which lists them with their SHA-256 and holds the operating point of their ensemble, if any.
     """
     points, members = results.operating_points.set_index("model"), {}
-    classes, columns = [NORMAL, config.positive], ["slope", "intercept", "threshold", "rule"]
+    classes, columns = [NORMAL, config.positive], ["slope", "intercept", "rule"]
+    columns += [f"threshold{end}" for end in ENDS]
+    source = {"source": config.source, "trained_on": config.images_dir.resolve().name}
+    for split, name in (("train", "training"), ("validation", "validation")):
+        labels = results.images.loc[results.images["split"] == split, "label"]
+        source[name] = {"images": len(labels), "fractured": int((labels == FRACTURED).sum())}
 
     def decision(name: str) -> dict:
         caution = sentences.heat_map_caution(results.localization, name)
@@ -27,7 +33,7 @@ def save(results: Any, config: Config) -> None:
     for name in results.networks.query("status == 'trained'")["model"]:
         card = artifacts.read_json(config.cache_dir / "models" / name / "network.json")
         members[name] = card["weights_sha256"]
-        card |= {"class_names": classes, "source": config.source} | decision(name)
+        card |= {"class_names": classes} | source | decision(name)
         artifacts.write_json(config.models_dir / f"{name}.json", card)
     ensemble = {"members": members, "class_names": classes}
     ensemble |= decision(ENSEMBLE) if ENSEMBLE in points.index else {}
@@ -35,20 +41,24 @@ def save(results: Any, config: Config) -> None:
 
 
 def home(config: Config) -> Path:
-    """models_dir, or the folder of released models where it holds no card."""
-    cards = [config.models_dir / f"{name}.json" for name in BACKBONES]
-    return config.models_dir if any(path.is_file() for path in cards) else RELEASED_DIR
+    """models_dir, or the folder of released models where it holds no card, or where it was not
+    named and its models were trained on phantoms: these do not apply to radiographs.
+    """
+    folder = config.models_dir
+    if "models_dir" not in config.model_fields_set:
+        sources = {card.get("source") for card in cards_in(folder).values()}
+        folder = RELEASED_DIR if "phantoms" in sources else folder
+    return folder if any(folder.glob("*.json")) else RELEASED_DIR
 
 
 def read(folder: Path) -> tuple[dict[str, dict], dict | None]:
     """The cards of the models of the last run, and that of their ensemble if it has an operating
     point and all members are present. InputError where there is no card.
     """
-    paths = {name: folder / f"{name}.json" for name in [*BACKBONES, ENSEMBLE]}
-    cards = {name: artifacts.read_json(path) for name, path in paths.items() if path.is_file()}
-    ensemble = cards.pop(ENSEMBLE, None)
+    cards, path = cards_in(folder), folder / f"{ENSEMBLE}.json"
+    ensemble = artifacts.read_json(path) if path.is_file() else None
     if ensemble:
-        cards = {name: card for name, card in cards.items() if name in ensemble["members"]}
+        cards = {name: cards[name] for name in ensemble["members"] if name in cards}
     if not cards:
         raise InputError(
             f"There is no trained model in {folder}. Run the notebook first, or set "
@@ -59,9 +69,17 @@ def read(folder: Path) -> tuple[dict[str, dict], dict | None]:
     return cards, ensemble if decides else None
 
 
-def load(name: str, card: dict, folder: Path, precision: str | None = None) -> Any:
-    """The Keras model that `card` describes, built by code and filled with its weights of `folder`,
-    in the precision of the card or in another. InputError where the weights are not there.
+def cards_in(folder: Path) -> dict[str, dict]:
+    """The cards of all networks in a folder, by name."""
+    paths = [path for path in sorted(folder.glob("*.json")) if path.stem != ENSEMBLE]
+    cards = {path.stem: artifacts.read_json(path) for path in paths}
+    return {name: card for name, card in cards.items() if "weights_sha256" in card}
+
+
+def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any:
+    """The Keras model that `card` describes, built by code and filled with its weights of `folder`:
+    in float32 by default, because 16 bits change probabilities (benchmarks/README.md). InputError
+    where the weights are not there.
     """
     from fracture_utils.models import builder
 
@@ -71,10 +89,9 @@ def load(name: str, card: dict, folder: Path, precision: str | None = None) -> A
             f"{path} is missing or differs from what {name}.json describes; run the notebook "
             "again, or choose another folder."
         )
-    precision = resolve_precision(precision or card["precision"])
+    precision = resolve_precision(precision)
     model = builder.build(name, card["head"], size=card["input_size"], precision=precision)
-    fill = builder.load_released if path.suffix == ".npz" else builder.load_weights
-    fill(model, path)
+    builder.load_weights(model, path)
     return model
 
 

@@ -1,11 +1,12 @@
 """Out-of-distribution warning: whether an image resembles the reference set of a model."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy import ndimage, spatial
+from scipy.spatial.distance import cdist
 
 from fracture_utils import artifacts
 from fracture_utils.config import InputError
@@ -27,7 +28,7 @@ def sample(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Reference:
-    """The reference set of n training images: `squares` uint8 (n, size, size), early `features`
+    """The reference set of n > 1 training images: `squares` uint8 (n, size, size), early `features`
     (n, channels), `images` with group, width, height. Only images of other groups are neighbors.
     """
     groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
@@ -36,7 +37,7 @@ def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Refe
     neighbors = int(min(NEIGHBORS, allowed.sum(axis=1).min()))
     reference = {"groups": groups, "neighbors": np.array(neighbors), "scores": scores}
     described = _describe(squares, features, images[["height", "width"]].to_numpy())
-    for check, values in described.items() if neighbors else ():
+    for check, values in described.items():
         center, spread = values.mean(axis=0), values.std(axis=0)
         spread = np.maximum(spread, max(FLOOR * spread.mean(), 1e-9))
         descriptors = ((values - center) / spread).astype(np.float16)
@@ -59,20 +60,25 @@ def read(path: Path) -> Reference:
 
 def warnings(reference: Reference, squares: np.ndarray, features: np.ndarray, shapes) -> list[str]:
     """For each of n images (`shapes` (n, 2): height, width) the decisive check, or "". A warning
-    stands where the conformal p value (Vovk et al. 2005; groups weigh the same, Dunn et al. 2023)
-    of the weighted sum of the scaled distances (Sun et al. 2022) is at most `rate`.
+    stands where the score, the weighted sum of the distances (Sun et al. 2022), is above
+    `threshold`.
     """
-    neighbors, groups = int(reference["neighbors"]), reference["groups"]
-    if not neighbors:  # a single image
-        return [""] * len(squares)
-    excess = np.zeros((len(WEIGHTS), len(squares)))
-    for k, (check, values) in enumerate(_describe(squares, features, shapes).items()):
+    neighbors, distances = int(reference["neighbors"]), []
+    for check, values in _describe(squares, features, shapes).items():
         part = {name: reference[f"{name}/{check}"] for name in PARTS}
-        excess[k] = WEIGHTS[check] * np.maximum(0, _distances(part, values, neighbors))
+        distances.append(WEIGHTS[check] * np.maximum(0, _distances(part, values, neighbors)))
+    flags = np.sum(distances, axis=0) > threshold(reference)
+    return np.where(flags, np.array(list(WEIGHTS))[np.argmax(distances, axis=0)], "").tolist()
+
+
+def threshold(reference: Reference) -> float:
+    """Score above which an image gets a warning: the largest of the reference scores whose
+    conformal p value (Vovk et al. 2005; groups weigh the same, Dunn et al. 2023) is above `rate`.
+    """
+    groups, scores = reference["groups"], reference["scores"]
     weights = len(groups) / (1 + groups.max()) / np.bincount(groups)[groups]
-    more_distant = reference["scores"] >= excess.sum(axis=0)[:, None]
-    flags = (1 + more_distant @ weights) / (1 + len(groups)) <= rate(reference) + 1e-9
-    return np.where(flags, np.array(list(WEIGHTS))[excess.argmax(axis=0)], "").tolist()
+    p_values = (1 + (scores >= scores[:, None]) @ weights) / (1 + len(groups))
+    return float(scores[p_values > rate(reference) + 1e-9].max())
 
 
 def rate(reference: Reference) -> float:
@@ -80,29 +86,45 @@ def rate(reference: Reference) -> float:
     return max(RATE, 1 / (1 + len(np.unique(reference["groups"]))))
 
 
+def statistics(square: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
+    """Gray levels, contrast by spatial frequency, and border (23,) of a uint8 image (size, size)
+    whose padding at SIDE pixels lies outside `frame`. Without SciPy: it runs beside ONNX files.
+    """
+    top, left, height, width = frame
+    small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    inside = np.asarray(small)[top : top + height, left : left + width].astype(np.float32)
+    levels = np.histogram(inside, LEVELS, (0, 256))[0].cumsum()[:-1] / inside.size
+    blurred = [inside]
+    for sigma in SIGMAS:
+        blurred.append(_blur(height, sigma) @ blurred[-1] @ _blur(width, sigma).T)
+    bands = np.log(np.diff([*blurred, 0 * inside], axis=0).std(axis=(1, 2)) + 0.3)
+    edge = max(1, min(inside.shape) // 25)
+    border = inside / 255
+    border[edge:-edge, edge:-edge] = np.nan
+    return np.array([*levels, *bands, np.nanmean(border), np.nanstd(border)])
+
+
+@functools.lru_cache(64)
+def _blur(side: int, sigma: float) -> np.ndarray:
+    """The matrix (side, side) of a Gaussian filter over three sigmas, mirrored at both ends."""
+    radius = int(3 * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    mirrored = np.pad(np.eye(side), ((radius, radius), (0, 0)), "symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, 2 * radius + 1, axis=0)
+    return (windows @ (kernel / kernel.sum())).astype(np.float32)
+
+
 def _describe(squares: np.ndarray, features: np.ndarray, shapes: np.ndarray) -> Reference:
-    statistics = []
-    for square, shape in zip(squares, shapes, strict=True):
-        top, left, height, width = reader.frame(shape, SIDE)
-        small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        inside = np.asarray(small)[top : top + height, left : left + width].astype(np.float32)
-        levels = np.histogram(inside, LEVELS, (0, 256))[0].cumsum()[:-1] / inside.size
-        edge = max(1, min(inside.shape) // 25)
-        border = inside / 255
-        border[edge:-edge, edge:-edge] = np.nan
-        blurred = [inside]  # contrast by spatial frequency
-        for sigma in SIGMAS:
-            blurred.append(ndimage.gaussian_filter(blurred[-1], sigma, truncate=3))
-        bands = np.log(np.diff([*blurred, 0 * inside], axis=0).std(axis=(1, 2)) + 0.3)
-        statistics.append([*levels, *bands, np.nanmean(border), np.nanstd(border)])
+    frames = [reader.frame(shape, SIDE) for shape in shapes]
+    described = np.array([statistics(*pair) for pair in zip(squares, frames, strict=True)])
     roots = np.sign(features) * np.abs(features) ** 0.25  # or few channels would dominate
-    return dict(zip(WEIGHTS, (np.array(statistics), roots), strict=True))
+    return dict(zip(WEIGHTS, (described, roots), strict=True))
 
 
 def _distances(part: Reference, values: np.ndarray, neighbors: int, allowed=True) -> np.ndarray:
     """Scaled log of the distance to the nearest `allowed` ones over the root of their spacing."""
     values = (values - part["center"]) / part["spread"]
-    distances = np.where(allowed, spatial.distance.cdist(values, part["descriptors"]), np.inf)
+    distances = np.where(allowed, cdist(values, part["descriptors"]), np.inf)
     nearest = np.argsort(distances, axis=1)[:, :neighbors]
     distances = np.take_along_axis(distances, nearest, axis=1).mean(axis=1)
     spacing = part["spacing"][nearest].mean(axis=1)

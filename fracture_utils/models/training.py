@@ -1,9 +1,10 @@
-"""One model from initial weights to predictions: `python -m fracture_utils.models.training FOLDER`.
+"""One model from initial weights to predictions, in the process that `jobs` starts for it.
 
-FOLDER is a job folder that `jobs` wrote. Feature maps and epochs are kept in it, so that a run that
-was killed repeats one stage or epoch at most, and ends with the same numbers.
+Feature maps and epochs are kept in the job folder, so that a run that was killed repeats one stage
+or epoch at most, and ends with the same numbers.
 """
 
+import ctypes
 import functools
 import os
 import re
@@ -37,7 +38,7 @@ BOX_WEIGHT = 10.0  # localization head: grid cells in the loss, relative to the 
 STANDARD = 256  # localization head: images by which feature maps are standardized
 TUNE_RATE, PATIENCE = 3e-5, 5  # fine-tuning: Adam, peak rate; epochs without a higher AUC
 WARM_UP = 0.1  # share of the steps in which a learning rate rises from zero
-ADAPTED_BATCHES, TIMED_BATCHES = 2, 3
+TIMED_BATCHES = 3
 STATUS_SECONDS = 0.3  # between two writes of status.json
 
 
@@ -53,6 +54,7 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.path, self.key, self.seed, self.patience = path, key, seed, patience
         self.batches, self.rows = batches, batches.rows
+        batches.rows = shuffled(self.rows, seed, 1)  # Keras looks at a batch before the first epoch
         self.watch, self.measure, self.report = watch, measure, report
         self.state = {"epoch": 0, "waited": 0, "best": best, "history": []}
         self.arrays: dict | None = None
@@ -117,14 +119,11 @@ def _assign(variables: list, name: str, arrays: dict[str, np.ndarray]) -> None:
 
 
 def compile_model(model: keras.Model, optimizer: Any, class_weights: Sequence[float]) -> None:
-    """Compile a model of logits, or of logits and cell logits, with loss scaling in float16 (Keras
-    alone would decide by the dtype policy of the moment).
+    """Compile a model of logits, or of logits and cell logits; in mixed_float16 Keras scales the
+    loss.
     """
-    if any(layer.compute_dtype == "float16" for layer in model.layers):
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     losses, count = [builder.image_loss(class_weights), builder.cell_loss], len(model.outputs)
-    weights = [1.0, BOX_WEIGHT][:count]
-    model.compile(optimizer, losses[:count], loss_weights=weights, auto_scale_loss=False)
+    model.compile(optimizer, losses[:count], loss_weights=[1.0, BOX_WEIGHT][:count])
 
 
 def cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -133,9 +132,12 @@ def cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSc
     return keras.optimizers.schedules.CosineDecay(0.0, steps, **warm_up)
 
 
-def fit_pooled(pooled: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Kernel (channels,) and bias of a logistic regression on the pooled features (n, channels)."""
-    mean, deviation = pooled.mean(axis=0, dtype=float), pooled.std(axis=0, dtype=float)
+def fit_pooled(pooled: np.ndarray, labels: np.ndarray, copies: int = 0) -> tuple[np.ndarray, float]:
+    """Kernel (channels,) and bias of a logistic regression on the pooled features (n, channels) of
+    original images, which standardize them, followed by `copies` augmented copies of each.
+    """
+    originals = pooled[: len(pooled) // (1 + copies)]
+    mean, deviation = originals.mean(axis=0, dtype=float), originals.std(axis=0, dtype=float)
     deviation = np.maximum(deviation, SMALLEST_DEVIATION * np.median(deviation) + 1e-6)
     strength = 1 / (2 * L2 * len(labels))
     regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
@@ -165,6 +167,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     """`train` in one precision; raises FloatingPointError where a number is not finite."""
     name, config, key = job["name"], Config(**job["config"]), job["key"] | {"precision": precision}
     initial = backbones.Weights(**job["weights"])
+    initial = initial._replace(path=Path(initial.path) if initial.path else None)  # of JSON
     text = dict.fromkeys(["path", "group", "label", "split"], str)
     images = pd.read_csv(folder / "images.csv", dtype=text, keep_default_na=False)
     boxes = pd.read_csv(folder / "boxes.csv", dtype={"path": str})
@@ -206,48 +209,58 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         )  # fmt: skip
         return [row | {"stage": stage} for row in checkpoint.fit(model, epochs)]
 
-    # Feature maps: every image passes the frozen body once.
+    # Feature maps: every image and every augmented copy passes the frozen backbone once.
     begin("features")
     body = builder.build_body(name, size, initial, precision, config.seed)
     if initial.path is None:
         augmented = ImageBatches(pixels, labels_by_row, rows[training], config, epoch=0)
-        first = range(min(len(augmented), ADAPTED_BATCHES))
-        builder.adapt_normalization(body, (augmented[k][0] for k in first))
-    numbers = sum(np.prod(output.shape[1:]) for output in body.outputs[:2])
-    space = 2 * numbers * len(images) / 2**30
-    with_maps = space <= config.disk_limit
-    if not with_maps and config.head != "pooled":
+        builder.adapt_normalization(body, augmented[0][0])
+    copies = config.augmented_copies
+    counts = len(images) + len(training) * np.arange(copies + 1)
+    space = counts * sum(np.prod(output.shape[1:]) for output in body.outputs[:2]) * 2 / 2**30
+    fitting = int(sum(space <= config.disk_limit))
+    with_maps = fitting > 0
+    if fitting <= copies and (with_maps or config.head != "pooled"):
         why = (
-            f"its feature maps need {space:.1f} GiB of disk, more than {PREFIX}DISK_LIMIT "
-            f"({config.disk_limit:g}); raise it, or lower {PREFIX}IMAGE_SIZE"
+            f"its feature maps need {space[-1 if with_maps else 0]:.1f} GiB of disk, more than "
+            f"{PREFIX}DISK_LIMIT ({config.disk_limit:g}); raise it, or lower {PREFIX}IMAGE_SIZE"
         )
-        if config.head == "localization":
+        if not with_maps and config.head == "localization":
             raise InputError(f"{name} cannot have the localization head: {why}.")
-        reason = "; ".join(filter(None, [reason, f"pooled head, because {why}"]))
+        limited = f"{fitting - 1} of {copies} augmented copies" if with_maps else "pooled head"
+        reason = "; ".join(filter(None, [reason, f"{limited}, because {why}"]))
+    copies = fitting - 1 if with_maps else copies
+    passes = [(rows, None), *((rows[training], copy) for copy in range(1, copies + 1))]
+    numbers = np.arange(len(images), len(images) + copies * len(training))
+    variants = np.stack([training, *numbers.reshape(copies, len(training))], axis=1)
+    cached_labels = labels_by_row[np.concatenate([part for part, _ in passes])]
     cached = features.extract(
-        builder.fold_batch_norm(body), pixels, rows, config, scratch, with_maps, key,
+        builder.fold_batch_norm(body), pixels, passes, config, scratch, with_maps, key,
         functools.partial(report, "features"),
     )  # fmt: skip
 
     # Heads: the pooled one, the localization one where there are boxes, and the better one stays.
     begin("head")
-    models, histories, boxed = {}, {}, images["path"].isin(boxes["path"])[training].any()
+    models, histories, boxed = {}, {}, images["path"].isin(boxes["path"])[training]
     if config.head != "localization":
         models["pooled"] = builder.add_head(body, "pooled", config.seed)
-        kernel, bias = fit_pooled(cached["pooled"][training], labels[training])
+        ordered = variants.T.ravel()
+        kernel, bias = fit_pooled(cached["pooled"][ordered], cached_labels[ordered], copies)
         models["pooled"].get_layer("logit").set_weights([kernel, np.array(bias)])
         row = measure(cached["pooled"][watched] @ kernel + bias)
         row |= {"stage": "head", "epoch": 1, "seconds": time.monotonic() - started["head"]}
         histories["pooled"] = [row]
-    if with_maps and (config.head == "localization" or (config.head == "auto" and boxed)):
+    if with_maps and (config.head == "localization" or (config.head == "auto" and boxed.any())):
         model = models["localization"] = builder.add_head(body, "localization", config.seed)
         cells, maps = model.get_layer("cell_logits"), [cached["early"], cached["last"]]
-        targets, inside = features.cell_targets(pixels, rows, images, boxes, maps[0].shape[1])
+        located, grid = features.boxes_by_row(images, rows, boxes), maps[0].shape[1]
+        locate = functools.partial(features.cell_targets, pixels, located, grid, config)
+        targets, inside = map(np.concatenate, zip(*(locate(*part) for part in passes), strict=True))
         cells.standardize([array[np.sort(permuted[:STANDARD])] for array in maps])
         inputs = [*cells.input, model.get_layer("inside").output]
         head = keras.Model(inputs, [model.output, cells.output], name=name)
         arrays = [*maps, inside]
-        batches = FeatureBatches(arrays, [labels, targets], training, config.batch_size)
+        batches = FeatureBatches(arrays, [cached_labels, targets], variants, config.batch_size)
         watch = FeatureBatches(arrays, [labels], watched, config.batch_size)
         rate = cosine(HEAD_RATE, HEAD_EPOCHS * len(batches))
         optimizer = keras.optimizers.AdamW(rate, weight_decay=HEAD_DECAY)
@@ -258,18 +271,22 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     model, history = builder.add_head(body, chosen, config.seed), histories[chosen]
     model.set_weights(models[chosen].get_weights())  # the same, with dropout from the start
 
-    # Fine-tuning: the top block on the cached early maps, or all layers on augmented images.
+    # Fine-tuning: the top block on the cached early maps of originals and copies, or all layers on
+    # images that are augmented anew in each epoch.
     begin("fine_tune")
-    mask, grid = ([inside], [targets]) if chosen == "localization" else ([], [])
+    mask, in_cells = ([inside], [targets]) if chosen == "localization" else ([], [])
     if config.fine_tune_epochs:
         builder.unfreeze(model, config.fine_tune_depth)
         if with_maps and config.fine_tune_depth == "top":
             tuned, arrays = builder.top(model), [cached["early"], *mask]
-            batches = FeatureBatches(arrays, [labels, *grid], training, config.batch_size)
+            learned = [cached_labels, *in_cells]
+            batches = FeatureBatches(arrays, learned, variants, config.batch_size)
             watch = FeatureBatches(arrays, [labels], watched, config.batch_size)
         else:
-            tuned = keras.Model(model.input, [model.output], name=name)
-            batches = ImageBatches(pixels, labels_by_row, rows[training], config, epoch=1)
+            cells = [model.get_layer("cell_logits").output for _ in in_cells]
+            tuned = keras.Model(model.input, [model.output, *cells], name=name)
+            images_of = pixels, labels_by_row, rows[training], config
+            batches = ImageBatches(*images_of, epoch=1, cell_targets=locate if cells else None)
             watch = ImageBatches(pixels, labels_by_row, rows[watched], config)
         optimizer = keras.optimizers.Adam(cosine(TUNE_RATE, config.fine_tune_epochs * len(batches)))
         limits = config.fine_tune_epochs, aucs[chosen], PATIENCE
@@ -285,7 +302,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     with artifacts.replacing(weights_path) as temporary:
         keras.Model(model.input, model.output).save_weights(temporary)  # without the optimizer
 
-    # Predictions and heat maps: of a frozen body from the cached maps.
+    # Predictions and heat maps: of a frozen backbone from the cached maps.
     explained = heatmaps.explain(model)
     reference = np.flatnonzero(splits != "test")
     reference = reference[ood.sample(images["group"].to_numpy()[reference], config.seed)]
@@ -321,6 +338,9 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         "input_size": size,
         "head": chosen,
         "head_validation_auc": aucs,
+        "augmented_copies": copies,
+        "boxes": int(boxed.sum()) if chosen == "localization" else 0,
+        "fine_tune_depth": config.fine_tune_depth if config.fine_tune_epochs else "",
         "precision": precision,
         "reason": reason,
         "hardware": backbones.hardware(),
@@ -339,9 +359,11 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     shutil.rmtree(scratch)
 
 
-def main(folder: Path) -> NoReturn:
-    """Work through the job in `folder`; status.json has the progress, stdout why it failed."""
-    threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+def main(folder: Path, parent: int) -> NoReturn:
+    """Work through the job in `folder`; status.json has the progress, stdout why it failed. Ends
+    with the process `parent`.
+    """
+    threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
     written, reason = 0.0, ""
 
     def report(stage: str, done: int, total: int) -> None:
@@ -367,10 +389,14 @@ def main(folder: Path) -> NoReturn:
 
 
 def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+    if sys.platform == "win32":
+        kernel = ctypes.windll.kernel32  # its handle of a process with the right to wait for it
+        kernel.WaitForSingleObject(kernel.OpenProcess(0x100000, False, parent), -1)
+    else:
+        while os.getppid() == parent:
+            time.sleep(1)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

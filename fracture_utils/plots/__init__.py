@@ -7,7 +7,6 @@
 from fracture_utils.evaluation.results import Results
 from fracture_utils.plots import style
 from fracture_utils.plots.dataset import (
-    audit_findings,
     augmentation_grid,
     class_distribution,
     image_grid,
@@ -32,7 +31,7 @@ from fracture_utils.plots.performance import (
 
 
 def draw_all(results: Results) -> None:
-    """Draw every figure that needs no images and whose table has rows."""
+    """Draw every figure that needs no images, whose table has rows and that is not drawn yet."""
     for draw, table in style.of_tables.items():
-        if len(getattr(results, table)):
+        if len(getattr(results, table)) and draw.__name__ not in style.drawn:
             draw(results)

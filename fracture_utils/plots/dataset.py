@@ -10,8 +10,6 @@ from fracture_utils.config import FRACTURED, NORMAL, SPLITS
 from fracture_utils.data import reader
 from fracture_utils.plots import style
 
-SEVERITIES = {"red": "#B2182B", "amber": "#E69F00", "info": "#9DB4C8"}
-
 
 @style.figure("Bar chart: images of each class in each split.", "images")
 def class_distribution(images: Any) -> style.Chart:
@@ -31,26 +29,6 @@ def class_distribution(images: Any) -> style.Chart:
     return chart
 
 
-@style.figure("Bar chart: findings of the data audit by check and severity.", "audit")
-def audit_findings(audit: Any) -> style.Chart:
-    """Findings by check, the severe first; takes the audit table or Results."""
-    table = getattr(audit, "audit", audit)
-    counts = table.value_counts(["severity", "check"]).reset_index(name="findings")
-    rank = list(SEVERITIES).index
-    counts = counts.sort_values("severity", key=lambda column: column.map(rank), kind="stable")
-    counts["check"] = counts["check"].map(lambda name: style.short(name.replace("_", " "), 40))
-    chart, ax = style.subplots(0.32 * max(len(counts), 2) + 1.1)
-    if len(counts):
-        sns.barplot(counts, x="findings", y="check", hue="severity", palette=SEVERITIES, ax=ax)
-        for bars in ax.containers:
-            ax.bar_label(bars, fmt="{:,.0f}", padding=3)
-        ax.legend(**style.RIGHT)
-    ax.margins(x=0.1)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(ylabel="", title=f"Findings of the data audit: {len(table):,}")
-    return chart
-
-
 def show(ax: Any, image: np.ndarray, title: str = "", wrong: bool = False) -> None:
     """An X-ray, uint8 (height, width), in gray and without ticks; an RGB image as it is."""
     ax.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -60,9 +38,9 @@ def show(ax: Any, image: np.ndarray, title: str = "", wrong: bool = False) -> No
 
 
 @style.figure("Grid of radiographs: training images of both classes, drawn at random.")
-def image_grid(data: Any, count: int = 8, seed: int = 0) -> style.Chart:
+def image_grid(data: Any, count: int = 8) -> style.Chart:
     """Random training images, as many of each class; takes a Dataset."""
-    train = data.images[data.images["split"] == "train"].sample(frac=1, random_state=seed)
+    train = data.images[data.images["split"] == "train"].sample(frac=1, random_state=0)
     rows = train.groupby("label").head(count // 2).sort_values("label", kind="stable")
     chart, axes = style.panels(len(rows), 2.1)
     for ax, row in zip(axes, rows.itertuples(), strict=True):
@@ -73,7 +51,7 @@ def image_grid(data: Any, count: int = 8, seed: int = 0) -> style.Chart:
 
 @style.figure("Grid of radiographs: one training image and augmented copies of it.")
 def augmentation_grid(image: np.ndarray, copies: Sequence[np.ndarray]) -> style.Chart:
-    """An image, uint8 (height, width), and what training may see instead."""
+    """An image, uint8 (height, width), and augmented copies of it."""
     chart, axes = style.panels(len(copies) + 1, 2.1)
     for k, (ax, copy) in enumerate(zip(axes, [image, *copies], strict=True)):
         show(ax, copy, f"augmented copy {k}" if k else "original")

@@ -12,30 +12,33 @@ from PIL import Image
 
 from fracture_utils.config import FRACTURED
 from fracture_utils.data import reader
-from fracture_utils.evaluation.localization import ASSESSMENTS, boxes_of, positive
+from fracture_utils.evaluation.localization import (
+    ASSESSMENTS,
+    OPACITY,
+    SMALLEST_TOP,
+    boxes_of,
+    colors,
+    overlay,
+    relative_to_threshold,
+)
 from fracture_utils.evaluation.results import Results
 from fracture_utils.evaluation.sentences import counted, heat_map_caution
 from fracture_utils.plots import style
 from fracture_utils.plots.dataset import show
 
-OPACITY, LARGEST, BOX = 0.7, 600, "#56B4E9"
-"""Of the heat map over an image; longest side of an image in a figure; color of boxes."""
+LARGEST, BOX = 600, "#56B4E9"
+"""Longest side of an image in a figure; color of boxes."""
 
 
-def color(heat_map: np.ndarray) -> np.ndarray:
-    """The heat map above its mean in color, uint8 RGBA (rows, columns, 4); opaque at its peak."""
-    above = positive(heat_map)
-    layer = mpl.colormaps["inferno"](above, bytes=True)
-    layer[..., 3] = (255 * above).round()
-    return layer
-
-
-def overlay(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
-    """The image, uint8 (height, width), below its heat map, uint8 RGB (height, width, 3)."""
-    layer = Image.fromarray(color(heat_map)).resize(image.shape[::-1], Image.Resampling.BILINEAR)
-    opacity = layer.getchannel("A").point(lambda value: OPACITY * value)
-    gray = Image.fromarray(image).convert("RGB")
-    return np.asarray(Image.composite(layer.convert("RGB"), gray, opacity))
+def above_threshold(results: Results, rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], float]:
+    """By path, the heat maps of the predictions in `rows`, each path once, on one scale (see
+    `localization.relative_to_threshold`), and the top of this scale.
+    """
+    points, maps = results.operating_points.set_index("model"), {}
+    for model, path, probability in rows[["model", "path", "probability"]].to_numpy():
+        if path in (own := results.heat_maps.get(model, {})):
+            maps[path] = relative_to_threshold(own[path], probability, points.loc[model])
+    return maps, max([SMALLEST_TOP, *(heat_map.max() for heat_map in maps.values())])
 
 
 def read(results: Results, path: str, side: int = LARGEST) -> tuple[np.ndarray, float]:
@@ -86,18 +89,26 @@ def most_confident_errors(results: Results) -> style.Chart:
 
 
 def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
+    maps, top = above_threshold(results, rows)
     chart, axes = style.panels(2 * len(rows), 2.5)
     for (left, right), row in zip(axes.reshape(-1, 2), rows.to_dict("records"), strict=True):
         image, scale = read(results, row["path"])
-        maps, wrong = results.heat_maps.get(row["model"], {}), row["label"] != row["decision"]
+        wrong = row["label"] != row["decision"]
         show(left, image, f"{style.short(row['model'], 20)}\n{_title(results, row)}", wrong)
         where = " ".join(str(row[name]) for name in ("body_part", "view") if row.get(name))
         title = f"{style.short(Path(row['path']).name)}\n{style.short(where)}"
-        show(right, overlay(image, maps[row["path"]]) if row["path"] in maps else image, title)
+        above = maps.get(row["path"])
+        show(right, image if above is None else overlay(image, above, top), title)
         for xmin, ymin, xmax, ymax in boxes_of(results.boxes, row["path"]) * scale:
             for ax in (left, right):
                 size = xmax - xmin, ymax - ymin
                 ax.add_patch(Rectangle((xmin, ymin), *size, fill=False, edgecolor=BOX, lw=1.2))
+    if maps:
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), colors())
+        options = {"location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.02}
+        bar = chart.colorbar(scale, ax=chart.axes, alpha=OPACITY, **options)
+        bar.set_label("log odds above the decision threshold (transparent: below)", size=8.5)
+        bar.ax.tick_params(labelsize=8.5)
     cautions = {heat_map_caution(results.localization, model): 0 for model in rows["model"]}
     title = "\n".join(textwrap.fill(caution, 110) for caution in cautions if caution)
     chart.suptitle(title, size=8.5, color=style.WRONG)
@@ -110,7 +121,7 @@ def localization(results: Results) -> style.Chart:
     table = results.localization
     names = {"hit_rate": "peak in or beside a box, 95 % CI",
              "energy": "energy inside the boxes, 95 % CI"}  # fmt: skip
-    chart, axes = style.intervals(table, names, table["model"].map(style.short), results)
+    chart, axes = style.intervals(table, names, results)
     controls = [{"permuted": "maps of other images", "center": "center"}, {"area": "uniform"}]
     for ax, columns in zip(axes, controls, strict=True):
         for marker, (column, label) in zip("|x", columns.items(), strict=False):

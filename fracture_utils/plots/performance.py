@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from scipy import special
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.config import NORMAL
-from fracture_utils.evaluation import metrics
+from fracture_utils.evaluation import comparison, metrics
 from fracture_utils.evaluation.intervals import SIGNIFICANCE
 from fracture_utils.evaluation.predictions import compared, matrix
 from fracture_utils.evaluation.results import Results
@@ -23,8 +22,8 @@ DASHED = {"color": style.FAINT, "linewidth": 1, "linestyle": "--", "zorder": 0}
 
 
 @style.figure("Line charts: training and validation by epoch; dot: best epoch.", "history")
-def history(table: Any, metric: str = "auc") -> style.Chart:
-    """A panel per model: `metric` (auc or loss) by epoch; takes the history table or Results."""
+def history(table: Any) -> style.Chart:
+    """A panel per model: AUC by epoch; takes the history table or Results."""
     table = getattr(table, "history", table)
     models = list(table["model"].unique())
     chart, axes = style.panels(len(models), 2.1, across=3, sharey=True)
@@ -32,14 +31,14 @@ def history(table: Any, metric: str = "auc") -> style.Chart:
         rows = table[table["model"] == model].reset_index(drop=True)
         epochs, color = rows.index + 1, style.look(model, models)["color"]
         best = rows["val_auc"].fillna(-1).idxmax()
-        ax.plot(epochs, rows[metric], ":", color=color, marker="." if len(rows) == 1 else None)
-        ax.plot(epochs, rows[f"val_{metric}"], color=color)
-        ax.plot(epochs[best], rows.loc[best, f"val_{metric}"], "o", color=color)
+        ax.plot(epochs, rows["auc"], ":", color=color, marker="." if len(rows) == 1 else None)
+        ax.plot(epochs, rows["val_auc"], color=color)
+        ax.plot(epochs[best], rows.loc[best, "val_auc"], "o", color=color)
         for start in np.flatnonzero(rows["stage"].ne(rows["stage"].shift()))[1:]:
             ax.axvline(start + 0.5, color=style.MUTED, linewidth=0.8, linestyle="--")
         ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         ax.set(title=style.short(model), xlabel="epoch")
-    chart.supylabel({"auc": "AUC"}.get(metric, metric), size=10)
+    chart.supylabel("AUC", size=10)
     title = "dotted: training, solid: validation, dot: best epoch, dashed: fine-tuning starts"
     chart.suptitle(title, size=9, weight="normal")
     return chart
@@ -52,10 +51,8 @@ def ranking(results: Results) -> style.Chart:
     rows = rows.sort_values(["last", "auc"], ascending=[True, False], kind="stable")
     n, positives, word = rows["n"].iloc[0], rows["positives"].iloc[0], style.positive(results)
     label = f"AUC, 95 % CI ({n:,} test images, {positives:,} {word}; dashed: chance)"
-    chart, (ax,) = style.intervals(rows, {"auc": label}, rows["model"].map(style.short), results)
-    for y, row in enumerate(rows.to_dict("records")):
-        right = {"transform": ax.get_yaxis_transform(), "va": "center"}
-        ax.text(1.02, y, estimate(row, "auc", ci=""), **right)
+    texts = [estimate(row, "auc", ci="") for row in rows.to_dict("records")]
+    chart, (ax,) = style.intervals(rows, {"auc": label}, results, texts=texts)
     ax.axvline(0.5, **DASHED)
     ax.set_title(f"{style.short(results.selected)} is the selected model")
     return chart
@@ -91,7 +88,9 @@ def _trade_off(
     with np.errstate(divide="ignore", invalid="ignore"):
         for model in scores.loc[data.models].sort_values(metric, ascending=False).index:
             k = data.models.index(model)
-            counts = metrics.curve(data.labels, data.logits[:, k], np.ones((len(data.labels), 1)))
+            counts = metrics.roc_counts(
+                data.labels, data.logits[:, k], np.ones((len(data.labels), 1))
+            )
             x, y = rates(*(np.append(0, count) for count in counts), *totals)
             lines.append(pd.DataFrame({"model": model, "x": x, "y": y}))
             tp, fp = (np.sum(data.decisions[:, k] & (data.labels == label)) for label in (1, 0))
@@ -105,9 +104,9 @@ def _trade_off(
     return chart, ax
 
 
-@style.figure("Confusion matrices: counts and row shares at the chosen thresholds.", "scores")
+@style.figure("Confusion matrices: counts and row percentages at the chosen thresholds.", "scores")
 def confusion_matrices(results: Results) -> style.Chart:
-    """A matrix per model except references, the share of its row in color."""
+    """A matrix per model except references, row percentages in color."""
     data, names = compared(results.predictions), [style.positive(results), NORMAL]
     points = results.operating_points.set_index("model")
     chart, axes = style.panels(len(data.models), 2.1)
@@ -122,76 +121,62 @@ def confusion_matrices(results: Results) -> style.Chart:
         title = f"{style.short(model, 18)}\nthreshold {points['threshold'][model]:.2f}"
         ax.set_title(title, size=8.5, weight="bold" if model == results.selected else "normal")
         ax.tick_params(length=0, rotation=0)
-        ax.set(xlabel="decision", ylabel="" if k % 4 else "label")
+        ax.set(xlabel="predicted", ylabel="" if k % 4 else "actual")
     return chart
 
 
-@style.figure("Matrix: differences in AUC, with p of DeLong's test.", "comparisons")
+@style.figure("Dot plot: differences in AUC from the selected model, 95 % CI.", "comparisons")
 def comparisons(results: Results) -> style.Chart:
-    """AUC of the row minus AUC of the column with p after Holm's correction over all pairs and, in
-    brackets, over the pairs of the selected model; significant pairs in color.
-    """
-    pairs = results.comparisons[results.comparisons["family"] == "networks"]
-    pairs = pairs if len(pairs) else results.comparisons
-    models = list(dict.fromkeys([*pairs["model_a"], *pairs["model_b"]]))
-    names, size = [style.short(model) for model in models], len(models) - 1
-    significant, texts = np.full((size, size), np.nan), np.full((size, size), "", object)
-    for row in pairs.itertuples():
-        own = "" if np.isnan(row.p_selected_holm) else f" ({row.p_selected_holm:.2g})"
-        cell = models.index(row.model_a), models.index(row.model_b) - 1
-        significant[cell] = np.nanmin([row.p_delong_holm, row.p_selected_holm, 1]) < SIGNIFICANCE
-        texts[cell] = f"{row.difference:+.3f}\n{p_value(row.p_delong_holm)}{own}"
-    chart, ax = style.subplots(0.5 * size + 1.7)
-    sns.heatmap(
-        significant, annot=texts, fmt="", cmap=["#E9EDF1", "#8EC1E6"], vmin=0, vmax=1, cbar=False,
-        linewidths=2, annot_kws={"size": min(9, 50 / size), "color": style.INK}, ax=ax,
-        xticklabels=names[1:], yticklabels=names[:-1],
-    )  # fmt: skip
-    ax.tick_params(length=0, rotation=0)
-    ax.tick_params("x", rotation=90 if size > 6 else 0)
-    ax.set_xlabel(
-        "row minus column; p after Holm over all pairs (over those of the selected model)"
-    )
-    ax.set_title(f"{np.nansum(significant):.0f} of {len(pairs)} pairs differ significantly (blue)")
+    """Test AUC of the selected model minus that of each other one, with its interval and p."""
+    rows = comparison.against(results.comparisons, results.selected)
+    rows = rows.rename_axis("model").sort_values("lead").reset_index()
+    selected, significant = style.short(results.selected), (rows["p"] < SIGNIFICANCE).sum()
+    names = {"lead": f"AUC of {selected} minus that of the model, 95 % CI (p: DeLong, Holm)"}
+    texts = [f"{lead:+.3f}, {p_value(p)}" for lead, p in zip(rows["lead"], rows["p"], strict=True)]
+    chart, (ax,) = style.intervals(rows, names, results, texts=texts)
+    ax.axvline(0, **DASHED)
+    ax.set_title(f"{significant} of {len(rows)} differences from {selected} are significant")
     return chart
 
 
-@style.figure("Reliability diagram: share of positives against the probability.", "scores")
+@style.figure("Reliability diagram: observed frequency against predicted probability.", "scores")
 def reliability(results: Results) -> style.Chart:
-    """The selected model in ten bins with 95 % intervals and counts, before and after scaling."""
+    """Observed frequency in ten bins of the probability of the selected model, with exact intervals
+    and numbers of images.
+    """
     data, model, word = compared(results.predictions), results.selected, style.positive(results)
-    k, color = data.models.index(model), style.look(model, data.models)["color"]
-    chart, (ax, below) = style.subplots(4.8, 2, 1, sharex=True, height_ratios=(4, 1))
-    raw, scaled = special.expit(data.logits[:, k]), data.probabilities[:, k]
-    before = {"label": "before calibration", "color": style.MUTED, "linestyle": ":"}
-    after = {"label": "after calibration, 95 % CI", "color": color, "marker": "o"}
-    for values, options in ((raw, before), (scaled, after)):
-        bins = [inside for inside in metrics.calibration_bins(values) if inside.any()]
-        x = [values[inside].mean() for inside in bins]
-        hits, counts = (np.array([f(data.labels[inside]) for inside in bins]) for f in (sum, len))
-        ax.plot(x, hits / counts, **options)
-    ax.vlines(x, *proportion_confint(hits, counts, method="beta"), color, alpha=0.4, linewidth=4)
+    k, score = data.models.index(model), results.scores.set_index("model").loc[model]
+    probability = data.probabilities[:, k]
+    bins = [inside for inside in metrics.calibration_bins(probability) if inside.any()]
+    x = np.array([probability[inside].mean() for inside in bins])
+    hits, counts = (np.array([f(data.labels[inside]) for inside in bins]) for f in (sum, len))
+    low, high = proportion_confint(hits, counts, method="beta")
+    chart, ax = style.subplots(4.8)
+    margins = np.maximum([hits / counts - low, high - hits / counts], 0)
+    color = style.look(model, data.models)["color"]
+    ax.errorbar(x, hits / counts, margins, color=color, fmt="o", capsize=3)
+    for place in zip(x, hits / counts, counts, strict=True):
+        ax.annotate(f" {place[2]:,}", place[:2], size=7.5, va="bottom")
     ax.plot([0, 1], [0, 1], **DASHED)
-    ax.legend(loc="upper left")
-    ax.set(ylabel=f"share {word}", title=f"Calibration of {style.short(model)} on the test images")
-    below.hist(scaled, np.linspace(0, 1, 11), color=color, alpha=0.6, rwidth=0.9)
-    below.bar_label(below.containers[0], fmt="{:,.0f}", size=7.5)
-    below.set(xlabel=f"probability of {word}", ylabel="images", yticks=[], xlim=(-0.02, 1.02))
-    below.margins(y=0.35)
+    parts = {"O/E": "observed_expected", "slope": "calibration_slope"}
+    numbers = [f"{name} {estimate(score, column, 2)}" for name, column in parts.items()]
+    ax.set_title(f"Calibration of {style.short(model)}\n{', '.join(numbers)}", size=10)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed frequency ({word}), 95 % CI")
+    ax.set_xlabel(f"mean predicted probability ({word}); numbers: test images")
     return chart
 
 
 @style.figure("Decision curves: net benefit against the threshold.", "decision_curve")
 def decision_curve(results: Results) -> style.Chart:
-    """Net benefit of each model, of acting on all images and on none; 95 % band of the selected."""
+    """Net benefit of each model, of treating all and none; 95 % band of the selected."""
     table, (chart, ax) = results.decision_curve, style.subplots(4.2)
     style.curves(ax, table, "threshold", "net_benefit", results.selected)
     own = table[table["model"] == results.selected]
-    ax.plot(own["threshold"], own["treat_all"], "--", color=style.INK, label="act on all")
-    ax.axhline(0, color=style.MUTED, linewidth=1, label="act on none")
+    ax.plot(own["threshold"], own["treat_all"], "--", color=style.INK, label="treat all")
+    ax.axhline(0, color=style.MUTED, linewidth=1, label="treat none")
     ax.legend(**style.RIGHT)
     top = max(table["net_benefit"].max(), 0.01)
-    ax.set(xlim=(0, 1), ylim=(-0.25 * top, 1.15 * top), title="Decision curves")
+    ax.set(xlim=(0, 0.5), ylim=(-0.25 * top, 1.15 * top), title="Decision curves")
     ax.set(xlabel="threshold probability", ylabel="net benefit per image")
     return chart
 
@@ -206,7 +191,7 @@ def subgroups(results: Results) -> style.Chart:
         name = "all images" if row.column == "all" else style.short(name)
         labels.append(f"{name} ({row.positives}/{row.n})")
     names = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
-    chart, axes = style.intervals(rows, names, labels, results)
+    chart, axes = style.intervals(rows, names, results, labels)
     for ax, name in zip(axes, names, strict=True):
         ax.axvline(rows[name].iloc[0], color=style.INK, linewidth=0.8, linestyle=":")
         ax.set_xlim(None, 1.03)

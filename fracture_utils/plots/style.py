@@ -22,12 +22,12 @@ from fracture_utils.evaluation.results import Results
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of models, in the order of BACKBONES: Okabe and Ito's, safe for color-blind readers."""
-MARKERS = "os^DvPh<>pd8"
+MARKERS = "os^DvPh<>pd"
 FIXED = {"Ensemble": ("#222222", "*"), "Majority class": ("#888888", "d"),
          "Metadata only": ("#888888", "X")}  # fmt: skip
 CLASS_COLORS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
 WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#CCCCCC"
-WIDTH, DPI = 8.0, 150
+WIDTH, DPI = 8.0, 130
 """Inches and dots per inch; pages show a figure 800 pixels wide."""
 RC = {"text.parse_math": False, "font.size": 10, "legend.frameon": False, "legend.fontsize": 8.5,
       "axes.titlesize": 11, "axes.titleweight": "bold", "figure.titlesize": 11,
@@ -89,7 +89,8 @@ def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., 
                 chart.get_layout_engine().set(rect=(0, foot, 1, 1 - foot - margin))
                 chart.text(0.01, margin, "\n".join(note), size=7.5, color=MUTED, va="bottom")
                 chart.savefig(buffer := io.BytesIO(), format="png", dpi=DPI)
-            image = Image.open(buffer).convert("RGB").quantize(256)  # a third of the size
+            image = Image.open(buffer).convert("RGB")
+            image = image.quantize(256, Image.Quantize.MAXCOVERAGE)  # a quarter of the size
             image.save(buffer := io.BytesIO(), "PNG", optimize=True)
             chart.caption, chart.png = caption, buffer.getvalue()
             if target["folder"]:
@@ -126,8 +127,7 @@ def look(model: str, models: Iterable[str] = ()) -> dict[str, str]:
         return dict(zip(("color", "marker"), FIXED[model], strict=True))
     names = [*BACKBONES, *sorted(set(models) - {*BACKBONES, *FIXED})]
     k = names.index(model) if model in names else 0
-    marker = MARKERS[(k + k // len(MARKERS)) % len(MARKERS)]
-    return {"color": PALETTE[k % len(PALETTE)], "marker": marker}
+    return {"color": PALETTE[k % len(PALETTE)], "marker": MARKERS[k % len(MARKERS)]}
 
 
 def short(text: object, longest: int = 24) -> str:
@@ -137,11 +137,12 @@ def short(text: object, longest: int = 24) -> str:
 
 
 def intervals(
-    table: pd.DataFrame, names: Mapping[str, str], rows: Sequence[str], results: Results
+    table: pd.DataFrame, names: Mapping, results: Results, rows: Sequence = (), texts: Sequence = ()
 ) -> tuple[Chart, np.ndarray]:
-    """A panel per estimate (its name: label) with its 95 % interval in each of the labeled `rows`
-    of a table; the selected model bold.
+    """A panel per estimate (its name: label) with its 95 % interval in each row of a table, labeled
+    by `rows` or its model, and `texts` on the right; the selected model bold.
     """
+    rows = rows or table["model"].map(short)
     height = 0.33 * len(table) + 1.5
     chart, axes = subplots(height, 1, len(names), sharey=True, squeeze=False)
     for ax, (name, label) in zip(axes[0], names.items(), strict=True):
@@ -153,6 +154,8 @@ def intervals(
             ax.plot(row[name], y, markersize=9 if bold else 6, linestyle="", **own)
         ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.7))
     axes[0, 0].set_yticks(range(len(table)), rows)
+    for y, text in enumerate(texts):
+        ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center")
     return chart, axes[0]
 
 

@@ -1,0 +1,92 @@
+"""External test: trained models on labeled images, nothing fitted on them, every sentence true."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from external import Predictor, folder
+from PIL import Image
+from scipy import special
+
+from fracture_utils import predict
+from fracture_utils.__main__ import main
+from fracture_utils.evaluation import calibration
+from fracture_utils.evaluation.predictions import ENSEMBLE
+from fracture_utils.evaluation.results import Results
+from fracture_utils.plots import style
+
+TABLES = ["scores", "operating_points", "comparisons", "subgroups", "clinical_utility"]
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(predict, "Predictor", Predictor)
+    monkeypatch.setattr(style, "DPI", 40)
+    yield
+    style.save_to(None)
+
+
+def test_a_labeled_folder_is_scored_with_the_cards_alone(capsys):
+    assert main(["evaluate", folder(), "--output", "out", "--quick"]) == 0
+    text = capsys.readouterr().out
+    results = Results.load(Path("out"))
+    assert results.selected == ENSEMBLE and results.run["selected_on"] == "model card"
+    assert set(results.scores["model"]) == {"MobileNet", "VGG16", ENSEMBLE, "Majority class"}
+    points = results.operating_points.set_index("model")
+    assert points["threshold"].eq(0.4).all() and points["intercept"].eq(0.2).all()
+    assert points["n"].eq(30).all() and points["positives"].eq(18).all()
+    called = results.predictions["probability"] >= 0.4
+    assert results.predictions["decision"].eq("fractured").equals(called)
+    assert set(results.images["split"]) == {"test"} and len(results.localization) == 3
+    assert results.history.empty and len(results.most_confident_errors)
+    assert f"{ENSEMBLE}, selected before this external test, has a test AUC of" in text
+    assert "The models were trained on other images;" in text
+    assert "50.0 % in training, 60.0 % in validation and 33.3 % in test" in text
+    assert "Out of distribution: 4 of 36 test images (expected in distribution: 2.5 %);" in text
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    for words in ("alone gives an O/E of", "18 fractured validation images", "figure-heat_maps"):
+        assert words in page
+    assert "selected on validation" not in page and "the same source" not in page
+    assert Path("out/figures/sample_predictions.png").is_file()
+
+
+def test_its_predictions_are_scored_again_alike_and_its_folder_serves_no_other_test(capsys):
+    assert main(["evaluate", folder(), "--results-dir", "out", "--quick"]) == 0
+    assert main(["evaluate", "my_xrays", "--results-dir", "out", "--quick"]) == 0
+    command = ["evaluate", "out/predictions.csv", "--results-dir", "again", "--quick"]
+    assert main(command) == 0
+    for name in TABLES:
+        first, again = (Path(place, f"{name}.csv").read_text() for place in ("out", "again"))
+        assert first == again, name
+    capsys.readouterr()
+    assert main(["evaluate", folder("others"), "--results-dir", "out"]) == 2
+    assert main(["audit", "--data-dir", "my_xrays", "--results-dir", "out"]) == 2
+    message = "out holds the results of another run; choose another folder with --results-dir.\n"
+    assert capsys.readouterr().err == 2 * message
+
+
+def test_one_class_is_enough(capsys):
+    assert main(["evaluate", folder(fractured=0), "--output", "out", "--quick"]) == 0
+    text = capsys.readouterr().out
+    assert "All 24 test images are normal" in text and "alone gives" not in text
+
+
+@pytest.mark.parametrize("options", [[], ["--target-sensitivity", "0.9"]])
+def test_bad_input_is_one_sentence(options, capsys):
+    Path("unlabeled").mkdir()
+    Image.new("L", (64, 64)).save("unlabeled/a.png")
+    assert main(["evaluate", "unlabeled", "--output", "out", *options]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.endswith(".\n")
+
+
+def test_a_shift_of_the_prevalence_explains_o_e_of_a_model_that_is_calibrated_elsewhere():
+    """Two Gaussians: twice the value is the log odds at a prevalence of one half."""
+    random = np.random.default_rng(3)
+    fractured = random.random(8000) < 0.2
+    probability = special.expit(2 * random.normal(np.where(fractured, 1, -1)))
+    moved = calibration.shifted(probability, 0.5, 0.2)
+    assert fractured.sum() / probability.sum() < 0.7
+    by_shift = moved.sum() / probability.sum()
+    assert by_shift == pytest.approx(fractured.sum() / probability.sum(), rel=0.05)
+    assert moved.sum() == pytest.approx(fractured.sum(), rel=0.05)
