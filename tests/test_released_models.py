@@ -84,11 +84,12 @@ def test_golden_outputs(name):
     assert all(warnings[8:])
     assert rate == ood.RATE
     assert list(result.heat_maps[:8].shape) == expected["maps_shape"]
-    # Maps are in log odds of their image now (shifted, and scaled by the gain of the pooling).
-    corners = result.heat_maps[:8, :4, :4], np.array(expected["maps_corner"])
-    corners = [corner - corner.mean((1, 2), keepdims=True) for corner in corners]
-    corners = [corner / corner.std((1, 2), keepdims=True) for corner in corners]
-    np.testing.assert_allclose(*corners, atol=5e-3)
+    # Maps are in log odds of their image now (shifted, and scaled by the gain of the pooling), and
+    # cells without an image in them have the lowest value.
+    for heat_map, corner in zip(result.heat_maps, np.array(expected["maps_corner"]), strict=False):
+        inside = heat_map[:4, :4] > heat_map.min() + 1e-4
+        pair = [values - values.mean() for values in (heat_map[:4, :4][inside], corner[inside])]
+        np.testing.assert_allclose(*(values / values.std() for values in pair), atol=5e-3)
 
 
 @pytest.mark.slow
