@@ -225,11 +225,19 @@ def test_a_model_looks_the_same_everywhere_and_no_two_look_alike():
         assert tuple(style.look(name).values()) == look
 
 
+def test_figures_before_training_name_the_positive_class_of_the_data(run, tmp_path):
+    style.save_to(tmp_path, SimpleNamespace(source="images", positive="abnormal"))
+    chart = plots.class_distribution(run.images)
+    assert "positive class: abnormal" in chart.texts[-1].get_text()
+    assert "abnormal" in texts(chart)
+
+
 def test_figures_are_stamped_written_and_recorded_from_save_to_on(run, tmp_path):
     assert plots.ranking(run).png and not style.drawn
     style.save_to(tmp_path / "new" / "figures", Config(source="phantoms"))
     chart = plots.class_distribution(run.images)
-    assert "Synthetic phantoms" in chart.texts[-1].get_text()
+    note = chart.texts[-1].get_text()  # before training nothing is known about initial weights
+    assert "Synthetic phantoms" in note and "weights" not in note
     plots.draw_all(run)
     assert set(style.drawn) == {draw.__name__ for draw in style.of_tables}
     for name, drawn in style.drawn.items():

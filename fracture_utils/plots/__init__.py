@@ -1,4 +1,4 @@
-"""Figures: a function takes Results (or a table) and returns a Figure with caption and alt.
+"""Figures: a function takes Results (or a table) and returns a Figure with a caption.
 
 `style.save_to(folder)` makes them write PNG files too.
 """

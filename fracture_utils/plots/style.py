@@ -57,8 +57,9 @@ def save_to(folder: Path | None, config: Config | None = None) -> None:
     """From now on, write each figure into `folder` (None: nowhere); figures without Results take
     source and positive class from `config`.
     """
+    settings = {"source": config.source, "positive": config.positive} if config else {}
     drawn.clear()
-    target.update(folder=folder and Path(folder), settings=config.model_dump() if config else {})
+    target.update(folder=folder and Path(folder), settings=settings)
 
 
 def positive(subject: object) -> str:
