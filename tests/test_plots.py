@@ -17,9 +17,10 @@ from sklearn.calibration import calibration_curve
 from fracture_utils import plots
 from fracture_utils.config import BACKBONES, Config
 from fracture_utils.evaluation import comparison
+from fracture_utils.evaluation.intervals import resample
 from fracture_utils.evaluation.localization import ASSESSMENTS
 from fracture_utils.evaluation.results import evaluate
-from fracture_utils.plots import explanations, style
+from fracture_utils.plots import explanations, performance, style
 
 ALL = [*style.of_tables, plots.sample_predictions, plots.heat_maps, plots.most_confident_errors]
 
@@ -99,6 +100,69 @@ def test_curves_are_those_of_scikit_learn(run, model):
     score = run.scores.set_index("model").loc[model]
     legend = f"{model}\n{score['auc']:.3f} ({score['auc_low']:.3f}–{score['auc_high']:.3f})"
     assert legend in texts(chart)
+
+
+def legend(chart):
+    """The models in a legend, in its order, and the color of each."""
+    shown = chart.axes[0].get_legend()
+    names = [text.get_text().split("\n")[0] for text in shown.get_texts()]
+    return dict(zip(names, [line.get_color() for line in shown.get_lines()], strict=True))
+
+
+def test_legends_are_in_the_order_of_the_areas_and_colors_the_same_everywhere(run):
+    results = dataclasses.replace(run, selected="VGG16")  # not the highest
+    for draw, metric in (
+        (plots.roc, "auc"),
+        (plots.precision_recall, "average_precision"),
+        (plots.decision_curve, "auc"),
+    ):
+        ranked = run.scores.sort_values(metric, ascending=False)["model"]
+        drawn = legend(draw(results))
+        assert [name for name in drawn if name in set(ranked)] == [m for m in ranked if m in drawn]
+        for model in {*drawn} & {*ranked}:
+            assert drawn[model] == style.look(model)["color"]
+
+
+def test_the_operating_point_of_the_selected_model_is_the_largest(run):
+    for draw in (plots.roc, plots.precision_recall):
+        points = [line for line in draw(run).axes[0].get_lines() if len(line.get_xdata()) == 1]
+        largest = max(points, key=lambda line: line.get_markersize())
+        assert largest.get_color() == style.look(run.selected)["color"]
+        others = [line.get_markersize() for line in points if line is not largest]
+        assert largest.get_markersize() > max(others)
+
+
+@pytest.mark.parametrize("name", ["roc", "precision_recall"])
+def test_the_band_is_that_of_scikit_learn_on_resampled_groups(run, name, monkeypatch):
+    monkeypatch.setattr(performance, "BAND", 40)
+    labels, rows = test_rows(run, run.selected)
+    rows = rows.assign(positive=labels).sort_values("path")
+    labels, groups = rows["positive"].to_numpy(), rows["group"].factorize()[0]
+    draws, x = [], None
+    resamples = np.hstack([*resample(labels, groups, 40, run.run["seed"], stratified=False)])
+    for weights in [np.ones(len(labels)), *resamples.T]:
+        if name == "roc":
+            known = {"sample_weight": weights, "drop_intermediate": False}
+            across, up, _ = reference.roc_curve(labels, rows["logit"], **known)
+        else:
+            known = {"sample_weight": weights}
+            up, across, _ = reference.precision_recall_curve(labels, rows["logit"], **known)
+            across, up = across[::-1], up[::-1]
+        x = across if x is None else x
+        draws.append(np.interp(x, across, up))
+    (band,) = getattr(plots, name)(run).axes[0].collections
+    corners = band.get_paths()[0].vertices
+    for limit in np.percentile(draws[1:], [2.5, 97.5], axis=0):
+        for place in np.column_stack([x, limit]):
+            assert np.abs(corners - place).sum(axis=1).min() < 1e-9
+
+
+def test_a_band_needs_both_classes_in_several_groups(run):
+    one = run.predictions.assign(group="one patient")
+    scores = run.scores.assign(auc_low=np.nan, auc_high=np.nan)
+    assert (
+        not plots.roc(dataclasses.replace(run, predictions=one, scores=scores)).axes[0].collections
+    )
 
 
 def test_the_ranking_shows_each_auc_on_its_interval_and_the_selected_model_is_bold(run):

@@ -12,13 +12,15 @@ from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.config import NORMAL
 from fracture_utils.evaluation import comparison, metrics
-from fracture_utils.evaluation.intervals import SIGNIFICANCE
+from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample
 from fracture_utils.evaluation.predictions import compared, matrix
 from fracture_utils.evaluation.results import Results
 from fracture_utils.evaluation.sentences import FLAGS, estimate, p_value
 from fracture_utils.plots import style
 
 DASHED = {"color": style.FAINT, "linewidth": 1, "linestyle": "--", "zorder": 0}
+BAND, FEWEST = 500, 5
+"""Resamples of a confidence band; images of a bin from which its frequency has an interval."""
 
 
 @style.figure("Line charts: training and validation by epoch; dot: best epoch.", "history")
@@ -58,7 +60,7 @@ def ranking(results: Results) -> style.Chart:
     return chart
 
 
-@style.figure("ROC curves: all test images; markers: chosen thresholds.", "scores")
+@style.figure("ROC curves; markers: chosen thresholds; band: selected model, 95 % CI.", "scores")
 def roc(results: Results) -> style.Chart:
     """Sensitivity against 1 - specificity of each model on the test images."""
     chart, ax = _trade_off(results, "auc", "AUC", lambda tp, fp, p, n: (fp / n, tp / p))
@@ -67,7 +69,7 @@ def roc(results: Results) -> style.Chart:
     return chart
 
 
-@style.figure("Precision-recall curves: all test images; markers: chosen thresholds.", "scores")
+@style.figure("Precision-recall curves; markers: chosen thresholds; band: 95 % CI.", "scores")
 def precision_recall(results: Results) -> style.Chart:
     """Positive predictive value against sensitivity of each model on the test images."""
     metric, title = "average_precision", "Average precision"
@@ -81,26 +83,37 @@ def precision_recall(results: Results) -> style.Chart:
 def _trade_off(
     results: Results, metric: str, title: str, rates: Callable
 ) -> tuple[style.Chart, Axes]:
-    """A curve per model; `rates` takes true and false positives and the sizes of both classes."""
+    """A curve per model, the best first; `rates` takes true and false positives and the sizes of
+    both classes. The band of the selected model is pointwise, by a bootstrap of groups.
+    """
     data, scores = matrix(results.predictions, "test"), results.scores.set_index("model")
-    totals, lines, labels = (data.labels.sum(), (1 - data.labels).sum()), [], {}
+    labels, lines, points = data.labels, [], []
     chart, ax = style.subplots(max(4.8, 0.36 * len(scores) + 1.2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for model in scores.loc[data.models].sort_values(metric, ascending=False).index:
-            k = data.models.index(model)
-            counts = metrics.roc_counts(
-                data.labels, data.logits[:, k], np.ones((len(data.labels), 1))
-            )
-            x, y = rates(*(np.append(0, count) for count in counts), *totals)
-            lines.append(pd.DataFrame({"model": model, "x": x, "y": y}))
-            tp, fp = (np.sum(data.decisions[:, k] & (data.labels == label)) for label in (1, 0))
-            look = style.look(model, data.models) | {"linestyle": "", "zorder": 4}
-            look["markersize"] = 10 if model == results.selected else 6
-            ax.plot(*rates(tp, fp, *totals), **look)
-            labels[model] = f"{style.short(model)}\n{estimate(scores.loc[model], metric, ci='')}"
-    style.curves(ax, pd.concat(lines), "x", "y", results.selected, labels)
+    for model in scores.loc[data.models].sort_values(metric, ascending=False).index:
+        k, weights = data.models.index(model), np.ones((len(labels), 1))
+        look, bold = style.look(model, scores.index) | {"zorder": 4}, model == results.selected
+        if bold:
+            look |= {"markersize": 11, "linewidth": 2.6, "zorder": 5, "markeredgecolor": "white"}
+        if bold and np.isfinite(scores.loc[model, f"{metric}_low"]):
+            draws = resample(labels, data.groups, BAND, results.run["seed"], stratified=False)
+            draws = np.hstack([*draws])
+            both = draws[labels == 1].any(axis=0) & draws[labels == 0].any(axis=0)
+            weights = np.hstack([weights, draws[:, both]])
+        counts = metrics.roc_counts(labels, data.logits[:, k], weights)
+        true, false = (np.pad(count, ((1, 0), (0, 0))) for count in counts)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            across, up = (of.T for of in rates(true, false, true[-1], false[-1]))
+            tp, fp = (np.sum(data.decisions[:, k] & (labels == label)) for label in (1, 0))
+            point = rates(tp, fp, true[-1, 0], false[-1, 0])
+        lines.append(pd.DataFrame({"model": model, "x": across[0], "y": up[0]}))
+        if weights.shape[1] > 1:
+            band = [*map(np.interp, [across[0]] * len(up), across, np.nan_to_num(up, nan=1))][1:]
+            lines[-1][["y_low", "y_high"]] = np.percentile(band, PERCENTILES, axis=0).T
+        label = f"{style.short(model)}\n{estimate(scores.loc[model], metric, ci='')}"
+        points += ax.plot(*point, label=label, **look)
+    style.curves(ax, pd.concat(lines), "x", "y", results)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    ax.legend(title=f"{title} (95 % CI)", **style.RIGHT)
+    ax.legend(handles=points, title=f"{title} (95 % CI)", **style.RIGHT)
     return chart, ax
 
 
@@ -166,11 +179,11 @@ def reliability(results: Results) -> style.Chart:
     return chart
 
 
-@style.figure("Decision curves: net benefit against the threshold.", "decision_curve")
+@style.figure("Decision curves: net benefit by threshold; band: 95 % CI.", "decision_curve")
 def decision_curve(results: Results) -> style.Chart:
     """Net benefit of each model, of treating all and none; 95 % band of the selected."""
     table, (chart, ax) = results.decision_curve, style.subplots(4.2)
-    style.curves(ax, table, "threshold", "net_benefit", results.selected)
+    style.curves(ax, table, "threshold", "net_benefit", results)
     own = table[table["model"] == results.selected]
     ax.plot(own["threshold"], own["treat_all"], "--", color=style.INK, label="treat all")
     ax.axhline(0, color=style.MUTED, linewidth=1, label="treat none")

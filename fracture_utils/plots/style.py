@@ -160,15 +160,13 @@ def intervals(
     return chart, axes[0]
 
 
-def curves(
-    ax: Axes, table: pd.DataFrame, x: str, y: str, selected: str, labels: Mapping = {}
-) -> None:
-    """A line per model of a table; the selected one first, bold and with its interval, if any."""
-    models = sorted(table["model"].unique(), key=lambda model: model != selected)
-    for model in models:
-        rows, bold = table[table["model"] == model], model == selected
-        color, label = look(model, models)["color"], labels.get(model, short(model))
+def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, results: Results) -> None:
+    """A line per model of a table, the highest AUC first; the selected one bold, with its band."""
+    ranked = results.scores.sort_values("auc", ascending=False)["model"]
+    for model in ranked[ranked.isin(table["model"])]:
+        rows, bold = table[table["model"] == model], model == results.selected
+        color = look(model, ranked)["color"]
         options = {"linewidth": 2.6, "zorder": 3} if bold else {"linewidth": 1.1, "alpha": 0.8}
-        ax.plot(rows[x], rows[y], color=color, label=label, **options)
+        ax.plot(rows[x], rows[y], color=color, label=short(model), **options)
         if bold and f"{y}_low" in rows:
             ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=color, alpha=0.15)
