@@ -183,6 +183,7 @@ def test_the_ranking_shows_each_auc_on_its_interval_and_the_selected_model_is_bo
 
 def test_the_matrices_count_as_scikit_learn(run):
     chart = plots.confusion_matrices(run)
+    assert len([ax for ax in chart.axes if ax.get_title()]) == len(evaluated.WORTH)  # no ensemble
     for ax in [ax for ax in chart.axes if ax.get_title()]:
         labels, rows = test_rows(run, ax.get_title().split("\n")[0])
         matrix = reference.confusion_matrix(labels, rows["decision"] == "fractured")[::-1, ::-1]
@@ -195,7 +196,16 @@ def test_the_matrices_count_as_scikit_learn(run):
 def test_reliability_shows_the_shares_of_scikit_learn(run):
     labels, rows = test_rows(run, run.selected)
     share, probability = calibration_curve(labels, rows["probability"], n_bins=10)
-    assert is_drawn(plots.reliability(run), np.column_stack([probability, share]))
+    chart = plots.reliability(run)
+    assert is_drawn(chart, np.column_stack([probability, share]))
+    counts = np.histogram(rows["probability"], np.linspace(0, 1, 11))[0]
+    counts = counts[counts > 0]
+    (bars,) = chart.axes[0].containers  # an interval only where there are five images
+    assert 0 < len(bars[0].get_xdata()) == (counts >= 5).sum() < len(counts)
+    assert bars[0].get_xdata() == pytest.approx(probability[counts >= 5])
+    assert "hollow: below 5" in chart.axes[0].get_xlabel()
+    title = chart.axes[0].get_title()
+    assert "O/E" in title and "slope" in title
 
 
 def test_history_shows_every_epoch_and_the_best_one(run):
@@ -205,6 +215,7 @@ def test_history_shows_every_epoch_and_the_best_one(run):
             assert any(np.array_equal(c[:, 1], rows[column]) for c in curves(chart)), model
         best = rows["val_auc"].to_numpy().argmax()
         assert is_drawn(chart, [[best + 1, rows["val_auc"].iloc[best]]])
+        assert f"{rows['val_auc'].max():.3f}" in texts(chart)
     one = run.history[run.history["epoch"] == 1].drop_duplicates("model")
     plots.history(one)  # a head fitted in closed form has one epoch
 
@@ -245,6 +256,14 @@ def test_subgroups_and_localization_show_their_tables(run):
         assert drawn == pytest.approx(shown[name].tolist())
     ticks = [label.get_text() for label in chart.axes[0].get_yticklabels()]
     assert ticks == ["all images (30/90)", "body part: hand (15/45)", "body part: leg (15/45)"]
+    chart.canvas.draw()
+    for line in [
+        line for ax in chart.axes for line in ax.get_lines() if line.get_marker() != "None"
+    ]:
+        size, frame = line.get_markersize() / 2 * chart.dpi / 72, line.axes.bbox
+        x = line.axes.transData.transform(line.get_xydata())[0, 0]
+        whole = frame.x0 <= x - size and x + size <= frame.x1
+        assert whole or not line.get_clip_on()
     for name in ("hit_rate", "energy"):
         for value in run.localization[name]:
             assert any(np.isclose(line[0, 0], value) for line in curves(plots.localization(run)))

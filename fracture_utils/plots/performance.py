@@ -23,7 +23,7 @@ BAND, FEWEST = 500, 5
 """Resamples of a confidence band; images of a bin from which its frequency has an interval."""
 
 
-@style.figure("Line charts: training and validation by epoch; dot: best epoch.", "history")
+@style.figure("Line charts: AUC by epoch; dot and number: best validation AUC.", "history")
 def history(table: Any) -> style.Chart:
     """A panel per model: AUC by epoch; takes the history table or Results."""
     table = getattr(table, "history", table)
@@ -33,15 +33,19 @@ def history(table: Any) -> style.Chart:
         rows = table[table["model"] == model].reset_index(drop=True)
         epochs, color = rows.index + 1, style.look(model, models)["color"]
         best = rows["val_auc"].fillna(-1).idxmax()
+        place, side = (epochs[best], rows["val_auc"][best]), 2 * best >= len(rows)
         ax.plot(epochs, rows["auc"], ":", color=color, marker="." if len(rows) == 1 else None)
         ax.plot(epochs, rows["val_auc"], color=color)
-        ax.plot(epochs[best], rows.loc[best, "val_auc"], "o", color=color)
+        ax.plot(*place, "o", color=color)
+        options = {"textcoords": "offset points", "ha": "right" if side else "left", "size": 9}
+        ax.annotate(f"{place[1]:.3f}", place, (0, 5), **options)
+        ax.margins(y=0.2)
         for start in np.flatnonzero(rows["stage"].ne(rows["stage"].shift()))[1:]:
             ax.axvline(start + 0.5, color=style.MUTED, linewidth=0.8, linestyle="--")
         ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         ax.set(title=style.short(model), xlabel="epoch")
     chart.supylabel("AUC", size=10)
-    title = "dotted: training, solid: validation, dot: best epoch, dashed: fine-tuning starts"
+    title = "dotted: training, solid: validation, dashed: fine-tuning starts"
     chart.suptitle(title, size=9, weight="normal")
     return chart
 
@@ -119,22 +123,23 @@ def _trade_off(
 
 @style.figure("Confusion matrices: counts and row percentages at the chosen thresholds.", "scores")
 def confusion_matrices(results: Results) -> style.Chart:
-    """A matrix per model except references, row percentages in color."""
-    data, names = compared(results.predictions), [style.positive(results), NORMAL]
-    points = results.operating_points.set_index("model")
-    chart, axes = style.panels(len(data.models), 2.1)
+    """A matrix per network, row percentages in color."""
+    networks, names = results.predictions["kind"] == "network", [style.positive(results), NORMAL]
+    data = compared(results.predictions[networks | ~networks.any()])
+    thresholds, n = results.operating_points.set_index("model")["threshold"], len(data.models)
+    chart, axes = style.panels(n, 1.75, across=3)
     for k, (ax, model) in enumerate(zip(axes, data.models, strict=True)):
         counts = confusion_matrix(data.labels, data.decisions[:, k], labels=[1, 0])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         texts = np.vectorize("{:,}\n{:.0f} %".format)(counts, 100 * shares)
         sns.heatmap(
             shares, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False,
-            xticklabels=names, yticklabels=names if k % 4 == 0 else False, ax=ax,
+            xticklabels=k + 3 >= n and names, yticklabels=k % 3 == 0 and names, ax=ax,
         )  # fmt: skip
-        title = f"{style.short(model, 18)}\nthreshold {points['threshold'][model]:.2f}"
-        ax.set_title(title, size=8.5, weight="bold" if model == results.selected else "normal")
+        title = f"{style.short(model)}\nthreshold {thresholds[model]:.2f}"
+        ax.set_title(title, size=9, weight="bold" if model == results.selected else "normal")
         ax.tick_params(length=0, rotation=0)
-        ax.set(xlabel="predicted", ylabel="" if k % 4 else "actual")
+        ax.set(xlabel="" if k + 3 < n else "predicted", ylabel="" if k % 3 else "actual")
     return chart
 
 
@@ -154,8 +159,8 @@ def comparisons(results: Results) -> style.Chart:
 
 @style.figure("Reliability diagram: observed frequency against predicted probability.", "scores")
 def reliability(results: Results) -> style.Chart:
-    """Observed frequency in ten bins of the probability of the selected model, with exact intervals
-    and numbers of images.
+    """Observed frequency in ten bins of the probability of the selected model, with numbers of
+    images and, for FEWEST or more, exact intervals.
     """
     data, model, word = compared(results.predictions), results.selected, style.positive(results)
     k, score = data.models.index(model), results.scores.set_index("model").loc[model]
@@ -164,18 +169,18 @@ def reliability(results: Results) -> style.Chart:
     x = np.array([probability[inside].mean() for inside in bins])
     hits, counts = (np.array([f(data.labels[inside]) for inside in bins]) for f in (sum, len))
     low, high = proportion_confint(hits, counts, method="beta")
-    chart, ax = style.subplots(4.8)
-    margins = np.maximum([hits / counts - low, high - hits / counts], 0)
-    color = style.look(model, data.models)["color"]
-    ax.errorbar(x, hits / counts, margins, color=color, fmt="o", capsize=3)
-    for place in zip(x, hits / counts, counts, strict=True):
+    (chart, ax), y, many = style.subplots(4.8), hits / counts, counts >= FEWEST
+    color = style.look(model, results.scores["model"])["color"]
+    margins = np.maximum([y - low, high - y], 0)
+    ax.plot(x, y, "o", color=color, markerfacecolor="white")
+    ax.errorbar(x[many], y[many], margins[:, many], color=color, fmt="o", capsize=3)
+    for place in zip(x, y, counts, strict=True):
         ax.annotate(f" {place[2]:,}", place[:2], size=7.5, va="bottom")
     ax.plot([0, 1], [0, 1], **DASHED)
-    parts = {"O/E": "observed_expected", "slope": "calibration_slope"}
-    numbers = [f"{name} {estimate(score, column, 2)}" for name, column in parts.items()]
-    ax.set_title(f"Calibration of {style.short(model)}\n{', '.join(numbers)}", size=10)
+    ratio, slope = (estimate(score, c, 2) for c in ("observed_expected", "calibration_slope"))
+    ax.set_title(f"Calibration of {style.short(model)}\nO/E {ratio}, slope {slope}", size=10)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed frequency ({word}), 95 % CI")
-    ax.set_xlabel(f"mean predicted probability ({word}); numbers: test images")
+    ax.set_xlabel(f"mean predicted probability ({word}); numbers: images (hollow: below {FEWEST})")
     return chart
 
 
@@ -207,7 +212,6 @@ def subgroups(results: Results) -> style.Chart:
     chart, axes = style.intervals(rows, names, results, labels)
     for ax, name in zip(axes, names, strict=True):
         ax.axvline(rows[name].iloc[0], color=style.INK, linewidth=0.8, linestyle=":")
-        ax.set_xlim(None, 1.03)
     word = style.positive(results)
     chart.suptitle(f"{style.short(results.selected)} by subgroup ({word}/all test images)")
     return chart

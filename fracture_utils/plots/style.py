@@ -152,7 +152,7 @@ def intervals(
             own = look(row["model"], results.scores["model"])
             ends = [row[f"{name}_low"], row[f"{name}_high"]]
             ax.plot(ends, [y, y], color=own["color"], linewidth=3 if bold else 1.5)
-            ax.plot(row[name], y, markersize=9 if bold else 6, linestyle="", **own)
+            ax.plot(row[name], y, markersize=9 if bold else 6, linestyle="", clip_on=False, **own)
         ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.7))
     axes[0, 0].set_yticks(range(len(table)), rows)
     for y, text in enumerate(texts):
