@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,8 @@ def write(results: Results, folder: Path) -> Path:
     data_dir = Path(str(run["settings"].get("data_dir", ""))).name
     sources = {"phantoms": "synthetic phantoms", "predictions": "predictions"}
     models = results.most_confident_errors["model"].unique()
-    cautions = [sentences.heat_map_caution(results.localization, model) for model in models]
-    dictionary = tables.dictionary().groupby("table")
+    checks, dictionary = ["severity", "check"], tables.dictionary().groupby("table")
+    found = results.audit.assign(count=results.audit.groupby(checks)["check"].transform("size"))
     values = {
         "run": run,
         "ribbon": sources.get(run["source"], data_dir),
@@ -60,7 +59,8 @@ def write(results: Results, folder: Path) -> Path:
         "leaderboard": _leaderboard(results),
         "metrics": LEADERBOARD,
         "cards": _cards(results, models),
-        "cautions": list(dict.fromkeys(filter(None, cautions))),
+        "findings": found.drop_duplicates(checks).fillna("").to_dict("records"),
+        "cautions": {sentences.heat_map_caution(results.localization, m) for m in models} - {""},
         "front": [figure for figure in figures if figure["name"] in IN_FRONT],
         "figures": [figure for figure in figures if figure["name"] not in IN_FRONT],
         "details": _details(results),
@@ -136,27 +136,12 @@ def _details(results: Results) -> dict[str, pd.DataFrame]:
     default = Config.model_construct().model_dump(mode="json")
     changed = {k: v for k, v in results.run["settings"].items() if v != default.get(k, "")}
     run = {k: v for k, v in results.run.items() if v} | {"settings": changed}
-    details = {
+    return {
         "All metrics": results.scores.set_index("model").T.reset_index(names="metric"),
-        f"Findings of the audit (at most {MOST_ROWS} shown)": results.audit,
-        "Suspected label errors": results.suspected_label_errors,
-        "Paired tests": results.comparisons,
-        "Clinical utility": results.clinical_utility,
-        "Subgroups": results.subgroups,
-        "Localization": results.localization,
+        "Suspected label errors": results.suspected_label_errors.head(MOST_ROWS),
         "Calibration and thresholds": results.operating_points,
-        "Models": results.networks,
         "Versions, hardware and settings": pd.DataFrame(run.items(), columns=["fact", "value"]),
     }
-
-    def text(value: object) -> str:
-        if isinstance(value, Mapping):
-            return ", ".join(f"{name}: {text(part)}" for name, part in value.items())
-        if isinstance(value, list):
-            return ", ".join(map(text, value))
-        return "" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    return {name: of.head(MOST_ROWS).map(text) for name, of in details.items() if len(of)}
 
 
 def _webp(image: Image.Image, **options: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+from html import unescape
 from html.parser import HTMLParser
 
 import evaluated
@@ -93,7 +94,8 @@ def test_the_page_is_well_formed_and_has_its_sections_in_order(folder):
     page = Page(html(folder))
     assert not page.open
     assert page.titles == [
-        *("Result", "Threshold", "Leaderboard", "Errors", "Figures", "Details", "Glossary")
+        *("Result", "Threshold", "Leaderboard", "Errors", "Data audit"),
+        *("Figures", "Details", "Glossary"),
     ]
     names = [known["id"] for known in page.attributes if "id" in known]
     assert len(names) == len(set(names))
@@ -203,11 +205,36 @@ def test_the_ribbon_names_the_data(run, folder, record, ribbon):
     report.write(run, folder)
 
 
-def test_the_record_is_readable_and_names_changed_settings_only(run):
-    rows = report._details(run)["Versions, hardware and settings"].set_index("fact")["value"]
+def table(folder, caption):
+    """The rows of the table with this caption or label, as texts."""
+    part = html(folder).split(f'aria-label="{caption}"')[1].split("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", part, re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[unescape(re.sub(r"<[^>]+>", " ", cell)).strip() for cell in row] for row in cells]
+
+
+def test_the_record_is_readable_and_names_changed_settings_only(folder):
+    rows = dict(table(folder, "Versions, hardware and settings")[1:])
     assert rows["initialization"] == "A: imagenet, B: imagenet, C & <b>: imagenet"
     assert "quick: True" in rows["settings"] and "rotation" not in rows["settings"]
-    assert "{" not in "".join(rows)
+    assert "{" not in "".join(rows.values()) and "None" not in "".join(rows.values())
+
+
+def test_findings_of_the_audit_are_a_table_with_counts_and_an_example(run, folder, tmp_path):
+    head, (severity, check, count, _, advice) = table(folder, "Data audit")
+    assert head[:4] == ["severity", "check", "count", "example"]
+    assert [severity, check, count, advice] == ["amber", "inverted", "1", "an advice"]
+    audit = evaluated.audit(("red", "copy"), ("amber", "copy"), ("amber", "copy"))
+    audit.loc[1, ["path", "finding"]] = "a.png", "the first"
+    report.write(dataclasses.replace(run, audit=audit), tmp_path)
+    _, red, amber = table(tmp_path, "Data audit")
+    assert red[:3] == ["red", "copy", "1"] and amber[:3] == ["amber", "copy", "2"]
+    assert amber[3].split() == ["the", "first", "a.png"]
+    report.write(dataclasses.replace(run, audit=audit.head(0)), tmp_path)
+    assert "Data audit" not in html(tmp_path)
+    style.save_to(folder / "figures")
+    plots.draw_all(run)
+    plots.most_confident_errors(run)
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +388,12 @@ def test_nothing_is_loaded_nothing_fails_and_no_width_scrolls_sideways(browser):
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
+        script = "return arguments[0].scrollWidth - arguments[0].clientWidth"
+        for label in ("Leaderboard", "Data audit"):
+            of = browser.find_element("css selector", f'[aria-label="{label}"]')
+            assert width == 768 or browser.execute_script(script, of) == 0
+        cells = browser.find_elements("css selector", "tr.selected td")
+        assert (cells[0].rect["y"] < cells[2].rect["y"]) == (width < 480)  # stacked
     script = "return performance.getEntriesByType('resource').map(r => r.name)"
     assert not [name for name in browser.execute_script(script) if not name.startswith("data:")]
     assert browser.get_log("browser") == []
