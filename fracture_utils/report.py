@@ -25,8 +25,8 @@ LEADERBOARD = ("auc", "average_precision", "sensitivity", "specificity",
                "expected_calibration_error")  # fmt: skip
 IN_FRONT = ("subgroups", "localization", "heat_maps")
 """Figures shown beside the errors; the others are further down."""
-MOST_ROWS, CARD_SIDE, LARGE = 100, 320, 200_000
-"""Rows of a folded table; longest side of an image in a card; bytes that make a figure lossy."""
+MOST_ROWS, CARD_SIDE, LARGE = 100, 560, 200_000
+"""Rows of a folded table; longest side of an image of a card; bytes that make a figure lossy."""
 
 
 def write(results: Results, folder: Path) -> Path:

@@ -372,6 +372,22 @@ def test_error_cards_are_filtered_and_show_image_heat_map_and_box(browser, run):
     assert caution in browser.find_element("id", "errors").text
 
 
+def test_a_click_enlarges_a_card_and_another_closes_it(browser):
+    card, large = (browser.find_element("css selector", of) for of in (".cards .layers", "#large"))
+    size = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert not large.is_displayed()
+    card.click()
+    copy = large.find_element("css selector", ".layers")
+    assert copy.rect["height"] > card.rect["height"]
+    assert len(copy.find_elements("css selector", "img")) == 2
+    copy.click()
+    assert not large.is_displayed()
+    card.send_keys("\n")
+    assert large.is_displayed()
+    browser.execute_script("arguments[0].close()", large)
+
+
 def test_a_card_has_the_probability_and_threshold_of_each_model(run):
     threshold = run.operating_points.set_index("model")["threshold"]
     table = run.predictions.set_index(["path", "model"])
@@ -408,8 +424,14 @@ def test_the_page_is_dark_where_that_is_preferred_and_prints_on_few_pages(browse
     assert background("dark") == "rgb(20, 23, 27)"
     assert background("light") == "rgb(255, 255, 255)"
     size = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
+    browser.execute_script(
+        "addEventListener('beforeprint', () => {"
+        "window.opened = document.querySelectorAll('details[open]').length})"
+    )
     printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", size)["data"])
-    assert len(re.findall(rb"/Type */Page\b", printed)) <= 4
+    assert len(re.findall(rb"/Type */Page\b", printed)) <= 6
+    folded = len(browser.find_elements("css selector", "details:not([open])"))
+    assert browser.execute_script("return window.opened") == folded > 0
 
 
 def test_every_table_is_linked_and_its_columns_are_in_the_readme(folder):

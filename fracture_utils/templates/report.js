@@ -36,11 +36,29 @@
     };
     filters.addEventListener("change", filter);
     $("opacity")?.addEventListener("input", (event) => {
-      document.querySelector(".cards").style.setProperty("--opacity", event.target.value);
+      $("errors").style.setProperty("--opacity", event.target.value);
     });
     filters.hidden = false;
     filter();
+    const large = $("large");
+    for (const layers of document.querySelectorAll(".cards .layers")) {
+      layers.addEventListener("click", () => {
+        const copy = layers.cloneNode(true), { naturalWidth, naturalHeight } = layers.firstChild;
+        copy.title = "close";
+        copy.style.width = `min(90vw, ${85 * naturalWidth / naturalHeight}vh)`;
+        large.replaceChildren(copy);
+        large.showModal();
+      });
+    }
+    large.addEventListener("click", () => large.close());
   }
+
+  let folded = [];  // open on paper only
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const details of folded) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of folded) details.open = false; });
 
   const { labels, positive } = data;
   const positives = labels.filter((label) => label === 1).length;
