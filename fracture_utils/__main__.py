@@ -81,7 +81,7 @@ def evaluate(source: Path, **settings: object) -> int:
     return 0
 
 
-def import_(name: str, source: str, destination: Path, copy: bool, **words: str | None) -> int:
+def import_(name: str, source: Path, destination: Path, copy: bool, **words: str | None) -> int:
     from fracture_utils.data import sources
 
     classes = {word: label for label, word in words.items() if word}
@@ -125,7 +125,7 @@ COMMANDS: dict[str, tuple] = {
                  "--output": OUTPUT}),
     "import": (import_, "Import a published data set.", "mura MURA-v1.1.zip datasets/mura", (),
                {"name": {"help": "fracatlas, mura or folders"},
-                "source": {"help": "folder or zip archive as published, or download (fracatlas)"},
+                "source": FILE | {"help": "folder or zip archive as published"},
                 "destination": FILE | {"help": "new folder"},
                 "--copy": FLAG | {"help": "copy the images instead of linking them"},
                 "--fractured": {"metavar": "NAME", "help": "folder or label of fractured images"},

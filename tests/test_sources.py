@@ -1,11 +1,8 @@
-import hashlib
-import http.server
 import json
 import os
 import shutil
 import stat
 import tarfile
-import threading
 import zipfile
 from pathlib import Path
 
@@ -261,41 +258,6 @@ def test_a_wrong_source_is_one_sentence(name, sentence):
     with pytest.raises(InputError, match="no file or folder absent"):
         bring(name if name in sources.SOURCES else "mura", "absent", "data")
     assert not Path("data/images.csv").exists()
-
-
-def test_fracatlas_is_downloaded_and_checked(monkeypatch):
-    archive = Path(zipped(fracatlas(), "FracAtlas.zip")).read_bytes()
-    state = {"requests": [], "md5": "0" * 32}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            state["requests"].append(self.path)
-            entry = {"name": "FracAtlas.zip", "download_url": f"{address}/file",
-                     "computed_md5": state["md5"]}  # fmt: skip
-            record = json.dumps({"files": [entry]}).encode()
-            body = record if self.path == "/record" else archive
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setattr(sources, "RECORD", f"{address}/record")
-        with pytest.raises(InputError, match="/file cannot be downloaded"):
-            bring("fracatlas", "download", "data")
-        state["md5"] = hashlib.md5(archive).hexdigest()
-        for _ in range(2):
-            assert len(bring("fracatlas", "download", "data")) == 52
-        server.shutdown()
-    assert state["requests"].count("/file") == 2
-    assert len(load().images) == 52
 
 
 def test_folders_without_splits_are_split_by_group():

@@ -20,7 +20,6 @@ from fracture_utils import artifacts
 from fracture_utils.config import CLASS_NAMES, InputError, is_hidden
 from fracture_utils.data import dataset
 
-RECORD = "https://api.figshare.com/v2/articles/22363012"  # address and MD5 of FracAtlas.zip
 FRACATLAS_TEST = range(3297, 3733)  # of the published test list; neighbors often show one patient
 MAX_BYTES = 2 * 2**30  # of a file in an archive
 TABLES = (".csv", ".json")
@@ -53,21 +52,20 @@ class Source(NamedTuple):
 
 
 def bring(
-    name: str, source: Path | str, destination: Path, copy: bool = False, words: dict | None = None
+    name: str, source: Path, destination: Path, copy: bool = False, words: dict | None = None
 ) -> Imported:
-    """Import the data set `name` from a folder or zip archive; "download" fetches FracAtlas. In
-    folders and tables of the source `folders`, `words` ({word: class}) name classes, too.
+    """Import the data set `name` from a folder or zip archive. In folders and tables of the source
+    `folders`, `words` ({word: class}) name classes, too.
     """
     if name not in SOURCES:
         raise InputError(f"There is no source {name!r}; choose from {', '.join(SOURCES)}.")
-    kind, destination = SOURCES[name], Path(destination)
+    kind, source, destination = SOURCES[name], Path(source), Path(destination)
     words = dataset.WORDS | {dataset.plain(w): label for w, label in (words or {}).items()}
     file = destination / "source.json"
     title = artifacts.read_json(file).get("title") if file.is_file() else ""
     inside = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
     if title != kind.title and not all(is_hidden(PurePath(path)) for path, _ in inside):
         raise InputError(f"{destination} already contains other files; choose an empty folder.")
-    source = _download(destination) if str(source) == "download" else Path(source)
     if not source.exists():
         raise InputError(f"There is no file or folder {source}; correct the name.")
     source = _unpack(source, destination / ".unpacked") if source.is_file() else source
@@ -125,19 +123,6 @@ def _unpack(archive: Path, store: Path) -> Path:
     except Exception as error:  # zipfile and zlib raise many kinds
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"{archive} is not a valid zip archive ({error}); get it again.") from None
-
-
-def _download(destination: Path) -> Path:
-    record = artifacts.download(RECORD, destination / ".downloaded" / "figshare.json")
-    try:
-        entries = json.loads(record.read_text(encoding="utf-8"))["files"]
-        entry = next(entry for entry in entries if entry["name"].endswith(".zip"))
-        address, checksum = entry["download_url"], f"md5:{entry['computed_md5']}"
-    except (ValueError, LookupError, TypeError, StopIteration):
-        raise InputError(f"{RECORD} names no archive; fetch FracAtlas.zip by hand.") from None
-    finally:
-        record.unlink()
-    return artifacts.download(address, record.with_name("FracAtlas.zip"), checksum)
 
 
 def _mura(images: Files, *_: object) -> Rows:
