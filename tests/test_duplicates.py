@@ -73,32 +73,15 @@ def test_many_equal_images_do_not_hide_a_near_one():
     assert len(set(clusters)) == 30
 
 
-@pytest.mark.parametrize(
-    "function", [duplicates.pairs, duplicates.polarity], ids=lambda function: function.__name__
-)
-def test_memory_grows_by_less_than_four_thumbnails_an_image(function):
+def test_memory_grows_by_less_than_four_thumbnails_an_image():
     def peak(count: int) -> int:
         thumbnails = np.random.default_rng(0).integers(0, 256, (count, 64, 64)).astype(np.uint8)
         tracemalloc.start()
         try:
-            function(thumbnails)
+            duplicates.pairs(thumbnails)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
     few, many = 1024, 2048  # growth with the square of the number would show
     assert (peak(many) - peak(few)) / (many - few) < 4 * duplicates.SIDE**2
-
-
-@pytest.mark.parametrize("blanks", [0, 2])
-def test_polarity_compares_the_cosines_of_the_nearest_neighbors(blanks):
-    thumbnails = stack(3, 24, 0.5)
-    thumbnails[5] = 255 - thumbnails[5]
-    thumbnails = np.concatenate([thumbnails, np.zeros((blanks, *thumbnails.shape[1:]), np.uint8)])
-    described = duplicates._descriptors(duplicates._normalize(thumbnails))
-    cosines = described @ described.T
-    negative = (-cosines).max(axis=1)
-    np.fill_diagonal(cosines, -np.inf)
-    polarity = duplicates.polarity(thumbnails)
-    np.testing.assert_allclose(polarity, cosines.max(axis=1) - negative, atol=1e-5)
-    assert polarity.argmin() == 5

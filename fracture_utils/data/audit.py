@@ -21,9 +21,7 @@ SEVERITIES = ("red", "amber", "info")
 COLUMNS = ["severity", "check", "path", "other_path", "finding", "advice"]
 EXACT, NEAR = "exact copy", "near duplicate"
 CONFLICT, MISMATCH = "conflicting labels", "label mismatch"
-INVERTED, MIN_IMAGES, MIN_RUN = -0.08, 60, 20
-"""`duplicates.polarity` below which one of so many images seems inverted: 0.1 % of the upright
-images of FracAtlas, nearly nine in ten inverted ones."""
+MIN_IMAGES, MIN_RUN = 60, 20  # numbered images among which a run is sought, and its least length
 CONFOUNDERS = ("body_part", "view", "side", "hardware", "cast")
 
 
@@ -79,8 +77,6 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
             yield "amber", "excluded file", path, "", reason, "repair or remove it"
     truncated = images["path"].isin(files.loc[files["gray_fill"] >= 0.04, "path"])
     blank = np.array([image.std() for image in data.thumbnails]) < 2
-    inverted = (duplicates.polarity(data.thumbnails) < INVERTED) & ~blank
-    inverted &= len(images) >= MIN_IMAGES
     sides = images[["width", "height"]].agg(["min", "max"], axis=1)
     boxed = images["path"].isin(data.boxes["path"])
     rotated = boxed & images["path"].isin(files.loc[files["rotated"], "path"])
@@ -91,7 +87,6 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
     for severity, check, where, finding, advice in (
         ("amber", "truncated image", truncated, fill, "fetch the original again"),
         ("amber", "blank image", blank, "it has no contrast", "remove it"),
-        ("amber", "inverted image", inverted, "bone seems dark and air bright", "invert it if so"),
         ("amber", "unusual size", odd, "it is very small or very long", "is it cropped or scaled?"),
         ("amber", "box on rotated image", rotated, turned, "check its boxes"),
         ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "correct either"),

@@ -58,18 +58,6 @@ def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
     return sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
-def polarity(thumbnails: np.ndarray) -> np.ndarray:
-    """Similarity (n,) to the nearest neighbor minus that of the negative; below 0: inverted."""
-    described = _descriptors(_normalize(thumbnails))
-    result = np.empty(len(described), np.float32)
-    for start in range(0, len(described), 512):  # bounds the memory
-        cosines = described[start : start + 512] @ described.T
-        negative = -cosines.min(axis=1)
-        np.fill_diagonal(cosines[:, start:], -1)  # itself
-        result[start : start + 512] = cosines.max(axis=1) - negative
-    return result
-
-
 def _normalize(thumbnails: np.ndarray) -> np.ndarray:
     """Local contrast, mean 0 and variance about 1, without exposure and window."""
     result = np.empty(thumbnails.shape, np.float16)
