@@ -70,7 +70,7 @@ def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataF
 
 
 def _files(data: dataset.Dataset) -> Iterator[tuple]:
-    """Files that are left out, unusual images, and damage that is confined to one class."""
+    """Files that are left out, and unusual images."""
     files, images, depth = data.files, data.images, data.images["bit_depth"]
     for path, reason in files.loc[files["reason"] != "", ["path", "reason"]].to_numpy():
         if may_be_image(PurePath(path)):  # otherwise a document, or a file of the system
@@ -94,11 +94,6 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
     ):
         for path in images.loc[np.asarray(where), "path"]:
             yield severity, check, path, "", finding, advice
-    damaged = (files["reason"] != "") | files["path"].isin(images.loc[truncated, "path"])
-    labels = files.loc[damaged & (files["label"] != ""), "label"]
-    if len(labels) >= 10 and len(set(labels)) == 1:
-        finding = f"all {len(labels)} damaged files are {labels.iloc[0]}: damage predicts the class"
-        yield "amber", "one-sided damage", "", "", finding, "fetch the originals or exclude them"
 
 
 def _copies(data: dataset.Dataset) -> Iterator[tuple]:
