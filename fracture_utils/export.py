@@ -62,26 +62,6 @@ def script() -> str:
     return SCRIPT.read_text(encoding="utf-8").replace("# {code}\n", "\n\n".join(parts))
 
 
-def _score(reference: ood.Reference, statistics: Any, features: Any) -> Any:
-    """The score (n, 1) of `ood.warnings` in Keras operations."""
-    from keras import ops
-
-    score, neighbors = 0, int(reference["neighbors"])
-    values = (statistics, ops.sign(features) * ops.abs(features) ** 0.25)
-    for (check, weight), described in zip(ood.WEIGHTS.items(), values, strict=True):
-        names = (f"{name}/{check}" for name in ood.PARTS)
-        center, spread, stored, spacing, scale = (np.float32(reference[name]) for name in names)
-        described = (described - center) / spread
-        lengths = ops.sum(described**2, axis=1, keepdims=True) + (stored**2).sum(axis=1)
-        products = ops.matmul(described, stored.T)
-        nearest, rows = ops.top_k(2 * products - lengths, neighbors)
-        distance = ops.mean(ops.sqrt(ops.maximum(-nearest, 0)), axis=1, keepdims=True)
-        spacings = ops.mean(ops.take(spacing, rows), axis=1, keepdims=True)
-        logs = ops.log(ops.maximum(distance, 1e-9)) - ops.log(ops.maximum(spacings, 1e-9)) / 2
-        score += weight * ops.relu((logs - scale[0]) / scale[1])
-    return score
-
-
 def _write(path: Path, trained: Any, card: dict, reference: ood.Reference) -> dict[str, float]:
     """Write a model; its largest difference from Keras by output."""
     import keras
@@ -110,7 +90,9 @@ def _write(path: Path, trained: Any, card: dict, reference: ood.Reference) -> di
     logit, heat_map, features = model(keras.ops.cast(image, "float32"))
     probability = keras.ops.sigmoid(calibration.calibrated(logit, card))
     outputs = {"probability": probability, "logit": logit, "heat_map": heat_map}
-    outputs["ood_score"] = _score(reference, inputs["statistics"], features)
+    reference = {name: np.float32(array) for name, array in reference.items()}
+    distances = ood.distances(reference, inputs["statistics"], features, keras.ops)
+    outputs["ood_score"] = sum(distances)[:, None]
     model = keras.Model(inputs, outputs, name=trained.name)
     noise = np.random.default_rng(0).integers(0, 256, (8, 12, 9), np.uint8)
     images = np.stack([reader.fit(one, size) for one in noise])[..., None]  # smooth, with padding

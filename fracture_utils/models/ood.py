@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,20 +34,22 @@ def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Refe
     """
     groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
     groups = groups if groups.any() else np.arange(len(images))
-    allowed, scores = groups[:, None] != groups, np.zeros(len(images))
-    neighbors = int(min(NEIGHBORS, allowed.sum(axis=1).min()))
-    reference = {"groups": groups, "neighbors": np.array(neighbors), "scores": scores}
-    described = _describe(squares, features, images[["height", "width"]].to_numpy())
-    for check, values in described.items():
+    other, scores = groups[:, None] != groups, np.zeros(len(images))
+    neighbors = np.minimum(NEIGHBORS, other.sum(axis=1).min())
+    reference = {"groups": groups, "neighbors": neighbors, "scores": scores}
+    statistics = _describe(squares, images[["height", "width"]].to_numpy())
+    for check, values in zip(WEIGHTS, (statistics, _roots(features)), strict=True):
         center, spread = values.mean(axis=0), values.std(axis=0)
         spread = np.maximum(spread, max(FLOOR * spread.mean(), 1e-9))
         descriptors = ((values - center) / spread).astype(np.float16)
-        part = dict(zip(PARTS, (center, spread, descriptors, 1 + 0 * groups, (0, 1)), strict=True))
-        part["spacing"] = np.exp(_distances(part, values, neighbors, allowed))
-        median, tail = np.quantile(_distances(part, values, neighbors, allowed), [0.5, TAIL])
-        part["scale"] = np.array([median, max(tail - median, 1e-9)])
-        scores += WEIGHTS[check] * np.maximum(0, _distances(part, values, neighbors, allowed))
-        reference |= {f"{name}/{check}": array for name, array in part.items()}
+        lengths = np.where(other, cdist((values - center) / spread, descriptors), np.inf)
+        spacing = np.exp(_logs(lengths, np.ones(len(images)), neighbors))
+        logs = _logs(lengths, spacing, neighbors)
+        median, tail = np.quantile(logs, [0.5, TAIL])
+        scale = max(tail - median, 1e-9)
+        scores += WEIGHTS[check] * np.maximum(0, (logs - median) / scale)
+        parts = center, spread, descriptors, spacing, np.array([median, scale])
+        reference |= {f"{name}/{check}": part for name, part in zip(PARTS, parts, strict=True)}
     return reference
 
 
@@ -60,15 +63,26 @@ def read(path: Path) -> Reference:
 
 def warnings(reference: Reference, squares: np.ndarray, features: np.ndarray, shapes) -> list[str]:
     """For each of n images (`shapes` (n, 2): height, width) the decisive check, or "". A warning
-    stands where the score, the weighted sum of the distances (Sun et al. 2022), is above
-    `threshold`.
+    stands where the score, the sum of the `distances`, is above `threshold`.
     """
-    neighbors, distances = int(reference["neighbors"]), []
-    for check, values in _describe(squares, features, shapes).items():
-        part = {name: reference[f"{name}/{check}"] for name in PARTS}
-        distances.append(WEIGHTS[check] * np.maximum(0, _distances(part, values, neighbors)))
-    flags = np.sum(distances, axis=0) > threshold(reference)
-    return np.where(flags, np.array(list(WEIGHTS))[np.argmax(distances, axis=0)], "").tolist()
+    by_check = distances(reference, _describe(squares, shapes), features)
+    flags = np.sum(by_check, axis=0) > threshold(reference)
+    return np.where(flags, np.array(list(WEIGHTS))[np.argmax(by_check, axis=0)], "").tolist()
+
+
+def distances(reference: Reference, statistics: Any, features: Any, xp: Any = np) -> list:
+    """The weighted distances (n,) of images to the reference set (Sun et al. 2022) by check:
+    arrays, or with `xp` keras.ops tensors.
+    """
+    result, neighbors = [], int(reference["neighbors"])
+    for check, values in zip(WEIGHTS, (statistics, _roots(features, xp)), strict=True):
+        parts = (reference[f"{name}/{check}"] for name in PARTS)
+        center, spread, descriptors, spacing, (median, scale) = parts
+        differences = ((values - center) / spread)[:, None] - descriptors
+        lengths = xp.sqrt(xp.sum(differences**2, axis=-1))
+        logs = _logs(lengths, spacing, neighbors, xp)
+        result.append(WEIGHTS[check] * xp.maximum(0, (logs - median) / scale))
+    return result
 
 
 def threshold(reference: Reference) -> float:
@@ -114,19 +128,18 @@ def _blur(side: int, sigma: float) -> np.ndarray:
     return (windows @ (kernel / kernel.sum())).astype(np.float32)
 
 
-def _describe(squares: np.ndarray, features: np.ndarray, shapes: np.ndarray) -> Reference:
+def _describe(squares: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     frames = [reader.frame(shape, SIDE) for shape in shapes]
-    described = np.array([statistics(*pair) for pair in zip(squares, frames, strict=True)])
-    roots = np.sign(features) * np.abs(features) ** 0.25  # or few channels would dominate
-    return dict(zip(WEIGHTS, (described, roots), strict=True))
+    return np.array([statistics(*pair) for pair in zip(squares, frames, strict=True)])
 
 
-def _distances(part: Reference, values: np.ndarray, neighbors: int, allowed=True) -> np.ndarray:
-    """Scaled log of the distance to the nearest `allowed` ones over the root of their spacing."""
-    values = (values - part["center"]) / part["spread"]
-    distances = np.where(allowed, cdist(values, part["descriptors"]), np.inf)
-    nearest = np.argsort(distances, axis=1)[:, :neighbors]
-    distances = np.take_along_axis(distances, nearest, axis=1).mean(axis=1)
-    spacing = part["spacing"][nearest].mean(axis=1)
-    logs = np.log(np.maximum(distances, 1e-9)) - np.log(np.maximum(spacing, 1e-9)) / 2
-    return (logs - part["scale"][0]) / part["scale"][1]
+def _roots(features: Any, xp: Any = np) -> Any:  # or few channels would dominate
+    return xp.sign(features) * xp.abs(features) ** 0.25
+
+
+def _logs(lengths: Any, spacing: np.ndarray, neighbors: int, xp: Any = np) -> Any:
+    """Log of the mean of the smallest distances over the root of the spacing of these neighbors."""
+    distance = xp.mean(xp.sort(lengths, axis=1)[:, :neighbors], axis=1)
+    nearest = xp.argsort(lengths, axis=1)[:, :neighbors]
+    spacing = xp.mean(xp.take(spacing, nearest), axis=1)
+    return xp.log(xp.maximum(distance, 1e-9)) - xp.log(xp.maximum(spacing, 1e-9)) / 2
