@@ -112,19 +112,9 @@ def _digest(path: str, algorithm: str, *_: int) -> str:
 
 
 def fingerprint(value: object) -> str:
-    """16 hexadecimal digits that change whenever `value` does: JSON, arrays and tables."""
-    text = json.dumps(value, sort_keys=True, default=_plain)
+    """16 hexadecimal digits that change whenever `value` (JSON) does."""
+    text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, pd.DataFrame):
-        rows = pd.util.hash_pandas_object(value, index=False).to_numpy()
-        return [list(value.columns), list(map(str, value.dtypes)), _plain(rows)]
-    if isinstance(value, np.ndarray):
-        data: Any = np.ascontiguousarray(value)
-        return [str(value.dtype), value.shape, hashlib.sha256(data).hexdigest()]
-    return str(value)
 
 
 def key(code: Sequence[str] = (), libraries: Sequence[str] = (), **inputs: object) -> dict:

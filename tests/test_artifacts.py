@@ -118,12 +118,7 @@ def test_tables_have_six_significant_digits(tmp_path):
 
 
 def test_a_fingerprint_changes_with_every_part_of_its_value():
-    table = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
-    values = [
-        {"a": 1}, {"a": 2}, {"a": "1"}, [1], None, np.zeros(3), np.zeros(3, np.float32),
-        np.zeros((3, 1)), table, table.rename(columns={"b": "c"}), table.iloc[::-1],
-        table.assign(b=["x", "z"]),
-    ]  # fmt: skip
+    values = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, [1], [1, 2], [2, 1], None]
     prints = [artifacts.fingerprint(value) for value in values]
     assert len(set(prints)) == len(values)
     assert prints == [artifacts.fingerprint(value) for value in values]
