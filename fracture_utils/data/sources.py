@@ -104,25 +104,21 @@ def bring(
     artifacts.write_csv(destination / "images.csv", result.images)
     boxes = boxes.assign(path=boxes["path"].map(paths)).dropna(subset="path")
     artifacts.write_csv(destination / "boxes.csv", boxes)
+    shutil.rmtree(destination / ".unpacked", ignore_errors=True)
     return result
 
 
-def _unpack(archive: Path, store: Path) -> Path:
-    identity = [str(archive.resolve()), archive.stat().st_size, archive.stat().st_mtime_ns]
-    folder = store / artifacts.fingerprint(identity)
-    if folder.is_dir():
-        return folder
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+def _unpack(archive: Path, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:  # corrects names that lead outside
             if max(member.file_size for member in opened.infolist()) > MAX_BYTES:
                 raise InputError(f"a file in it declares more than {MAX_BYTES:,} bytes")
-            opened.extractall(partial)
-        return partial.rename(folder)
+            opened.extractall(folder)
     except Exception as error:  # zipfile and zlib raise many kinds
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise InputError(f"{archive} is not a valid zip archive ({error}); get it again.") from None
+    return folder
 
 
 def _mura(images: Files, *_: object) -> Rows:
