@@ -51,7 +51,7 @@ def main() -> None:
         ),
         "ensemble and operating points": lambda: calibration.fit(calibration.add_ensemble(raw)),
         "scores": lambda: metrics.scores(ready, resamples=RESAMPLES),
-        "comparisons": lambda: comparison.pairs(ready, resamples=RESAMPLES),
+        "comparisons": lambda: comparison.pairs(ready),
     }
     sys.stdout.write(f"{len(BACKBONES)} models, {IMAGES} images, {RESAMPLES} resamples\n")
     for name, step in steps.items():

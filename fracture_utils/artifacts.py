@@ -19,7 +19,6 @@ from typing import Any
 import filelock
 import numpy as np
 import pandas as pd
-import pooch
 
 import fracture_utils
 from fracture_utils.config import InputError, first_line
@@ -165,19 +164,6 @@ def lock(folder: Path) -> filelock.FileLock:
         folders = "FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR"
         raise InputError(f"{problem}. Choose another folder with {folders}.") from None
     return held
-
-
-def download(address: str, path: Path, checksum: str | None = None) -> Path:
-    """Fetch `address` to `path` unless it is there with this checksum ("md5:…", or unchecked)."""
-    pooch.get_logger().setLevel("WARNING")  # it reports each download on standard error
-    try:
-        pooch.retrieve(address, checksum, path.name, path.parent, progressbar=False)
-    except Exception as error:  # requests raises many kinds
-        raise InputError(
-            f"{address} cannot be downloaded ({first_line(error)}). Fetch it where there is "
-            f"internet, and put it at {path}."
-        ) from None
-    return path
 
 
 def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:

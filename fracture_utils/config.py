@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "FRACTURE_"
 NORMAL, FRACTURED = CLASS_NAMES = ("normal", "fractured")
 """In the order of their labels: normal is 0, fractured is 1, everywhere."""
 SPLITS = ("train", "validation", "test")
+OUT_OF_FOLD = "cross-validation"
+"""The split of predictions for images that the head of their fold has not seen."""
 BACKBONES = ("DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception")
 LAYOUT = "train/fractured, train/normal, test/fractured and test/normal"
 DOCUMENTS = ".csv .tsv .xls .xlsx .ods .json .xml .yaml .yml .txt .md .pdf .html .py .zip .db .ini"
@@ -53,9 +55,9 @@ def first_line(error: BaseException) -> str:
 class Config(BaseSettings):
     """The settings of a run.
 
-    `Config(quick=True)`, `FRACTURE_QUICK=1` and a TOML file named by FRACTURE_CONFIG are
-    equivalent, in this order of precedence; a keyword of None counts as not given. Raises
-    InputError with one sentence where a setting is wrong.
+    `Config(quick=True)` and `FRACTURE_QUICK=1` are equivalent, in this order of precedence; a
+    keyword of None counts as not given. Raises InputError with one sentence where a setting is
+    wrong.
     """
 
     model_config = SettingsConfigDict(
@@ -78,6 +80,9 @@ class Config(BaseSettings):
     )
     test_share: float = Field(
         0.2, gt=0, le=0.5, description="share of the test set, drawn where no image has a split"
+    )
+    folds: int = Field(
+        5, ge=0, le=20, description="cross-validation folds of a frozen backbone's head; 0: none"
     )
     neighbors: int | None = Field(
         None, ge=0, description="consecutive file numbers that form one group; None: as imported"
@@ -125,7 +130,7 @@ class Config(BaseSettings):
     )
 
     def __init__(self, **keywords: Any) -> None:
-        known = [PREFIX + name.upper() for name in (*type(self).model_fields, "config")]
+        known = [PREFIX + name.upper() for name in type(self).model_fields]
         for name in os.environ:
             if name.startswith(PREFIX) and name not in known:
                 hint = _nearest(name, known)
@@ -134,15 +139,6 @@ class Config(BaseSettings):
             super().__init__(**{name: v for name, v in keywords.items() if v is not None})
         except ValidationError as error:
             raise InputError(_sentence(error.errors()[0])) from None
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **_):
-        """Keywords before environment before file; nothing else is read."""
-        path = os.environ.get(f"{PREFIX}CONFIG")
-        if path and not Path(path).is_file():
-            raise InputError(f"{PREFIX}CONFIG names {path}, which does not exist; correct it.")
-        file = [TomlConfigSettingsSource(settings_cls, Path(path))] if path else []
-        return init_settings, env_settings, *file
 
     @model_validator(mode="before")
     @classmethod

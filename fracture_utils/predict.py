@@ -213,7 +213,7 @@ def external_test(config: Config) -> Any:
     predictions["kind"] = [KIND_OF.get(name, "network") for name in predictions["model"]]
     rows = pd.DataFrame([{"model": name} | card for name, card in predictor.cards.items()])
     counts = {name: card[name] for name in ("training", "validation") if name in card}
-    fitted = counts.get("validation", {"images": 0, "fractured": 0})
+    fitted = counts.get("validation") or counts.get("training", {"images": 0, "fractured": 0})
     points = rows.reindex(columns=tables.columns("operating_points")).assign(
         at_bound=False, n=fitted["images"], positives=fitted["fractured"]
     )
@@ -226,8 +226,9 @@ def external_test(config: Config) -> Any:
     shares = {name: of["fractured"] / of["images"] for name, of in counts.items()}
     shares["test"] = float((data.images["label"] == FRACTURED).mean())
     shifts = {}
-    if {0 < share < 1 for share in (shares.get("validation", 0), shares["test"])} == {True}:
-        moved = calibration.shifted(own["probability"], shares["validation"], shares["test"])
+    before, after = fitted["fractured"] / max(fitted["images"], 1), shares["test"]
+    if min(before, after, 1 - before, 1 - after) > 0:
+        moved = calibration.shifted(own["probability"], before, after)
         shifts["by_shift"] = float(moved.sum() / own["probability"].sum())
     scored.run |= {"evaluated": str(source), "external": {
         "models_dir": str(predictor.folder),

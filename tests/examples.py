@@ -30,3 +30,10 @@ def decided(split, model, labels, logits, groups=None):
     groups = range(len(labels)) if groups is None else groups
     rows = model_rows(split, model, labels, logits, groups)
     return rows.assign(decision=np.where(rows["logit"] >= 0, "fractured", "normal"))
+
+
+def roc_area(true_positives, false_positives):
+    """Area under each of the b ROC curves of `metrics.roc_counts`; NaN where a class is missing."""
+    true, false = (np.pad(part, ((1, 0), (0, 0))) for part in (true_positives, false_positives))
+    with np.errstate(invalid="ignore"):
+        return np.trapezoid(true, false, axis=0) / (true[-1] * false[-1])

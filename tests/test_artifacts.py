@@ -1,13 +1,10 @@
 """Files are complete or absent; an artifact counts only under its key and with its bytes."""
 
-import gc
 import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -210,73 +207,6 @@ def test_a_lock_below_a_file_is_one_sentence(tmp_path):
 
 
 CONTENT = b"weights" * 1000
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT as /good, half of it as /short, and 404 otherwise; counts its requests."""
-
-    requests = 0
-
-    def do_GET(self):
-        type(self).requests += 1
-        self.send_response(200 if self.path in ("/good", "/short") else 404)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        if self.path in ("/good", "/short"):
-            self.wfile.write(CONTENT[: len(CONTENT) // (1 if self.path == "/good" else 2)])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def address():
-    """The address of a server on this machine."""
-    Server.requests = 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-    gc.collect()
-
-
-LEAVES_A_SOCKET = pytest.mark.filterwarnings("ignore::ResourceWarning")
-"""pooch does not close the connection of a failed download."""
-
-
-CHECKSUM = "md5:" + hashlib.md5(CONTENT).hexdigest()
-
-
-@LEAVES_A_SOCKET
-def test_a_download_is_made_once_and_checked(tmp_path, address, capfd):
-    path = tmp_path / "cache" / "weights.bin"
-    assert artifacts.download(f"{address}/good", path, CHECKSUM) == path
-    assert path.read_bytes() == CONTENT
-    artifacts.download(f"{address}/good", path, CHECKSUM)
-    assert Server.requests == 1
-    path.write_bytes(b"damaged")
-    artifacts.download(f"{address}/good", path, CHECKSUM)
-    assert path.read_bytes() == CONTENT
-    assert capfd.readouterr() == ("", "")
-
-
-@LEAVES_A_SOCKET
-@pytest.mark.parametrize(
-    ("page", "checksum"), [("good", "md5:" + 32 * "0"), ("short", CHECKSUM), ("absent", None)]
-)
-def test_a_failed_download_is_one_sentence_and_leaves_no_file(tmp_path, address, page, checksum):
-    path = tmp_path / "cache" / "weights.bin"
-    with pytest.raises(InputError, match=r"cannot be downloaded .*put it at .*bin") as caught:
-        artifacts.download(f"{address}/{page}", path, checksum)
-    assert "\n" not in str(caught.value)
-    assert not list(path.parent.iterdir())
-
-
-@LEAVES_A_SOCKET
-def test_without_internet_a_download_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="cannot be downloaded"):
-        artifacts.download("http://127.0.0.1:9/a", tmp_path / "a.bin", CHECKSUM)
-    gc.collect()
 
 
 def test_versions_name_package_python_and_libraries():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def test_an_unknown_network_is_a_sentence_with_the_nearest_name(wrong, right):
         ({"source": "images"}, ["0"], (backbones.GPU_EPOCHS, "all")),
         ({"source": "images"}, [], (backbones.CPU_EPOCHS, "top")),
         ({"source": "images"}, ["-1"], (backbones.CPU_EPOCHS, "top")),
-        ({"source": "phantoms"}, [], (1, "top")),
+        ({"source": "phantoms", "quick": True}, [], (backbones.CPU_EPOCHS, "top")),
         ({"source": "images", "quick": True}, ["0"], (1, "all")),
         ({"fine_tune_epochs": 3}, [], (3, "top")),
         ({"fine_tune_epochs": 0, "fine_tune_depth": "top"}, ["0"], (0, "top")),
@@ -84,13 +85,13 @@ def offline(tmp_path, monkeypatch):
     """No Keras cache, no released weights; every download is refused and recorded."""
     requested = []
 
-    def refuse(address, path, checksum=None):
-        requested.append((address, checksum))
-        raise InputError("no internet")
+    def refuse(origin, *_):
+        requested.append((origin, socket.getdefaulttimeout()))
+        raise OSError("no internet")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(backbones, "RELEASED_DIR", tmp_path / "released")
-    monkeypatch.setattr(artifacts, "download", refuse)
+    monkeypatch.setattr(keras.src.utils.file_utils, "urlretrieve", refuse)
     return requested
 
 
@@ -123,31 +124,17 @@ def test_imagenet_weights_come_from_the_folder(offline, tmp_path):
     assert not offline
 
 
-def test_weights_are_downloaded_with_their_checksum(tmp_path, monkeypatch):
-    def fetch(address, path, checksum):
-        assert address == f"{backbones.ADDRESS}vgg16/{REGISTRY['VGG16'].weights_file}"
-        assert checksum == f"md5:{REGISTRY['VGG16'].weights_md5}"
-        artifacts.write_text(path, "weights")
-        return path
-
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(artifacts, "download", fetch)
-    available, _ = backbones.find_weights(Config(source="phantoms", backbones="VGG16"))
-    assert available["VGG16"].path.parent == tmp_path / "keras" / "models"
-
-
 @pytest.mark.parametrize(
     ("name", "file"),
     [
+        ("VGG16", REGISTRY["VGG16"].weights_file),
         ("EfficientNetB0", "efficientnetb0_notop.h5"),
         ("ResNet101", "resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         ("MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
         ("MobileNetV3Small", "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"),
     ],
 )
-def test_the_weights_of_another_network_are_found_or_loaded_by_keras(
-    offline, tmp_path, monkeypatch, name, file
-):
+def test_weights_are_downloaded_by_keras_once(offline, tmp_path, monkeypatch, name, file):
     def load(weights, include_top):
         assert (weights, include_top) == ("imagenet", False)
         calls.append(name)
@@ -183,7 +170,9 @@ def test_phantoms_are_trained_from_random_weights_if_none_are_available(offline)
     assert not missing
     assert {weights.initialization for weights in available.values()} == {"random"}
     assert all(REGISTRY[n].weights_file in w.provenance for n, w in available.items())
-    assert len(offline) == 1  # one refusal is enough
+    ((address, timeout),) = offline  # one refusal is enough
+    assert address.startswith(backbones.ADDRESS) and timeout == backbones.TIMEOUT
+    assert socket.getdefaulttimeout() is None
 
 
 def test_radiographs_stop_without_weights(offline, tmp_path):

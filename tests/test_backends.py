@@ -12,6 +12,7 @@ import pytest
 import runs
 
 from fracture_utils import artifacts
+from fracture_utils.config import OUT_OF_FOLD
 from fracture_utils.data import dataset
 from fracture_utils.data.generators import ImageBatches
 from fracture_utils.models import backbones, builder, heatmaps, model_cards
@@ -20,6 +21,7 @@ from fracture_utils.models.backbones import Weights
 WEIGHTS = Weights("released", backbones.RELEASED_DIR / "MobileNet.npz")
 RUNS = {
     "frozen": {"fine_tune_epochs": 0, "head": "pooled", "disk_limit": 0.0},
+    "folds": {"fine_tune_epochs": 0, "head": "localization"},
     "tuned": {"fine_tune_epochs": 1, "head": "localization"},
 }
 """Without cached maps the predictions of a frozen body come from images, in float32."""
@@ -45,13 +47,15 @@ def test_a_model_of_another_backend_gives_the_same_predictions(tmp_path, monkeyp
     model = model_cards.load("MobileNet", card, config.models_dir)
     assert builder.head_of(model) == RUNS[run]["head"]
     pixels, row_of = dataset.pixels(config.cache_dir, 64)
-    rows = np.array([row_of[path] for path in trained.predictions["path"]])
+    own = trained.predictions[trained.predictions["split"] != OUT_OF_FOLD]  # of other heads
+    rows = np.array([row_of[path] for path in own["path"]])
     batches = ImageBatches(pixels, np.zeros(len(pixels)), rows, config)
     outputs = heatmaps.predict(heatmaps.explain(model), batches)
     assert outputs.logits.std() > 0.01
-    np.testing.assert_allclose(trained.predictions["logit"], outputs.logits, rtol=1e-4, atol=1e-4)
+    close = 3e-3 if run == "folds" else 1e-4  # from cached maps in 16 bits
+    np.testing.assert_allclose(own["logit"], outputs.logits, rtol=close, atol=close)
     stored = np.load(config.cache_dir / "models" / "MobileNet" / "heatmaps.npy")
-    np.testing.assert_allclose(stored, outputs.heat_maps, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(stored, outputs.heat_maps, rtol=10 * close, atol=10 * close)
     tested = trained.predictions.query("split == 'test'")["path"]
     assert list(trained.heat_maps["MobileNet"]) == list(tested)
 

@@ -287,7 +287,7 @@ def test_the_losses_are_weighted_cross_entropies(seed, grid):
         ]
         assert loss == pytest.approx(np.mean(terms) if terms else 0.0, rel=1e-4, abs=1e-5)
     labels, scores = np.array([[0.0], [1.0]], np.float32), np.array([[2.0], [-1.0]], np.float32)
-    losses = builder.image_loss({0: 0.5, 1: 3.0})(labels, keras.ops.convert_to_tensor(scores))
+    losses = builder.image_loss([0.5, 3.0])(labels, keras.ops.convert_to_tensor(scores))
     np.testing.assert_allclose(numpy(losses), [0.5 * np.log1p(np.exp(2)), 3 * np.log1p(np.exp(1))])
 
 

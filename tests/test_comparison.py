@@ -9,17 +9,27 @@ from examples import decided
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from fracture_utils import tables
-from fracture_utils.evaluation import comparison
+from fracture_utils.config import OUT_OF_FOLD
+from fracture_utils.evaluation import calibration, comparison, metrics
 
 
 def table(scores, labels, groups=None):
     """Predictions of models {name: logits} on test images."""
     parts = [decided("test", name, labels, logits, groups) for name, logits in scores.items()]
     return pd.concat(parts, ignore_index=True)
+
+
+def by_folds(scores, labels, folds, groups=None):
+    """Out-of-fold predictions in any order."""
+    parts = [decided(OUT_OF_FOLD, name, labels, logits, groups).assign(fold=folds)
+             for name, logits in scores.items()]  # fmt: skip
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.sample(frac=1, random_state=1).sort_values("model", kind="stable")
 
 
 def binormal(count, separations, seed=0, correlation=0.5):
@@ -35,7 +45,7 @@ def binormal(count, separations, seed=0, correlation=0.5):
 
 def test_every_pair_once_with_the_columns_of_the_data_dictionary():
     labels, scores = binormal(200, [2, 1.5, 1, 1.9])
-    result = comparison.pairs(table(scores, labels), resamples=200)
+    result = comparison.pairs(table(scores, labels))
     assert list(result) == tables.columns("comparisons")
     assert len(result) == 6
     assert not result[["model_a", "model_b"]].apply(frozenset, axis=1).duplicated().any()
@@ -45,7 +55,7 @@ def test_every_pair_once_with_the_columns_of_the_data_dictionary():
 
 def test_p_values_are_those_of_the_references():
     labels, scores = binormal(120, [1.5, 1.2, 0.9], seed=3)
-    result = comparison.pairs(table(scores, labels), resamples=100)
+    result = comparison.pairs(table(scores, labels))
     for test in ("p_delong", "p_sensitivity", "p_specificity"):
         assert list(result[f"{test}_holm"]) == pytest.approx(
             multipletests(result[test], method="holm")[1]
@@ -90,15 +100,16 @@ def test_the_paired_test_is_wrong_in_5_of_100_where_groups_agree_and_nothing_dif
 def test_the_networks_have_the_same_p_values_with_and_without_ensembles():
     labels, scores = binormal(160, [1.5, 1.2, 0.9], seed=3)
     more = scores | {"Ensemble": sum(scores.values())}
-    alone = comparison.pairs(table(scores, labels), resamples=50)
-    among = comparison.pairs(table(more, labels), resamples=50)
+    alone = comparison.pairs(table(scores, labels))
+    among = comparison.pairs(table(more, labels))
     among = among[among["model_a"].isin(scores) & among["model_b"].isin(scores)]
-    pd.testing.assert_frame_equal(among.reset_index(drop=True), alone)
+    columns = [name for name in alone if not name.endswith("holm")]  # of all rows
+    pd.testing.assert_frame_equal(among[columns].reset_index(drop=True), alone[columns])
 
 
 def test_delong_agrees_with_a_large_paired_bootstrap():
     labels, scores = binormal(400, [1.5, 1.2], seed=5)
-    row = comparison.pairs(table(scores, labels), resamples=3000).iloc[0]
+    row = comparison.pairs(table(scores, labels)).iloc[0]
     half = stats.norm.ppf(0.975)
     error = (row["difference_high"] - row["difference_low"]) / (2 * half)
     p = 2 * stats.norm.sf(row["difference"] / error)
@@ -108,15 +119,14 @@ def test_delong_agrees_with_a_large_paired_bootstrap():
 def test_equal_scores_do_not_differ_significantly():
     labels, scores = binormal(40, [1])
     twins = {"A": scores["model 0"], "B": scores["model 0"]}
-    row = comparison.pairs(table(twins, labels), resamples=100).iloc[0]
-    assert tuple(row[3:-1]) == (0, 0, 0, *[1] * 6)
-    assert np.isnan(row["p_selected_holm"])  # no selected model
+    row = comparison.pairs(table(twins, labels)).iloc[0]
+    assert tuple(row[3:]) == (0, 0, 0, *[1] * 6)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0], [0, 1, 1]])
 def test_too_little_for_a_test_is_nan_without_a_warning(labels):
     models = {"A": [0.0, 1.0, 2.0], "B": [2.0, 1.0, 0.0], "C": [1.0, 1.0, 1.0]}
-    result = comparison.pairs(table(models, labels), resamples=100)
+    result = comparison.pairs(table(models, labels))
     assert result["p_delong"].isna().all()
     assert result["p_delong_holm"].isna().all()
     tested = labels.count(1) > 1, labels.count(0) > 1
@@ -127,26 +137,26 @@ def test_too_little_for_a_test_is_nan_without_a_warning(labels):
 def test_one_model_has_no_pair():
     labels, scores = binormal(20, [1])
     alone = table(scores, labels)
-    assert comparison.pairs(alone, resamples=100).empty
-    assert list(comparison.pairs(alone, resamples=100)) == tables.columns("comparisons")
+    assert comparison.pairs(alone).empty
+    assert list(comparison.pairs(alone)) == tables.columns("comparisons")
 
 
 def test_one_group_has_no_interval():
     labels, scores = binormal(20, [1, 2])
-    row = comparison.pairs(table(scores, labels, groups=[0] * 20), resamples=100).iloc[0]
+    row = comparison.pairs(table(scores, labels, groups=[0] * 20)).iloc[0]
     assert np.isnan([row["difference_low"], row["p_delong"]]).all()
 
 
 def test_references_are_not_compared():
     labels, scores = binormal(40, [1, 2])
     scores["Metadata only"] = scores["model 0"]
-    assert len(comparison.pairs(table(scores, labels), resamples=100)) == 1
+    assert len(comparison.pairs(table(scores, labels))) == 1
 
 
 def test_the_detectable_difference_is_shown_in_four_of_five_test_sets():
     labels, scores = binormal(300, [1.5, 1.2], seed=7)
     tested = table(scores, labels)
-    pairs = comparison.pairs(tested, None, 500)
+    pairs = comparison.pairs(tested, "model 1")
     smallest = comparison.against(pairs, "model 1")["detectable"].item()
     truth = np.linspace(0, 1.5, 31)
     gaps = [stats.norm.cdf(1.5 / 2**0.5) - stats.norm.cdf(d / 2**0.5) for d in truth]
@@ -160,33 +170,164 @@ def test_the_detectable_difference_is_shown_in_four_of_five_test_sets():
     assert 0.65 < significant / 200 < 0.95
 
 
-def test_families_are_corrected_apart_and_the_selected_model_has_its_own():
+@pytest.mark.parametrize("selected", ["model 0", "model 1", "model 2"])
+def test_on_the_test_images_the_selected_model_is_compared_with_each_other_one(selected):
     labels, scores = binormal(80, [1.5, 1.2, 0.9], seed=3)
-    models = scores | {"Ensemble": sum(scores.values())}
-    tested = table(models, labels)
-    result = comparison.pairs(tested, "model 1", 50)
-    alone = comparison.pairs(tested[tested["kind"] == "network"], None, 50)
-    own = result[result["family"] == "networks"].reset_index(drop=True)
-    columns = [c for c in own if c != "p_selected_holm"]
-    pd.testing.assert_frame_equal(own[columns], alone[columns])
-    assert alone["p_selected_holm"].isna().all()
-    of_selected = (result[["model_a", "model_b"]] == "model 1").any(axis=1)
-    assert result["p_selected_holm"].notna().equals(of_selected)
-    adjusted = multipletests(result.loc[of_selected, "p_delong"], method="holm")[1]
-    assert list(result.loc[of_selected, "p_selected_holm"]) == pytest.approx(list(adjusted))
+    models = scores | {"Ensemble": sum(scores.values()), "Metadata only": -scores["model 0"]}
+    every = comparison.pairs(table(models, labels))
+    result = comparison.pairs(table(models, labels), selected)
+    assert list(result["model_a"]) == [selected] * 3
+    assert set(result["model_b"]) == {*scores, "Ensemble"} - {selected}
+    assert set(result["data"]) == {"test"}
+    aucs = {name: roc_auc_score(labels, logits) for name, logits in models.items()}
+    for row in result.itertuples():
+        assert row.difference == pytest.approx(aucs[selected] - aucs[row.model_b])
+        pair = every[every[["model_a", "model_b"]].isin([selected, row.model_b]).all(axis=1)]
+        for test in ("p_delong", "p_sensitivity", "p_specificity"):
+            assert getattr(row, test) == pytest.approx(pair[test].item())
+    for test in ("p_delong", "p_sensitivity", "p_specificity"):
+        adjusted = multipletests(result[test], method="holm")[1]
+        assert list(result[f"{test}_holm"]) == pytest.approx(list(adjusted))
 
 
-def test_against_has_the_signs_and_p_values_of_one_model():
+def test_out_of_fold_all_pairs_of_networks_are_compared_by_their_mean_aucs():
+    labels, scores = binormal(240, [1.5, 1.2, 0.9], seed=3)
+    groups, folds = np.arange(240) // 4, np.arange(240) // 4 % 3 + 1
+    apart = {name: logits + 3 * folds for name, logits in scores.items()}
+    more = apart | {"Ensemble": sum(scores.values()), "Metadata only": labels}
+    tested = table(more, labels)
+    rows = pd.concat([tested, by_folds(more, labels, folds, groups)])
+    result = comparison.pairs(rows, "model 2")
+    assert list(result["data"]) == ["test"] * 3 + [OUT_OF_FOLD] * 3
+    pd.testing.assert_frame_equal(result[:3], comparison.pairs(tested, "model 2"))
+    rows = result[3:]
+    means = {
+        name: np.mean([roc_auc_score(labels[folds == k], of[folds == k]) for k in (1, 2, 3)])
+        for name, of in apart.items()
+    }
+    covariance = metrics.delong(labels, np.stack([*apart.values()], 1), groups, folds)[1]
+    names = list(apart)
+    for row in rows.itertuples():
+        assert row.difference == pytest.approx(means[row.model_a] - means[row.model_b])
+        assert row.difference_low < row.difference < row.difference_high
+        contrast = np.array([(n == row.model_a) - float(n == row.model_b) for n in names])
+        error = np.sqrt(contrast @ covariance @ contrast)
+        assert row.p_delong == pytest.approx(2 * stats.t.sf(row.difference / error, 60 - 3))
+    adjusted = multipletests(rows["p_delong"], method="holm")[1]
+    assert list(rows["p_delong_holm"]) == pytest.approx(list(adjusted))
+    assert rows[["p_sensitivity", "p_specificity_holm"]].isna().all(axis=None)
+    for column in ("p_sensitivity", "p_specificity_holm"):
+        assert result[column].dtype == float
+
+
+@pytest.mark.parametrize("fault", ["fold of one class", "fractures of a fold in one group"])
+def test_what_folds_cannot_show_is_nan_without_a_warning(fault):
+    labels, scores = binormal(90, [1.5, 1.2])
+    groups, folds = np.arange(90) // 2, np.arange(90) // 30
+    labels = np.where((folds == 0) & (fault == "fold of one class"), 0, labels)
+    labels = np.where((folds == 0) & (groups > 0), 0, labels)
+    rows = pd.concat([table(scores, labels), by_folds(scores, labels, folds, groups)])
+    result = comparison.pairs(rows).iloc[-1]
+    assert result["data"] == OUT_OF_FOLD
+    assert result[["difference_low", "difference_high", "p_delong", "p_delong_holm"]].isna().all()
+    summary = comparison.cross_validation(rows, set()).set_index(["model", "fold"])
+    assert summary.loc[("model 0", 0), ["auc_low", "auc_high"]].isna().all()
+    assert summary.loc[("model 0", 2), ["auc_low", "auc_high"]].notna().all()
+    assert calibration.select_model(rows) == (None if fault == "fold of one class" else "model 0")
+
+
+def test_the_cross_validation_table():
+    labels, scores = binormal(300, [1.2, 1.6, 0.9], seed=1)
+    groups, folds = np.arange(300) // 4, np.arange(300) // 4 % 5 + 1
+    rows = by_folds(scores | {"Ensemble": labels}, labels, folds, groups)
+    rows = pd.concat([rows, table(scores, labels)])
+    run = {f"{OUT_OF_FOLD}/{k:03d}.png" for k in range(40, 70)}
+    left = np.array([not 40 <= k < 70 for k in range(300)])
+    result = comparison.cross_validation(rows, run)
+    assert list(result) == tables.columns("cross_validation")
+    assert list(result["fold"]) == [*range(6)] * 3
+    assert list(dict.fromkeys(result["model"])) == ["model 1", "model 0", "model 2"]
+    for (model, fold), row in result.set_index(["model", "fold"]).iterrows():
+        own = folds == fold if fold else folds > 0
+        assert (row["n"], row["positives"]) == (own.sum(), labels[own].sum())
+        parts = [fold] if fold else range(1, 6)
+        for name, kept in (("auc", own), ("auc_without_run", own & left)):
+            aucs = [roc_auc_score(labels[kept & (folds == k)], scores[model][kept & (folds == k)])
+                    for k in parts]  # fmt: skip
+            if fold == 0 or name == "auc":
+                assert row[name] == pytest.approx(np.mean(aucs))
+                assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+            else:
+                assert np.isnan(row[name])
+    _, low, high = metrics.auc_with_interval(labels, scores["model 1"], groups, folds)
+    assert result["auc_low"][0] < low - 0.002  # it was selected
+    assert result["auc_high"][0] == high
+    plain = comparison.cross_validation(rows, set())
+    limits = ["auc", "auc_low", "auc_high"]
+    pd.testing.assert_frame_equal(plain[limits], result[limits])
+    assert plain["auc_without_run"].isna().all()
+    assert comparison.cross_validation(table(scores, labels), run).empty
+
+
+def test_one_network_was_not_selected():
+    labels, scores = binormal(100, [1.2])
+    folds = np.arange(100) // 20  # numbered from 0, the number of the mean in the table
+    row = comparison.cross_validation(by_folds(scores, labels, folds), set()).iloc[0]
+    expected = metrics.auc_with_interval(labels, scores["model 0"], np.arange(100), folds)
+    assert list(row[["auc", "auc_low", "auc_high"]]) == pytest.approx(expected)
+
+
+def test_the_interval_of_the_best_of_equal_networks_holds_its_true_auc():
+    """That of one network misses it in one of ten data sets: the highest of six is too high."""
+    generator, truth, covered = np.random.default_rng(0), stats.norm.cdf(1 / 2**0.5), [0, 0]
+    labels, folds = np.arange(200) % 2, np.arange(200) // 2 % 2
+    rows = by_folds({str(k): labels for k in range(6)}, labels, folds)
+    place = rows["path"].str.extract(r"(\d+).png")[0].astype(int).to_numpy()
+    for _ in range(100):
+        scores = labels[:, None] + generator.normal(size=(200, 6))
+        rows["logit"] = scores[place, rows["model"].astype(int)]
+        best = comparison.cross_validation(rows, set()).iloc[0]
+        own = scores[:, int(best["model"])]
+        _, low, high = metrics.auc_with_interval(labels, own, np.arange(200), folds)
+        covered[0] += best["auc_low"] <= truth <= best["auc_high"]
+        covered[1] += low <= truth <= high
+    assert covered[0] >= 94
+    assert covered[1] < 92
+
+
+@pytest.mark.parametrize("data", ["test", OUT_OF_FOLD])
+def test_against_has_the_signs_and_p_values_of_one_model(data):
     labels, scores = binormal(80, [1.5, 1.2, 0.9], seed=3)
-    pairs = comparison.pairs(table(scores, labels), "model 1", 50)
-    rows = comparison.against(pairs, "model 1")
-    auc = dict(zip(scores, comparison.delong(labels, np.stack([*scores.values()], 1))[0],
-                   strict=True))  # fmt: skip
+    folds = np.arange(80) // 40
+    rows = pd.concat([table(scores, labels), by_folds(scores, labels, folds)])
+    pairs = comparison.pairs(rows, "model 1")
+    rows = comparison.against(pairs, "model 1", data)
+    arrays = labels, np.stack([*scores.values()], 1), None, folds if data == OUT_OF_FOLD else None
+    auc = dict(zip(scores, metrics.delong(*arrays)[0], strict=True))
     assert set(rows.index) == {"model 0", "model 2"}
     for other, row in rows.iterrows():
         assert row["lead"] == pytest.approx(auc["model 1"] - auc[other])
-    of_selected = pairs["p_selected_holm"].notna()
-    assert sorted(rows["p"]) == sorted(pairs.loc[of_selected, "p_selected_holm"])
+        assert row["lead_low"] <= row["lead"] <= row["lead_high"]
+    own = (pairs["data"] == data) & (pairs[["model_a", "model_b"]] == "model 1").any(axis=1)
+    assert sorted(rows["p"]) == sorted(pairs.loc[own, "p_delong_holm"])
+    if data == "test":
+        pd.testing.assert_frame_equal(rows, comparison.against(pairs, "model 1"))
+
+
+def test_few_groups_with_fractures_are_wrong_in_5_of_100_test_sets_too():
+    """The fault: by the normal distribution, 8 of 100, with twelve such groups."""
+    fractures = [9, 7, 6, 6, 4, 4, 3, 3, 2, 2, 1, 1, *[0] * 6]
+    labels = (np.arange(12) < np.array(fractures)[:, None]).ravel().astype(int)
+    groups, wrong = np.repeat(np.arange(18), 12), np.zeros(2)
+    for seed in range(1000):
+        generator = np.random.default_rng(seed)
+        noise = generator.normal(size=(18, 2))[groups] + generator.normal(size=(216, 2))
+        auc, covariance = comparison.delong(labels, labels[:, None] + noise, groups)
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        p = [comparison.p_delong(auc[0] - auc[1], variance, degrees) for degrees in (11, np.inf)]
+        wrong += np.array(p) < 0.05
+    assert 30 < wrong[0] < 65
+    assert wrong[1] > 70
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8])

@@ -8,12 +8,15 @@ import pytest
 from examples import model_rows
 from scipy import special
 
-from fracture_utils.config import InputError
+from fracture_utils.config import OUT_OF_FOLD, InputError
 from fracture_utils.evaluation import calibration, metrics, subgroups
 from fracture_utils.evaluation.predictions import (
     by_patient,
+    calibrating,
     compared,
+    folds_of,
     matrix,
+    out_of_fold,
     read,
 )
 
@@ -34,6 +37,7 @@ def file(tmp_path):
 def test_four_columns_suffice(file):
     table = read(file(f"{HEAD}\n01,1,A,0.9\n02,Normal,A,0\n"))
     assert list(table["path"]) == list(table["group"]) == ["01", "02"]
+    assert "fold" not in table
     assert list(table["label"]) == ["fractured", "normal"]
     assert set(table["split"]) == {"test"}
     assert np.isfinite(table["logit"]).all()
@@ -57,6 +61,48 @@ def test_a_logit_counts_only_where_it_can_be_calibrated(file):
     assert list(read(file(both))["logit"]) == [50, 40]
 
 
+FOLDED = f"""{HEAD},logit,split,fold
+c,1,A,.5,30,cross-validation,1
+a,0,A,.5,20,Cross validation,2.0
+b,1,A,.5,10,cross-validation,2
+t,1,A,.9,50,test,
+b,1,B,.5,11,cross-validation,2
+c,1,B,.5,31,cross-validation,1
+a,0,B,.5,21,CROSS-VALIDATION,2
+t,1,B,.9,51,test,0
+"""
+
+
+def test_a_file_of_cross_validation(file):
+    table = read(file(FOLDED))
+    assert list(table["split"]) == ([OUT_OF_FOLD] * 3 + ["test"]) * 2
+    assert list(table["fold"]) == [1, 2, 2, 0, 2, 1, 2, 0]
+    assert list(table["logit"]) == [30, 20, 10, 50, 11, 31, 21, 51]  # they can be calibrated
+    assert len(calibrating(table)) == 6
+    data, folds = out_of_fold(table.assign(decision="normal"))
+    assert list(data.paths) == ["a", "b", "c"]
+    assert list(folds) == [2, 2, 1]
+    np.testing.assert_array_equal(data.logits, [[20, 21], [10, 11], [30, 31]])
+    from_zero = read(file(FOLDED.replace(",1\n", ",0\n")))
+    assert list(out_of_fold(from_zero.assign(decision="normal"))[1]) == [3, 3, 1]
+    plain = read(file(FOLDED.replace("fold", "note")))
+    assert list(out_of_fold(plain.assign(decision="normal"))[1]) == [0, 0, 0]
+
+
+def test_rows_of_validation_beside_those_out_of_fold_do_not_count(file):
+    table = read(file(f"{FOLDED}a,0,A,.5,90,validation,0\nv,1,M,.5,70,validation,\n"
+                      "t,1,M,.5,70,test,\na,0,M,.5,1,validation,\n"
+                      "v,1,A,.5,1,validation,\n"))  # fmt: skip
+    own = {model: calibrating(rows) for model, rows in table.groupby("model")}
+    assert set(own["A"]["split"]) == {OUT_OF_FOLD}
+    assert list(own["M"]["logit"]) == [70, 1]  # a model without folds
+
+
+def test_rows_without_a_fold_are_of_none():
+    rows = pd.concat([pd.DataFrame({"fold": [2, 1]}), pd.DataFrame({"path": ["a"]})])
+    assert list(folds_of(rows)) == [2, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -74,6 +120,9 @@ def test_a_logit_counts_only_where_it_can_be_calibrated(file):
         (f"{HEAD},note,note\na,1,A,0.5,x,y\n", r"more than one column note"),
         (f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,variant\n", "row 3: the kind 'variant' is none"),
         (f"{HEAD},logit,split\na,1,A,.5,x,validation\n", "'x' is not a finite number"),
+        (FOLDED.replace(",2.0", ",two"), "row 3: the fold 'two' is not a whole number"),
+        (FOLDED.replace("21,CROSS-VALIDATION,2", "21,cross-validation,1"), "a is in two folds"),
+        (FOLDED.replace("b,1,B", "b,0,B"), "b has two labels"),
         (f"{HEAD}\na,1,A,0.5\na,1,A,0.6\n", "more than one prediction for a"),
         (f"{HEAD}\na,1,A,0.5\na,0,B,0.6\n", "a has two labels"),
         (f"{HEAD}\na,1,A,.5\nb,0,A,.5\na,1,B,.6\n", "B has no prediction for 1 of 2 images"),

@@ -78,7 +78,7 @@ def test_extras_and_links_exist():
 
 
 def test_settings_and_files_that_it_names_exist():
-    known = {f"FRACTURE_{name.upper()}" for name in Config.model_fields} | {"FRACTURE_CONFIG"}
+    known = {f"FRACTURE_{name.upper()}" for name in Config.model_fields}
     assert set(re.findall(r"FRACTURE_[A-Z_]+(?![<A-Z_])", README)) - {"FRACTURE_"} <= known
     from fracture_utils.evaluation.results import TABLES
 

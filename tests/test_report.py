@@ -119,7 +119,7 @@ def test_the_page_states_every_conclusion_and_every_figure(run, folder):
 def test_every_value_is_escaped(run, tmp_path, monkeypatch):
     def soiled(table):
         columns = table.select_dtypes(exclude=["number", "bool"]).columns
-        kept = {"label", "split", "kind", "decision", "outcome", "stage", "status", "family",
+        kept = {"label", "split", "kind", "decision", "outcome", "stage", "status", "data",
                 "severity", "rule", "initialization", "assessment", "column"}  # fmt: skip
         return table.assign(**{c: HOSTILE + table[c] for c in columns if c not in kept})
 
@@ -339,7 +339,7 @@ def test_headings_sort_the_leaderboard(browser):
 def test_the_leaderboard_marks_the_selected_model_and_those_not_worse(browser, run):
     tied = {"A"}
     for row in run.comparisons.itertuples():
-        if "A" in (row.model_a, row.model_b) and row.p_selected_holm >= 0.05:
+        if "A" in (row.model_a, row.model_b) and row.p_delong_holm >= 0.05:
             tied |= {row.model_a, row.model_b}
     rows = browser.find_elements("css selector", ".sortable tbody tr.tied th")
     assert {row.get_attribute("data-value") for row in rows} == tied

@@ -54,21 +54,24 @@ def test_the_headline_has_selection_auc_interval_and_test_set(run):
     assert "optimistic" not in text(run)
 
 
+LIMITS = "({0}, unadjusted 95 % CI {1} to {2})"
+OTHERS = f"VGG16 {LIMITS} and MobileNet {LIMITS}"
+
+
 @pytest.mark.parametrize(
     ("p", "lead", "phrase"),
     [
-        (0.2, 0.1, "no significant difference from VGG16 and MobileNet."),
+        (0.2, 0.1,
+         f"no significant difference from {OTHERS.format('+0.100', '+0.050', '+0.150')}."),
         (0.01, 0.1, "significantly better than VGG16 and MobileNet."),
         (0.01, -0.1, "significantly worse than VGG16 and MobileNet."),
-        (np.nan, 0.1, "no significant difference from VGG16 and MobileNet."),
+        (np.nan, 0.0,
+         f"no significant difference from {OTHERS.format('+0.000', '-0.050', '+0.050')}."),
     ],
-)
+)  # fmt: skip
 def test_paired_tests_decide_what_is_significant(run, p, lead, phrase):
-    pairs = run.comparisons.copy()
-    own = pairs[["model_a", "model_b"]].eq("DenseNet121").any(axis=1)
-    sign = np.where(pairs["model_a"] == "DenseNet121", 1, -1)
-    pairs.loc[own, "difference"] = lead * sign[own]
-    pairs.loc[own, ["p_selected_holm", "p_delong_holm"]] = p
+    pairs = run.comparisons.assign(difference=lead, p_delong_holm=p)
+    pairs = pairs.assign(difference_low=lead - 0.05, difference_high=lead + 0.05)
     line = text(dataclasses.replace(run, comparisons=pairs))
     assert f"Paired tests of the AUC (DeLong, Holm): {phrase}" in line
     number = "no test" if np.isnan(p) else f"p = {p:.{2 if p >= 0.1 else 3}f}"
@@ -80,7 +83,8 @@ def test_detectable_differences_and_ensemble(run):
     line = text(changed(run, "comparisons", **ends))
     assert "Smallest detectable difference in AUC at 80 % power: 0.071." in line
     assert "Ensemble: AUC " in line
-    assert "detectable" not in text(changed(run, "comparisons", difference_low=np.nan))
+    without = text(changed(run, "comparisons", difference_low=np.nan, p_delong_holm=0.2))
+    assert "detectable" not in without and "no CI" in without
 
 
 def test_calibration(run):

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -71,6 +72,99 @@ def table(groups):
 def result(groups, seed=0):
     images = table(groups)
     return dict(zip(images["path"], splits.split_validation(images, seed), strict=True))
+
+
+MIXED = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)).filter(any), min_size=2)
+
+
+@given(MIXED, st.lists(st.sampled_from(["train", "train", "validation", "test"])),
+       st.integers(0, 8), st.integers(0, 99))  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_folds_are_of_whole_groups_and_both_classes(sizes, drawn, count, seed):
+    images = patients(sizes)
+    split = dict(enumerate(drawn))
+    images["split"] = [split.get(int(group[1:]), "train") for group in images["group"]]
+    folds = splits.draw_folds(images, count, seed)
+    learned = images["split"] != "test"
+    assert (folds[~learned] == 0).all()
+    if (folds == 0).all():
+        return
+    of_class = images[learned].groupby("label")["group"].nunique()
+    assert sorted(set(folds[learned])) == list(range(1, folds.max() + 1))
+    assert 2 <= folds.max() <= min(count, of_class.min())
+    assert ((folds == 1) == (images["split"] == "validation")).all()
+    assert folds[learned].groupby(images["group"]).nunique().max() == 1
+    assert (images[learned].groupby(folds)["label"].nunique() == 2).all()
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_folds_of_train_have_nearly_the_same_sizes(count, seed):
+    images = patients([(k % 4, 1 - k % 3 // 2) for k in range(1, 301)])
+    validation = splits.draw_groups(images, 1 / count, seed)
+    split = np.where(images["group"].isin(validation), "validation", "train")
+    folds = splits.draw_folds(images.assign(split=split), count, seed)
+    sizes = pd.crosstab(folds, images["label"])
+    assert sizes.index.tolist() == list(range(1, count + 1))
+    assert (sizes.max() - sizes.min() <= [2, 0.2 * sizes["normal"].mean()]).all()
+
+
+def test_no_fold_is_left_empty_by_large_groups():
+    """The fault: two small groups were drawn as one fold, and none remained for a later one."""
+    images = patients([(4, 4), (1, 1), (1, 1), (10, 10), (10, 10)])
+    images["split"] = np.where(images["group"] == "p0", "validation", "train")
+    drawn = [set(splits.draw_folds(images, 5, seed)) for seed in range(30)]
+    assert all(folds == set(range(1, max(folds) + 1)) for folds in drawn)
+    assert {max(folds) for folds in drawn} == {4, 5}
+
+
+def test_a_patient_in_validation_and_train_is_of_the_first_fold():
+    images = table(range(60))
+    images.loc[:9, "split"] = "validation"
+    images.loc[[1, 7], "split"] = "train"
+    folds = splits.draw_folds(images, 5, 0)
+    assert (folds[:10] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "split"),
+    [([(1, 1)] * 8, "train"), ([(1, 1), (1, 0), (1, 0)], "validation"), ([(1, 0)] * 9, "train")],
+)
+def test_there_are_no_folds_where_a_class_or_validation_lacks(sizes, split):
+    images = patients(sizes).assign(split="train")
+    images.loc[:1, "split"] = split
+    assert (splits.draw_folds(images, 5, 0) == 0).all()
+
+
+def numbered(labels, prefix="IMG"):
+    names = [f"{label}/{prefix}{number:04}.jpg" for number, label in enumerate(labels)]
+    return pd.DataFrame({"path": names, "label": labels})
+
+
+def mixed(count, seed=0):
+    random = np.random.default_rng(seed).random(count)
+    return list(np.where(random < 0.2, "fractured", "normal"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_run_is_found_whatever_the_order(seed):
+    labels = [*mixed(200), "normal", *["fractured"] * 30, "normal", *mixed(100, 1)]
+    images = pd.concat([numbered(labels), numbered(mixed(80, 2), "other")], ignore_index=True)
+    run, chance = splits.one_class_run(images.sample(frac=1, random_state=seed))
+    assert set(images.loc[run.index[run], "path"]) == {f"fractured/IMG{k:04}.jpg"
+                                                       for k in range(201, 231)}  # fmt: skip
+    assert 2 < chance < 5
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [mixed(300), ["normal"] * 80, [*["fractured"] * 20, *["normal"] * 20],
+     ["fractured", *["normal"] * 63], [*["normal"] * 12, *["fractured"] * 15, *mixed(90)]],
+)  # fmt: skip
+def test_what_chance_explains_is_no_run(labels):
+    run, chance = splits.one_class_run(numbered(labels))
+    assert not run.any()
+    assert np.isnan(chance)
 
 
 def test_added_images_move_few_between_splits():
@@ -183,13 +277,27 @@ def test_the_name_of_another_image_begins_the_name_of_its_copy(template):
     assert splits.assign_groups(series, NONE).is_unique  # downloads of other images of one name
 
 
-def test_near_duplicates_join_groups_before_a_test_set_is_drawn():
+@pytest.mark.parametrize("split", ["", "train", "validation", "test"])
+def test_near_duplicates_join_groups(split):
     names = ["a.png", "a_aug_1.png", "b.png", "b_aug_1.png", "c.png", "d.png", "e.png", "f.png"]
-    images = pd.DataFrame({"path": names, "label": "normal", "split": "", "patient": ""})
+    images = pd.DataFrame({"path": names, "label": "normal", "split": split, "patient": ""})
     images.loc[6:, "patient"] = ["p1", "p2"]
     pairs = pd.DataFrame({"first": [1, 4, 6], "second": [2, 5, 7]})
     assert splits.assign_groups(images, pairs).nunique() == 3
-    assert splits.assign_groups(images.assign(split="train"), pairs).nunique() == 5
+    half = images.assign(split=["validation", "train"] * 4)  # both are learned from
+    assert splits.assign_groups(half, pairs).nunique() == 3
+    apart = images.assign(split=["train", "train", "test", "test"] * 2)
+    assert splits.assign_groups(apart, pairs).nunique() == 4  # the first pair crosses the border
+
+
+@pytest.mark.parametrize("joined", ["train", "test"])
+def test_a_patient_in_train_and_test_remains_one_where_near_duplicates_join(joined):
+    """The fault: the train images of p2 were renamed p1, and the audit found no leak."""
+    other = {"train": "test", "test": "train"}[joined]
+    images = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "label": "normal"})
+    images = images.assign(split=[joined, joined, other], patient=["p1", "p2", "p2"])
+    groups = splits.assign_groups(images, pd.DataFrame({"first": [0], "second": [1]}))
+    assert len(set(groups)) == 1
 
 
 def test_numbered_neighbors_form_blocks_where_nothing_else_is_known():

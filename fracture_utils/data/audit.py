@@ -21,7 +21,6 @@ SEVERITIES = ("red", "amber", "info")
 COLUMNS = ["severity", "check", "path", "other_path", "finding", "advice"]
 EXACT, NEAR = "exact copy", "near duplicate"
 CONFLICT, MISMATCH = "conflicting labels", "label mismatch"
-MIN_IMAGES, MIN_RUN = 60, 20  # numbered images among which a run is sought, and its least length
 CONFOUNDERS = ("body_part", "view", "side", "hardware", "cast")
 
 
@@ -160,24 +159,13 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
                 finding = f"{column} = {value}: {labels.sum()} of {len(labels)} are fractured"
                 advice = "compare scores without them: a model may detect this instead"
                 yield "amber", "confounder", "", "", finding, advice
-    parts = images["path"].str.extract(r"([^/]*?)(\d+)[^\d/]*$")
-    numbered = images.assign(fractured=fractured, number=pd.to_numeric(parts[1]))
-    for _, rows in numbered.sort_values("number").groupby(parts[0]):
-        share, count = rows["fractured"].mean(), len(rows)
-        if count < MIN_IMAGES or share in (0, 1):
-            continue
-        runs = rows.groupby((rows["fractured"] != rows["fractured"].shift()).cumsum())
-        runs = runs.agg({"fractured": "first", "number": ["first", "last", "size"]}).droplevel(0, 1)
-        p = np.where(runs.iloc[:, 0], share, 1 - share)
-        chance = np.log(count * (1 - p)) / -np.log(p)  # expected length of the longest run
-        longest = int(np.argmax(runs["size"] / chance))
-        _, first, last, size = runs.iloc[longest]
-        if size >= max(MIN_RUN, 3 * chance[longest]):
-            label = FRACTURED if runs.iloc[longest, 0] else NORMAL
-            finding = f"the {size} images numbered {first} to {last} are all {label}, where the "
-            finding += f"longest run by chance has about {chance[longest]:.0f}"
-            advice = "compare scores without them: the number predicts the class"
-            yield "amber", "run of one class", "", "", finding, advice
+    run, chance = splits.one_class_run(images)
+    if run.any():
+        numbers = images["path"][run].str.extract(r"(\d+)\D*$")[0].astype(int)
+        finding = f"the {run.sum()} images numbered {numbers.min()} to {numbers.max()} are all "
+        finding += f"{images['label'][run].iloc[0]}, where the longest run by chance has about "
+        advice = "compare scores without them: the number predicts the class"
+        yield "amber", "run of one class", "", "", f"{finding}{chance:.0f}", advice
 
 
 def _tables(data: dataset.Dataset) -> Iterator[tuple]:

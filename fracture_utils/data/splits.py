@@ -22,14 +22,15 @@ COPY = re.compile(
     r"|[-_ ](?:aug(?:mented)?|rot(?:ated)?|[hv]?flip(?:ped)?)[-_ ]?\d*(?=$|[-_ .])",
     re.IGNORECASE,
 )  # what augmentation tools and Windows add to the name of the original
+MIN_IMAGES, MIN_RUN = 60, 20  # of `one_class_run`: numbered images of a data set, and of the run
 RUN = re.compile(r"(?:\w+ )?block\d+")  # a group of consecutive file numbers only
 
 
 def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0) -> pd.Series:
     """The group of each image: the first available of a column of IDENTITIES, the patient in its
     path, the original in the name of a copy (see COPY), the block of `run_length` consecutive
-    file numbers, the first of its near duplicates (`pairs` of rows), which join groups
-    where no image has a split yet.
+    file numbers. Near duplicates (`pairs` of rows) join their groups, within test and within the
+    other images; one group in both remains one.
     """
     groups = pd.Series(np.nan, images.index, dtype=str)
     for column in (name for name in IDENTITIES if name in images):
@@ -49,12 +50,12 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
         run = numbers.map(lambda number: f"block{int(number) // run_length}", na_action="ignore")
         prefix = images["split"].replace("train", "") + " "  # a block may lie in two splits
         groups = groups.fillna((prefix + run).str.strip())
-    if join := (images["split"] == "").all():
-        rows = pd.DataFrame({"second": range(len(images)), "group": groups.array}).dropna()
-        pairs = pd.concat([pairs, rows.assign(first=rows.groupby("group").transform("first"))])
+    in_test = (images["split"] == "test").to_numpy()
+    pairs = pairs[in_test[pairs["first"].astype(int)] == in_test[pairs["second"].astype(int)]]
+    rows = pd.DataFrame({"second": range(len(images)), "group": groups.array}).dropna()
+    pairs = pd.concat([pairs, rows.assign(first=rows.groupby("group").transform("first"))])
     clusters = duplicates.clusters(pairs, len(images))
-    joined = groups.groupby(clusters).transform("first")
-    groups = joined if join else groups.fillna(joined)
+    groups = groups.groupby(clusters).transform("first")
     return groups.fillna(images["path"].groupby(clusters).transform("first"))
 
 
@@ -88,6 +89,51 @@ def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
         nearest = int(np.abs(totals - remaining).argmin())
         drawn.extend(sizes.index[: min(max(nearest, 1), len(sizes) // 2)])
     return set(drawn)
+
+
+def draw_folds(images: pd.DataFrame, count: int, seed: int) -> pd.Series:
+    """The cross-validation fold of each image, 0 for test images: fold 1 are the groups of
+    validation, the others are groups of train, drawn by `draw_groups`. All 0 where fewer than two
+    folds would have both classes; there are at most `count`, and as many as groups of each class.
+    """
+    learned = images[images["split"] != "test"]
+    groups = learned.groupby("label")["group"].nunique()
+    validation = learned.loc[learned["split"] == "validation", "group"]
+    for folds in range(min(count, groups.min()), 1, -1):
+        result = pd.Series(np.where(images["group"].isin(validation), 1, folds), images.index)
+        result = result.mask(images["split"] == "test", 0)
+        for fold in range(2, folds):
+            rest = images[result == folds]
+            drawn = rest["group"].isin(draw_groups(rest, 1 / (folds + 1 - fold), seed))
+            result[rest.index[drawn]] = fold
+        classes = images[result > 0].groupby(result)["label"].nunique()
+        if classes.eq(len(CLASS_NAMES)).sum() == folds:
+            return result
+    return pd.Series(0, images.index)
+
+
+def one_class_run(images: pd.DataFrame) -> tuple[pd.Series, float]:
+    """Which images, numbered in their names, form the longest run of one class relative to chance,
+    and the expected length of the longest run by chance; none where it has fewer than MIN_RUN
+    images or is less than three times as long as that.
+    """
+    parts = images["path"].str.extract(r"([^/]*?)(\d+)[^\d/]*$")
+    fractured, number = images["label"] == FRACTURED, pd.to_numeric(parts[1])
+    best, expected, longest = pd.Series(False, images.index), np.nan, 3.0
+    for _, rows in number.sort_values().groupby(parts[0]):
+        labels = fractured[rows.index]
+        if len(rows) < MIN_IMAGES or min(labels.sum(), (~labels).sum()) < 2:
+            continue
+        run = (labels != labels.shift()).cumsum()
+        p = np.where(labels, labels.mean(), 1 - labels.mean())
+        chance = np.log(len(rows) * (1 - p)) / -np.log(p)
+        sizes = run.groupby(run).transform("size")
+        ratio = (sizes / chance).where(sizes >= MIN_RUN, 0)
+        if ratio.max() >= longest:
+            first = ratio.idxmax()
+            longest, expected = ratio.max(), float(chance[labels.index.get_loc(first)])
+            best = pd.Series(images.index.isin(run.index[run == run[first]]), images.index)
+    return best, expected
 
 
 def split_validation(images: pd.DataFrame, seed: int, test_share: float = 0.2) -> pd.Series:

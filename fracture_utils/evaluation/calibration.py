@@ -1,5 +1,6 @@
-"""Platt scaling, thresholds, the ensemble and the selected model: from validation rows only."""
+"""Platt scaling, thresholds, ensemble and selected model, from validation or out-of-fold rows."""
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,8 +11,8 @@ from scipy import special
 from fracture_utils import tables
 from fracture_utils.config import FRACTURED, NORMAL
 from fracture_utils.evaluation import metrics
-from fracture_utils.evaluation.intervals import PERCENTILES, resample, with_limits
-from fracture_utils.evaluation.predictions import ENSEMBLE
+from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample, with_limits
+from fracture_utils.evaluation.predictions import ENSEMBLE, calibrating, folds_of
 
 SLOPES = (0.05, 20.0)  # bounds; a negative slope would invert the decisions of a model
 RESAMPLES, POWER = 1000, 0.85
@@ -19,31 +20,75 @@ RESAMPLES, POWER = 1000, 0.85
 
 
 def fit(predictions: pd.DataFrame, target_sensitivity: float | None = None) -> pd.DataFrame:
-    """The operating_points table: a row per model with its Platt scaling and threshold.
+    """The operating_points table: a row per model with its Platt scaling and threshold, both from
+    its out-of-fold rows or else from validation.
 
-    The threshold is the calibrated validation probability with the largest Youden's J or, with a
+    The threshold is the calibrated probability with the largest Youden's J or, with a
     `target_sensitivity`, the largest one that reaches it. Its 95 % limits are percentiles of an
-    m out of n bootstrap over groups. Without validation rows of both classes: slope 1, intercept 0,
+    m out of n bootstrap over groups. Without such rows of both classes: slope 1, intercept 0,
     threshold 0.5.
     """
-    validation, rows = predictions[predictions["split"] == "validation"], []
+    rows = []
     rule = "youden" if target_sensitivity is None else f"sensitivity {target_sensitivity:g}"
     for model in predictions["model"].unique():
-        own = validation[validation["model"] == model]
-        labels, logits = (own["label"] == FRACTURED).to_numpy(int), own["logit"].to_numpy()
-        point = platt(labels, logits)
+        labels, logits, groups, p_folds = _pooled(predictions[predictions["model"] == model])
+        point = {"p_folds": p_folds} | platt(labels, logits)
         row = {"model": model, "n": len(labels), "positives": int(labels.sum()), **point}
         row["at_bound"] = bool(np.isclose(point["slope"], SLOPES, rtol=1e-3).any())
         row |= {"threshold": 0.5, "rule": "default: no validation images of both classes"}
         if 0 < labels.sum() < len(labels):
             data = labels, special.expit(calibrated(logits, point)), target_sensitivity
-            weights = resample(labels, pd.factorize(own["group"])[0], RESAMPLES, 0, power=POWER)
+            weights = resample(labels, groups, RESAMPLES, 0, power=POWER)
             weights = np.ones((len(labels), 1)), *weights
             threshold, *draws = np.concatenate([thresholds(*data, each) for each in weights])
             row |= with_limits("threshold", threshold, *np.nanpercentile(draws, PERCENTILES))
             row["rule"] = rule
         rows.append(row)
     return pd.DataFrame(rows, columns=tables.columns("operating_points"))
+
+
+def _pooled(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Labels, logits after `align_folds` and groups of the calibrating rows of a model, and p."""
+    own = calibrating(rows)
+    labels, groups = (own["label"] == FRACTURED).to_numpy(int), pd.factorize(own["group"])[0]
+    logits, p = align_folds(labels, own["logit"].to_numpy(), groups, folds_of(own))
+    return labels, logits, groups, p
+
+
+def align_folds(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, folds: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Logits (n,) of heads of different folds on one scale, and the p value of the test that the
+    folds share one calibration intercept (NaN for one fold). Where they do not, each fold is
+    shifted by its own one relative to their mean.
+
+    The test: expected fractures by fold, relative to all images of the same classes (the mix of the
+    classes, which groups determine, is no property of a head), with a variance by groups.
+    """
+    numbers = np.unique(folds)
+    if len(numbers) < 2 or not 0 < labels.sum() < len(labels):
+        return logits, np.nan
+    point = platt(labels, logits)
+    scaled = calibrated(logits, point)
+    probabilities = special.expit(scaled)
+    means = np.array([probabilities[labels == label].mean() for label in (0, 1)])[labels]
+    excess = pd.Series(probabilities - means).groupby([folds, groups]).sum()
+    variance = excess.pow(2).groupby(level=0).sum().clip(lower=1e-12)
+    statistic = (excess.groupby(level=0).sum() ** 2 / variance).sum()
+    p = float(scipy.stats.chi2.sf(statistic, len(numbers) - 1))
+    if p >= SIGNIFICANCE:
+        return logits, p
+    shifts = []
+    for fold in numbers:
+        own, target = scaled[folds == fold], means[folds == fold].sum()
+        excess = functools.partial(_excess, own, target)
+        shifts.append(scipy.optimize.brentq(excess, -50 - own.max(), 50 - own.min()))
+    moved = (shifts - np.mean(shifts))[np.searchsorted(numbers, folds)]
+    return logits + moved / point["slope"], p
+
+
+def _excess(logits: np.ndarray, target: float, shift: float) -> float:
+    return special.expit(logits + shift).sum() - target
 
 
 def thresholds(
@@ -118,8 +163,7 @@ def add_ensemble(predictions: pd.DataFrame) -> pd.DataFrame:
     if len(networks["model"].unique()) > 1 and ENSEMBLE not in set(predictions["model"]):
         logits = pd.Series(np.nan, networks.index)
         for _, own in networks.groupby("model"):
-            rows = own[own["split"] == "validation"]
-            point = platt(rows["label"] == FRACTURED, rows["logit"])
+            point = platt(*_pooled(own)[:2])
             logits[own.index] = calibrated(own["logit"], point)
         mean = logits.groupby([networks["split"], networks["path"]]).transform("mean")
         rows = networks.assign(model=ENSEMBLE, kind="ensemble", logit=mean)
@@ -129,16 +173,17 @@ def add_ensemble(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_model(predictions: pd.DataFrame) -> str | None:
-    """The network with the highest validation AUC, ties by the log loss of its calibrated logits;
-    None where validation lacks a class.
+    """The network with the highest AUC on validation, or mean AUC out of fold; ties by the log loss
+    of its calibrated logits; None where a class lacks, or lacks in a fold.
     """
-    rows = predictions.query("kind == 'network' and split == 'validation'")
+    rows = calibrating(predictions[predictions["kind"] == "network"])
     if rows["label"].nunique() < 2:
         return None
     merits = {}
     for model, own in rows.groupby("model", sort=False):
-        labels, raw = (own["label"] == FRACTURED).to_numpy(int), own["logit"].to_numpy()
-        logits = calibrated(raw, platt(labels, raw))
+        labels, logits, *_ = _pooled(own)
+        (auc,), _ = metrics.delong(labels, own[["logit"]].to_numpy(), None, folds_of(own))
+        logits = calibrated(logits, platt(labels, logits))
         loss = np.mean(np.logaddexp(0, logits) - labels * logits)
-        merits[model] = metrics.delong(labels, raw[:, None])[0].round(9).item(), -loss
-    return max(merits, key=merits.get)
+        merits[model] = auc.round(9), -loss.round(9)
+    return None if np.isnan([*merits.values()]).any() else max(merits, key=merits.get)

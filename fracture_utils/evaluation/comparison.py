@@ -1,4 +1,4 @@
-"""Paired tests between models on the same test images."""
+"""Paired tests between models, on the test images and out of fold."""
 
 import itertools
 
@@ -7,51 +7,97 @@ import pandas as pd
 from scipy import special
 
 from fracture_utils import tables
-from fracture_utils.evaluation.intervals import Z, holm, percentiles, resample, with_limits
-from fracture_utils.evaluation.metrics import delong, roc_area, roc_counts
-from fracture_utils.evaluation.predictions import compared
+from fracture_utils.config import OUT_OF_FOLD
+from fracture_utils.evaluation.intervals import Z, holm, with_limits
+from fracture_utils.evaluation.metrics import auc_with_interval, delong
+from fracture_utils.evaluation.predictions import PredictionMatrix, compared, out_of_fold
 
 POWER = Z + special.ndtri(0.8)  # standard errors that are detected in 80 % of test sets
+DRAWS = 2000  # of the largest error of several AUCs
 
 
-def pairs(
-    predictions: pd.DataFrame, selected: str | None = None, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """The comparisons table: a row per pair of models except references, on the test images.
+def pairs(predictions: pd.DataFrame, selected: str | None = None) -> pd.DataFrame:
+    """The comparisons table. On the test images: `selected`, a model that was selected without
+    them, against each other one except references; without it a row per pair. Out of fold: a row
+    per pair of networks, by the mean AUC of the folds.
 
-    Intervals: paired bootstrap over groups; tests: clustered DeLong, `paired`. Holm's correction by
-    family: pairs of networks, pairs with an ensemble, and (AUC only) pairs with `selected`.
+    Clustered DeLong with Student's t (interval and test) and, on the test images, `paired`. Holm's
+    correction over the rows of the same data.
     """
-    data, rows = compared(predictions), []
-    auc, covariance = delong(data.labels, data.logits, data.groups)
-    weights = resample(data.labels, data.groups, resamples, seed)
-    draws = np.hstack([
-        [roc_area(*roc_counts(data.labels, logits, chunk)) for logits in data.logits.T]
-        for chunk in weights
-    ])  # fmt: skip
+    parts = [_pairs(compared(predictions), None, selected, "test")]
+    if (predictions["split"] == OUT_OF_FOLD).any():
+        data, folds = out_of_fold(predictions)
+        parts.append(_pairs(data, folds, None, OUT_OF_FOLD))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def _pairs(
+    data: PredictionMatrix, folds: np.ndarray | None, selected: str | None, name: str
+) -> pd.DataFrame:
+    auc, covariance = delong(data.labels, data.logits, data.groups, folds)
     correct = data.decisions == (data.labels == 1)[:, None]
+    counts = [len(np.unique(data.groups[data.labels == label])) for label in (0, 1)]
+    degrees = max(1, min(counts) - (1 if folds is None else len(np.unique(folds))))
     tested = {"sensitivity": data.labels == 1, "specificity": data.labels == 0}
-    for a, b in itertools.combinations(np.argsort(-auc, kind="stable"), 2):
-        limits = percentiles(draws[a] - draws[b], data.groups)
+    order = np.argsort(-auc, kind="stable")
+    if selected is not None:
+        order = sorted(order, key=lambda k: data.models[k] != selected)  # it comes first
+    rows = []
+    for a, b in itertools.combinations(order, 2):
+        if selected not in (None, data.models[a]):
+            continue
+        difference = auc[a] - auc[b]
         variance = covariance[a, a] + covariance[b, b] - 2 * covariance[a, b]
-        family = "ensembles" if "ensemble" in (data.kinds[a], data.kinds[b]) else "networks"
-        row = {"model_a": data.models[a], "model_b": data.models[b], "family": family}
-        row |= with_limits("difference", auc[a] - auc[b], *limits)
-        row |= {"p_delong": p_delong(auc[a] - auc[b], variance)}
-        for name, of in tested.items():
-            row[f"p_{name}"] = paired(correct[of, a], correct[of, b], data.groups[of])
+        margin = special.stdtrit(degrees, 0.975) * np.sqrt(np.maximum(variance, 0))
+        row = {"data": name, "model_a": data.models[a], "model_b": data.models[b]}
+        row |= with_limits("difference", difference, difference - margin, difference + margin)
+        row |= {"p_delong": p_delong(difference, variance, degrees)}
+        for metric, of in tested.items() if folds is None else ():
+            row[f"p_{metric}"] = paired(correct[of, a], correct[of, b], data.groups[of])
         rows.append(row)
     table = pd.DataFrame(rows, columns=tables.columns("comparisons"))
     for test in ("p_delong", "p_sensitivity", "p_specificity"):
-        table[f"{test}_holm"] = table.groupby("family")[test].transform(holm)
-    of_selected = table[["model_a", "model_b"]].eq(selected).any(axis=1)
-    return table.assign(p_selected_holm=holm(table["p_delong"].where(of_selected)))
+        table[f"{test}_holm"] = holm(table[test])
+    return table
 
 
-def p_delong(difference: float, variance: float) -> float:
-    """The two-sided p value of a difference of AUCs; NaN where the variance is undefined."""
+def cross_validation(predictions: pd.DataFrame, run: set[str]) -> pd.DataFrame:
+    """The cross_validation table: per network a row for each fold and, as fold 0, their mean, also
+    without the images in `run` (see `splits.one_class_run`); empty without out-of-fold rows.
+
+    Intervals: Newcombe's on effective sample sizes. The first network, the one with the highest
+    mean, was selected by it: the lower limit is lowered by as much as the highest of equally good
+    networks is too high on average, by their covariance. (A bootstrap that repeats the selection
+    takes differences by chance for true ones, and finds too little optimism.)
+    """
+    if not (predictions["split"] == OUT_OF_FOLD).any():
+        return tables.empty("cross_validation")
+    data, folds = out_of_fold(predictions)
+    auc, covariance = delong(data.labels, data.logits, data.groups, folds)
+    left, rows = ~np.isin(data.paths, [*run]), []
+    parts = {0: np.ones(len(folds), bool)} | {fold: folds == fold for fold in np.unique(folds)}
+    for k in np.argsort(-auc, kind="stable"):
+        arrays = data.labels, data.logits[:, k], data.groups, folds
+        for fold, own in parts.items():
+            row = {"model": data.models[k], "fold": fold, "n": own.sum()}
+            row["positives"] = data.labels[own].sum()
+            row |= with_limits("auc", *auc_with_interval(*(array[own] for array in arrays)))
+            if fold == 0 and not left.all():
+                without = auc_with_interval(*(array[left] for array in arrays))
+                row |= with_limits("auc_without_run", *without)
+            rows.append(row)
+    if len(auc) > 1 and np.isfinite(covariance).all():
+        errors = np.random.default_rng(0).multivariate_normal(0 * auc, covariance, DRAWS)
+        rows[0]["auc_low"] = max(0.0, rows[0]["auc_low"] - errors.max(axis=1).mean())
+    return pd.DataFrame(rows, columns=tables.columns("cross_validation"))
+
+
+def p_delong(difference: float, variance: float, degrees: float = np.inf) -> float:
+    """The two-sided p value of a difference of AUCs by Student's t with as many degrees of freedom
+    as groups of the rarer class, less one per fold; NaN where the variance is undefined.
+    """
     if variance > 1e-15:
-        return float(2 * special.ndtr(-abs(difference) / np.sqrt(variance)))
+        return float(2 * special.stdtr(degrees, -abs(difference) / np.sqrt(variance)))
     return 1.0 if variance <= 1e-15 and abs(difference) < 1e-12 else np.nan
 
 
@@ -74,17 +120,18 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
     return float(min(1, chances[np.abs(sums) >= abs(balance.sum())].sum()))
 
 
-def against(comparisons: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Pairs of a model by the other's name: lead in AUC with limits, detectable difference,
-    corrected p.
+def against(comparisons: pd.DataFrame, model: str, data: str = "test") -> pd.DataFrame:
+    """Pairs of a model by the other's name, on the test images or other `data`: lead in AUC with
+    limits, detectable difference, corrected p.
     """
-    rows = comparisons[comparisons[["model_a", "model_b"]].eq(model).any(axis=1)]
+    rows = comparisons[comparisons["data"] == data]
+    rows = rows[rows[["model_a", "model_b"]].eq(model).any(axis=1)]
     first, width = rows["model_a"] == model, rows["difference_high"] - rows["difference_low"]
     columns = {
         "lead": rows["difference"].where(first, -rows["difference"]),
         "lead_low": rows["difference_low"].where(first, -rows["difference_high"]),
         "lead_high": rows["difference_high"].where(first, -rows["difference_low"]),
         "detectable": POWER * width / (2 * Z),
-        "p": rows["p_selected_holm"].fillna(rows["p_delong_holm"]),
+        "p": rows["p_delong_holm"],
     }
     return pd.DataFrame(columns).set_axis(rows["model_b"].where(first, rows["model_a"]), axis=0)

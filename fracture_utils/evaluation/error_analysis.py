@@ -21,7 +21,7 @@ def most_confident(
     order = probability.where(negative, -probability), ~negative, wrong["model"].map(models.index)
     table = wrong.iloc[np.lexsort(order)].groupby(["model", "label"], sort=False).head(count)
     first = tables.columns("most_confident_errors")[:6]
-    others = table.columns.difference([*first, "split", "logit"], sort=False)
+    others = table.columns.difference([*first, "split", "fold", "logit"], sort=False)
     return table[[*first, *others]].reset_index(drop=True)
 
 

@@ -16,7 +16,6 @@ from fracture_utils.evaluation.predictions import MAJORITY, matrix
 
 BINS = 10  # of the reliability diagram and of the expected calibration error
 FEWEST = 10  # images of each class for which calibration is assessed
-SIMULATIONS = 200  # of the chance calibration error
 
 
 def scores(
@@ -59,46 +58,62 @@ def scores(
                 # Noise adds to a sum of absolute values: keep the spread, not the bias.
                 draws = np.clip(draws - draws.mean() + value, 0, 1)
             row |= with_limits(name, value, *percentiles(draws, groups))
-        rows.append(row | calibration_metrics(labels, probabilities, groups, seed))
+        rows.append(row | calibration_metrics(labels, probabilities, groups))
     rows.sort(key=lambda row: row["kind"] == "reference")
     return pd.DataFrame(rows, columns=tables.columns("scores"))
 
 
 def delong(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None = None
+    labels: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray | None = None,
+    folds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The AUC (k,) of k models with scores (n, k) on the same n images, and its covariance (k, k).
+    """The AUC (k,) of k models with scores (n, k) on the same n images, and its covariance (k, k);
+    with `folds` (n,), whose scores are of different heads, the mean of the AUCs of the folds.
 
     DeLong, DeLong and Clarke-Pearson (1988) in the midrank form of Sun and Xu (2014), with
-    Obuchowski's extension (1997) to groups. NaN where a class is empty or in a single group.
+    Obuchowski's extension (1997) to groups; influences are summed by group, also over folds (LeDell
+    et al. 2015). Instead of the factor n / (n - 1) for n groups, the deviations of each group are
+    divided by the root of the share of the others (CR2 of Bell and McCaffrey 2002): the same for
+    groups of one size, and right where a few large ones have most images of a class. NaN where a
+    class is empty in a fold; the covariance also where it is of a single group.
     """
     positive, k = labels == 1, scores.shape[1]
-    m, n = int(positive.sum()), int((~positive).sum())
-    if not m or not n:
-        return np.full(k, np.nan), np.full((k, k), np.nan)
     groups = np.arange(len(labels)) if groups is None else groups
-    ranks = scipy.stats.rankdata(scores, axis=0)
-    above = (ranks[positive] - scipy.stats.rankdata(scores[positive], axis=0)) / n
-    below = 1 - (ranks[~positive] - scipy.stats.rankdata(scores[~positive], axis=0)) / m
-    auc = above.mean(axis=0)
-    first, second = np.zeros((2, groups.max() + 1, k))  # sums over the images of a group
-    np.add.at(first, groups[positive], (above - auc) / m)
-    np.add.at(second, groups[~positive], (below - auc) / n)
-    counts = [len(np.unique(own)) for own in (groups[positive], groups[~positive], groups)]
-    a, b, both = (count / (count - 1) if count > 1 else np.nan for count in counts)
-    shared = both * first.T @ second
-    return auc, a * first.T @ first + b * second.T @ second + shared + shared.T
+    folds = np.zeros(len(labels)) if folds is None else folds
+    influences = np.zeros((groups.max(initial=0) + 1, k))
+    aucs, numbers = [], np.unique(folds)
+    for fold in numbers:
+        true, false = positive & (folds == fold), ~positive & (folds == fold)
+        m, n = int(true.sum()), int(false.sum())
+        if not m or not n:
+            return np.full(k, np.nan), np.full((k, k), np.nan)
+        ranks = scipy.stats.rankdata(scores[np.append(*map(np.flatnonzero, (true, false)))], axis=0)
+        above = (ranks[:m] - scipy.stats.rankdata(scores[true], axis=0)) / n
+        below = 1 - (ranks[m:] - scipy.stats.rankdata(scores[false], axis=0)) / m
+        aucs.append(above.mean(axis=0))
+        for own, placements in ((groups[true], above), (groups[false], below)):
+            others = 1 - np.bincount(own) / len(own)
+            others[others == 0] = np.nan
+            scale = len(own) * len(numbers) * np.sqrt(others[own, None])
+            np.add.at(influences, own, (placements - aucs[-1]) / scale)
+    return np.mean(aucs, axis=0), influences.T @ influences
 
 
 def auc_with_interval(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, folds: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """The AUC of scores (n,) and Newcombe's limits on effective sample sizes."""
-    (auc,), ((clustered,),) = delong(labels, scores[:, None], groups)
-    independent = delong(labels, scores[:, None])[1].item()
+    """The AUC of scores (n,), see `delong`, and Newcombe's limits on effective sample sizes."""
+    (auc,), ((clustered,),) = delong(labels, scores[:, None], groups, folds)
+    independent = delong(labels, scores[:, None], None, folds)[1].item()
+    if np.isnan(clustered):
+        return float(auc), np.nan, np.nan
     effect = max(1.0, clustered / independent if independent > 0 else 1.0)
-    classes = groups[labels == 1], groups[labels == 0]
-    sizes = [len(own) / effect if len(np.unique(own)) > 1 else 0 for own in classes]
+    folds = np.zeros(len(labels)) if folds is None else folds
+    counts = [np.unique(folds[labels == label], return_counts=True)[1] for label in (1, 0)]
+    # A mean over folds is as precise as one of folds of their harmonic mean size.
+    sizes = [len(own) * scipy.stats.hmean(own) / effect for own in counts]
     return float(auc), *intervals.newcombe(float(auc), *sizes)
 
 
@@ -120,15 +135,10 @@ def _measure(
     true, false = roc_counts(labels, logits, weights)
     steps = np.diff(true, axis=0, prepend=np.zeros((1, len(n))))
     precision = true / np.maximum(true + false, 1e-12)
-    specific, sensitive = false <= 0.1 * negatives + 1e-9, true >= 0.95 * positives - 1e-9
     with np.errstate(divide="ignore", invalid="ignore"):
         both = np.where(positives * negatives > 0, 1, np.nan)
-        sensitivity = np.where(specific, true, 0).max(axis=0) / positives
-        false_rate = np.where(sensitive, false, np.inf).min(axis=0) / negatives
         return {
             "average_precision": (steps * precision).sum(axis=0) / positives * both,
-            "sensitivity_at_90_specificity": sensitivity * both,
-            "specificity_at_95_sensitivity": (1 - false_rate) * both,
             "f1": 2 * tp / (positives + predicted),
             "balanced_accuracy": (tp / positives + tn / negatives) / 2,
             "kappa": ((tp + tn) / n - chance) / (1 - chance),
@@ -151,13 +161,6 @@ def roc_counts(
     return true_positives[last_of_ties], (positives - true_positives)[last_of_ties]
 
 
-def roc_area(true_positives: np.ndarray, false_positives: np.ndarray) -> np.ndarray:
-    """Area under each of the b ROC curves of `roc_counts`; NaN where a class has no weight."""
-    true, false = (np.pad(part, ((1, 0), (0, 0))) for part in (true_positives, false_positives))
-    with np.errstate(invalid="ignore"):
-        return np.trapezoid(true, false, axis=0) / (true[-1] * false[-1])
-
-
 def calibration_bins(probabilities: np.ndarray) -> np.ndarray:
     """Which of n probabilities lie in each of BINS bins of equal width: bool (BINS, n)."""
     number = np.minimum((probabilities * BINS).astype(int), BINS - 1)
@@ -165,24 +168,18 @@ def calibration_bins(probabilities: np.ndarray) -> np.ndarray:
 
 
 def calibration_metrics(
-    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, seed: int = 0
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray
 ) -> dict[str, float]:
     """The calibration of probabilities (n,) against labels (n,), by the columns of scores.
 
     Calibration in the large, slope and O/E (Van Calster et al. 2019, BMC Medicine 17:230) with a
-    sandwich covariance by groups; calibration_p by a Wald test; chance_calibration_error of labels
-    drawn from the probabilities (Broecker & Smith 2007). Undefined entries are omitted: fewer than
-    FEWEST images of a class, a single group, or constant probabilities.
+    sandwich covariance by groups; calibration_p by a Wald test. Undefined entries are omitted:
+    fewer than FEWEST images of a class, a single group, or constant probabilities.
     """
     observed, n, codes = labels.sum(), len(labels), np.unique(groups, return_inverse=True)[1]
     if min(observed, n - observed) < FEWEST or codes.max() == 0:
         return {}
-    brier, variance = np.mean((probabilities - labels) ** 2), labels.mean() * (1 - labels.mean())
-    drawn = np.random.default_rng(seed).random((SIMULATIONS, n)) < probabilities
-    gaps = [(probabilities - drawn)[:, of].sum(axis=1) for of in calibration_bins(probabilities)]
-    result = {"brier_skill": float(1 - brier / variance)}
-    result["chance_calibration_error"] = float(np.abs(gaps).sum(axis=0).mean() / n)
-    tiny = 1e-6
+    result, tiny = {}, 1e-6
     expected = max(probabilities.sum(), tiny)
     sums = np.bincount(codes, labels / observed - probabilities / expected)
     ratio, margin = np.log(observed / expected), Z * np.sqrt(np.square(sums).sum())

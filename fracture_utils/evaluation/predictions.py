@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from fracture_utils.config import CLASS_NAMES, FRACTURED, SPLITS, InputError
+from fracture_utils.config import CLASS_NAMES, FRACTURED, OUT_OF_FOLD, SPLITS, InputError
 from fracture_utils.data import dataset
 
 ENSEMBLE, MAJORITY, METADATA_ONLY = "Ensemble", "Majority class", "Metadata only"
 KIND_OF = {ENSEMBLE: "ensemble", MAJORITY: "reference", METADATA_ONLY: "reference"}
 KINDS = ("network", "ensemble", "reference")  # references are baselines, outside the comparison
 REQUIRED = ("path", "label", "model", "probability")
-COLUMNS = (*REQUIRED, "group", "split", "kind", "decision", "patient", "study", "logit")
+COLUMNS = (*REQUIRED, "group", "split", "fold", "kind", "decision", "patient", "study", "logit")
 DERIVED = ("predicted", "prediction", "pred", "correct", "threshold", "score")
 
 
@@ -50,21 +50,26 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     kind = table.get("kind", kind).fillna(kind).str.lower()
     group = table.get("group", table["path"]).fillna(table["path"])
     split = table.get("split", pd.Series("test", table.index)).fillna("")
-    split = split.map(lambda cell: dataset.WORDS.get(dataset.plain(cell), cell))
-    table = table.assign(split=split, kind=kind, group=group)
+    words = dataset.WORDS | {dataset.plain(OUT_OF_FOLD): OUT_OF_FOLD}
+    split = split.map(lambda cell: words.get(dataset.plain(cell), cell))
+    has_folds = "fold" in table
+    fold = table.get("fold", pd.Series("0", table.index)).fillna("0").str.removesuffix(".0")
+    table = table.assign(split=split, kind=kind, group=group, fold=fold)
+    splits = (*SPLITS, OUT_OF_FOLD)
     label = table["label"].fillna("").map(dataset.label_of)
     commas = {c: table[c].str.replace(",", ".") for c in ("probability", "logit") if c in table}
     numbers = pd.DataFrame(commas).apply(pd.to_numeric, errors="coerce")
     # The smallest float and the largest below 1 keep the order of extreme probabilities.
     logit = special.logit(numbers["probability"].clip(1e-300, np.nextafter(1, 0)))
-    if keep_logits or (table["split"] == "validation").any():
+    if keep_logits or len(calibrating(table)):
         logit = numbers.get("logit", logit)
     checks = {
         "path": (table["path"].notna(), "is empty"),
         "model": (table["model"].notna(), "is empty"),
         "label": (label.isin(CLASS_NAMES), "is neither fractured/normal nor 1/0"),
         "probability": (numbers["probability"].between(0, 1), "is not a number from 0 to 1"),
-        "split": (table["split"].isin(SPLITS), f"is none of {', '.join(SPLITS)}"),
+        "split": (table["split"].isin(splits), f"is none of {', '.join(splits)}"),
+        "fold": (table["fold"].str.fullmatch(r"\d+"), "is not a whole number"),
         "kind": (kind.isin(KINDS), f"is none of {', '.join(KINDS)}"),
         "logit": (np.isfinite(logit), "is not a finite number"),
     }
@@ -73,12 +78,16 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
             place = f"{path}, row {row + 2}: the {column} {str(table.loc[row, column])!r}"
             raise InputError(f"{place} {problem}; correct it.")
     table = table.assign(label=label, probability=numbers["probability"], logit=logit)
+    table["fold"] = table["fold"].astype(int)
+    of_folds = table[table["split"] == OUT_OF_FOLD]
+    for image in of_folds["path"][of_folds.groupby("path")["fold"].transform("nunique") > 1]:
+        raise InputError(f"{path}: {image} is in two folds; give it the same one for each model.")
     for split in table["split"].unique():
         try:
             matrix(table.assign(decision=label), split)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-    return table.reset_index(drop=True)
+    return table.reset_index(drop=True).drop(columns=[] if has_folds else "fold")
 
 
 def matrix(predictions: pd.DataFrame, split: str) -> PredictionMatrix:
@@ -114,11 +123,34 @@ def compared(predictions: pd.DataFrame) -> PredictionMatrix:
     return matrix(predictions[predictions["kind"] != "reference"], "test")
 
 
+def calibrating(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows that models are calibrated and selected by: out of fold, or else of validation."""
+    by_folds = (predictions["split"] == OUT_OF_FOLD).any()
+    return predictions[predictions["split"] == (OUT_OF_FOLD if by_folds else "validation")]
+
+
+def folds_of(rows: pd.DataFrame) -> np.ndarray:
+    """The cross-validation fold of each row; 0 where there is none."""
+    return rows["fold"].fillna(0).to_numpy(int) if "fold" in rows else np.zeros(len(rows), int)
+
+
+def out_of_fold(predictions: pd.DataFrame) -> tuple[PredictionMatrix, np.ndarray]:
+    """The out-of-fold rows of the networks, and the fold (n,) of each image, from 1 on; all 0 where
+    there are no folds.
+    """
+    rows = predictions[predictions["kind"] == "network"]
+    data = matrix(rows, OUT_OF_FOLD)
+    first = rows[rows["split"] == OUT_OF_FOLD].drop_duplicates("path").set_index("path")
+    folds = folds_of(first.loc[data.paths])
+    return data, folds + (folds.min() < 1 <= folds.max())
+
+
 def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
     """Raw predictions by study (columns patient and study, as far as they exist), without
     references: mean logit, fractured if any image of it is; no rows without patients and studies.
     """
     rows = predictions[predictions["kind"] != "reference"]
+    rows = rows.assign(fold=folds_of(rows))
     keys = rows[[name for name in ("patient", "study") if name in rows]]
     if keys.fillna("").eq("").all(axis=None):
         return rows.head(0)
@@ -127,6 +159,11 @@ def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
         rows.assign(path=name.where(keys.notna().all(axis=1), rows["path"]))
         .groupby(["model", "kind", "split", "path"], sort=False, as_index=False)
         # "fractured" precedes "normal" in the alphabet
-        .agg(group=("group", "first"), label=("label", "min"), logit=("logit", "mean"))
+        .agg(
+            group=("group", "first"),
+            label=("label", "min"),
+            logit=("logit", "mean"),
+            fold=("fold", "first"),
+        )
     )
     return studies.assign(probability=special.expit(studies["logit"]))

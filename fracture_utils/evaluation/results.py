@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import FRACTURED, Config, InputError
+from fracture_utils.config import FRACTURED, OUT_OF_FOLD, Config, InputError
+from fracture_utils.data import splits
 from fracture_utils.evaluation import (
     calibration,
     clinical_utility,
@@ -27,7 +28,7 @@ from fracture_utils.evaluation import (
 from fracture_utils.evaluation.localization import HeatMaps
 from fracture_utils.evaluation.predictions import ENSEMBLE, by_patient, read
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HEAT_MAPS, SAVED_BOXES = Path("cache", "heat_maps.npz"), Path("cache", "boxes.csv")
 BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 
@@ -50,6 +51,7 @@ class Results:
     scores: pd.DataFrame
     scores_by_patient: pd.DataFrame
     comparisons: pd.DataFrame
+    cross_validation: pd.DataFrame
     subgroups: pd.DataFrame
     clinical_utility: pd.DataFrame
     decision_curve: pd.DataFrame
@@ -125,9 +127,10 @@ def evaluate(
     """The results of predictions (required columns of the table predictions), on their test rows;
     `given` are the tables images, audit, networks and history as far as there are any.
 
-    Calibration, thresholds and the selected model come from validation rows; without these, the
-    network with the highest test AUC is selected. With networks, their ensemble is added. In an
-    external test, `operating_points` and the `selected` model are those of the model cards.
+    Calibration, thresholds and the selected model come from out-of-fold or validation rows;
+    without these, the network with the highest test AUC is selected. With networks, their ensemble
+    is added. In an external test, `operating_points` and the `selected` model are those of the
+    model cards.
     """
     known = {name: tables.empty(name) for name in TABLES} | given
     images, networks = known["images"], known["networks"]
@@ -147,14 +150,18 @@ def evaluate(
     ranked = scores[scores["kind"] != "reference"]
     ranked = ranked.sort_values(["kind", "auc"], ascending=False)  # networks first
     validated = selected or calibration.select_model(predictions)
-    how = "model card" if selected else "validation" if validated else "test"
+    by_folds = (predictions["split"] == OUT_OF_FOLD).any()
+    how = "model card" if selected else OUT_OF_FOLD if by_folds else "validation"
+    how = how if validated else "test"
+    in_run = set(images["path"][splits.one_class_run(images)[0]])
     selected = validated or ranked["model"].iloc[0]
     own = predictions[predictions["model"] == selected]
     known |= {
         "predictions": predictions,
         "operating_points": points,
         "scores": scores,
-        "comparisons": comparison.pairs(predictions, validated, *sampling),
+        "comparisons": comparison.pairs(predictions, validated),
+        "cross_validation": comparison.cross_validation(predictions, in_run),
         "subgroups": subgroups.table(own, config.subgroups),
         "clinical_utility": clinical_utility.table(predictions, scores, config.prevalence),
         "decision_curve": clinical_utility.decision_curve(predictions, config.prevalence),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fracture_utils.config import FRACTURED, NORMAL
+from fracture_utils.config import FRACTURED, NORMAL, OUT_OF_FOLD
 from fracture_utils.evaluation import comparison
 from fracture_utils.evaluation.intervals import ENDS, SIGNIFICANCE
 from fracture_utils.evaluation.localization import ASSESSMENTS
@@ -17,10 +17,12 @@ FEW = 50
 """Images of a class below which intervals are too wide for a ranking or a stable threshold."""
 PURPOSE = "For research and education only, never for clinical use."
 DIAGNOSIS = "For research and education only, not for diagnosis."
+USUALLY = 0.8  # lower limit of the hit rate from which heat maps locate fractures usually
 MOST_LISTED = 20
 """Images up to which each answer is printed; more are counted."""
 FLAGS = {"0": "no", "1": "yes"}
 SELECTED = {"validation": "selected on validation", "test": "selected on the test set",
+            OUT_OF_FOLD: "selected by its mean out-of-fold AUC",
             "model card": "selected before this external test"}  # fmt: skip
 
 
@@ -72,7 +74,7 @@ def topics(results: Any) -> dict[str, list[str]]:
     networks = scores[scores["kind"] == "network"] if "network" in set(scores["kind"]) else scores
     row, others = scores.loc[model], len(networks) - 1
     n, positives = int(row["n"]), int(row["positives"])
-    result, ranking, probabilities, errors, data = [], [], [], [], []
+    result, ranking, cross_validation, probabilities, errors, data = [], [], [], [], [], []
 
     if len(results.images):
         counts = results.audit.groupby(["severity", "check"], sort=False).size().items()
@@ -104,15 +106,9 @@ def topics(results: Any) -> dict[str, list[str]]:
         result.append(f"{images} {word if positives else NORMAL}, so the AUC is undefined.")
     if len(results.comparisons) and fewer:
         tests = comparison.against(results.comparisons, model)
-        own, significant = tests.index.isin(networks.index), tests["p"] < SIGNIFICANCE
-        groups = {
-            "significantly better than": own & significant & (tests["lead"] > 0),
-            "significantly worse than": own & significant & (tests["lead"] < 0),
-            "no significant difference from": own & ~significant,
-        }
-        parts = [f"{k} {listed(tests.index[rows])}" for k, rows in groups.items() if rows.any()]
-        if parts:
-            result.append(f"Paired tests of the AUC (DeLong, Holm): {'; '.join(parts)}.")
+        own = tests.index.isin(networks.index)
+        if own.any():
+            result.append(f"Paired tests of the AUC (DeLong, Holm): {_differences(tests[own])}.")
         sizes = tests.loc[own, "detectable"].dropna().agg(["min", "max"]).map("{:.3f}".format)
         if (size := "–".join(sizes.unique())) != "nan":
             ranking.append(f"Smallest detectable difference in AUC at 80 % power: {size}.")
@@ -120,6 +116,19 @@ def topics(results: Any) -> dict[str, list[str]]:
             other = f"{name}: AUC {estimate(scores.loc[name], 'auc')}"
             ranking.append(f"{other}; difference from {model}: {p_value(p)}.")
 
+    for best in results.cross_validation.head(1).to_dict("records"):
+        tests = comparison.against(results.comparisons, best["model"], OUT_OF_FOLD)
+        cross_validation.append(
+            f"{best['model']} has the highest mean out-of-fold AUC, {estimate(best, 'auc')}, the "
+            f"interval corrected for the selection; {counted(best['n'], 'training image')} in "
+            f"{results.cross_validation['fold'].max()} folds."
+        )
+        if len(tests):
+            cross_validation.append(f"Paired tests out of fold: {_differences(tests)}.")
+        if not np.isnan(best.get("auc_without_run", np.nan)):
+            without = estimate(best, "auc_without_run")
+            run_of = "the longest run of images of one class (see the audit)"
+            cross_validation.append(f"Without {run_of}, its mean out-of-fold AUC is {without}.")
     if np.isnan(row["calibration_p"]):
         probabilities.append("Too few test images to test the calibration.")
     else:
@@ -143,7 +152,8 @@ def topics(results: Any) -> dict[str, list[str]]:
             rate = estimate(utility, f"false_{kind}s_per_100", 0)
             numbers.append(f"{false} in {counted(count, f'{name} image')}, {rate}")
     point = results.operating_points.set_index("model").loc[model]
-    images = counted(point["positives"], f"{word} validation image")
+    origin = "out-of-fold" if run["selected_on"] == OUT_OF_FOLD else "validation"
+    images = counted(point["positives"], f"{word} {origin} image")
     origin = f"chosen on {'only ' if point['positives'] < FEW else ''}{images}"
     origin = "default" if point["rule"].startswith("default") else origin
     threshold = f"{estimate(point, 'threshold', 2)}, {origin}"
@@ -160,14 +170,38 @@ def topics(results: Any) -> dict[str, list[str]]:
             errors.append(f"{name}: {values}; {p_value(p)} (Holm).")
     located = results.localization[results.localization["model"] == model]
     heat_maps = [
-        f"{_pointing(of)} The heat maps of {of['model']} concentrate {of['energy_ratio']:.1f} "
-        "times more energy inside the boxes than a uniform map."
+        f"Use for localization: {_grade(of)}. {_pointing(of)} The heat maps of {of['model']} "
+        f"concentrate {of['energy_ratio']:.1f} times more energy inside the boxes than a uniform "
+        "map."
         for of in located.to_dict("records")
     ]
     about = {"Result": result, "External test": external_test(run, n)}
-    about |= {"Ranking": ranking, "Probabilities": probabilities}
+    about |= {"Cross-validation": cross_validation, "Ranking": ranking}
+    about |= {"Probabilities": probabilities}
     about |= {"Heat maps": heat_maps, "Where it fails": errors, "Data": data}
     return {topic: sentences for topic, sentences in about.items() if sentences}
+
+
+def _differences(tests: pd.DataFrame) -> str:
+    """Which models the one of `comparison.against` differs from, and by how much from others."""
+    significant = tests["p"] < SIGNIFICANCE
+    parts = {
+        f"significantly {word} than": tests.index[significant & rows]
+        for word, rows in (("better", tests["lead"] > 0), ("worse", tests["lead"] < 0))
+    }
+    parts["no significant difference from"] = others = []
+    for name, row in tests[~significant].iterrows():
+        limits = f"unadjusted 95 % CI {row['lead_low']:+z.3f} to {row['lead_high']:+z.3f}"
+        limits = limits if row["lead_low"] <= row["lead_high"] else "no CI"
+        others.append(f"{name} ({row['lead']:+z.3f}, {limits})")
+    return "; ".join(f"{what} {listed(names)}" for what, names in parts.items() if len(names))
+
+
+def _grade(row: Mapping) -> str:
+    """How far heat maps locate fractures, by the hit rate of the pointing game."""
+    if row["hit_rate_low"] >= USUALLY:
+        return "usually reliable"
+    return "with care" if row["assessment"] == ASSESSMENTS[0] else "no"
 
 
 def external_test(run: Mapping, n: int) -> list[str]:

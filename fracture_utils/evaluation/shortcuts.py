@@ -33,7 +33,7 @@ def predictions(data: Dataset, seed: int = 0) -> pd.DataFrame:
     probability = probability.clip(1e-6, 1 - 1e-6)
     rows = data.images.loc[~train, ["path", "group", "label", "split"]].reset_index(drop=True)
     rows = rows.assign(model=METADATA_ONLY, kind="reference", logit=special.logit(probability))
-    return rows.assign(probability=probability)
+    return rows.assign(probability=probability, fold=0)
 
 
 def finding(data: Dataset, seed: int) -> dict[str, str]:

@@ -5,7 +5,9 @@ import difflib
 import functools
 import os
 import re
+import socket
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +20,8 @@ ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
 DEVICES = "CUDA_VISIBLE_DEVICES"
-GPU_EPOCHS, PHANTOM_EPOCHS, CPU_EPOCHS = 8, 1, 0  # of fine-tuning, by default
-NVIDIA_TIMEOUT = 60.0  # seconds; nvidia-smi may have to wake several GPUs
+GPU_EPOCHS, CPU_EPOCHS = 8, 0  # of fine-tuning, by default
+TIMEOUT, NVIDIA_TIMEOUT = 30.0, 60.0  # seconds: of a download, of waking several GPUs
 # TensorFlow uses oneDNN by itself on processors with 512-bit instructions only; others gain, too.
 DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
@@ -95,8 +97,7 @@ def by_hardware(config: Config) -> Config:
     network, without one the top block, which learns from cached feature maps.
     """
     has_gpu = bool({*gpus()} - {"-1"})
-    on_cpu = PHANTOM_EPOCHS if config.source == "phantoms" else CPU_EPOCHS
-    epochs = 1 if config.quick else GPU_EPOCHS if has_gpu else on_cpu
+    epochs = (1 if config.quick else GPU_EPOCHS) if has_gpu else CPU_EPOCHS
     defaults = {"fine_tune_epochs": epochs, "fine_tune_depth": "all" if has_gpu else "top"}
     left_open = {n: v for n, v in defaults.items() if getattr(config, n) in (None, "auto")}
     return config.model_copy(update=left_open)
@@ -137,15 +138,16 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
         address = f"{ADDRESS}{backbone.module}/{file}" if file else f"Keras's {name}*notop.h5"
         path = _weights_file(backbone, folders)
         if path is None and online:
-            try:
-                if file:
-                    artifacts.download(address, cache / file, checksum and f"md5:{checksum}")
-                else:
-                    import keras
+            import keras
 
+            socket.setdefaulttimeout(TIMEOUT)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Keras about the size of the input
+                try:  # Keras downloads and checks them
                     getattr(keras.applications, name)(weights="imagenet", include_top=False)
-            except Exception:  # Keras raises no narrower kind
-                online = False  # one refusal or time-out is enough: the host is the same
+                except Exception:  # Keras raises no narrower kind
+                    online = False  # one refusal or time-out is enough: the host is the same
+            socket.setdefaulttimeout(None)
             path = _weights_file(backbone, folders)
         why = (
             f"its ImageNet weights cannot be downloaded; put {address} into "

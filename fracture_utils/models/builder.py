@@ -8,8 +8,9 @@ boxes, and are the heat map.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -108,6 +109,25 @@ def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
     return keras.Model(body.input, logit, name=body.name)
 
 
+def fold_heads(body: keras.Model, count: int, seed: int = 0) -> keras.Model:
+    """`count` localization heads of a backbone in one model, from early maps, last maps, inside
+    mask and the heads that learn from an image (see `HoldOut`) to logits and cell logits.
+    """
+    maps = [keras.Input(output.shape[1:]) for output in body.outputs[:2]]
+    inside, learns = keras.Input(maps[0].shape[1:3]), keras.Input((count,))
+    cells = CellLogits(seed, count, dtype="float32", name="cell_logits")(maps)
+    logits = LogSumExpPool(dtype="float32", name="logit")([cells, inside])
+    outputs = [HoldOut(dtype="float32")([values, learns]) for values in (logits, cells)]
+    return keras.Model([*maps, inside, learns], outputs, name=body.name)
+
+
+def set_head(model: keras.Model, heads: keras.Model, number: int) -> None:
+    """Give `model` the weights of one of `fold_heads`."""
+    for name in ("cell_logits", "logit"):
+        weights = heads.get_layer(name).get_weights()
+        model.get_layer(name).set_weights([of_heads[number] for of_heads in weights])
+
+
 def head_of(model: keras.Model) -> str:
     """Which of HEADS a model has."""
     return HEADS["cell_logits" in [layer.name for layer in model.layers]]
@@ -200,21 +220,25 @@ def load_weights(model: keras.Model, path: Path) -> None:
         raise InputError(f"{what}; replace the file by the original.") from error
 
 
-def image_loss(weights: Sequence[float]):
-    """Binary cross-entropy (batch,) of logits (batch, 1), each class with its weight."""
+def image_loss(weights: np.ndarray):
+    """Binary cross-entropy (batch,) of logits (batch, heads or 1), the mean over heads; `weights`
+    (2,) of the classes, or (heads, 2).
+    """
+    of_class = np.float32(weights)
 
     def loss(labels, logits):
-        positive = weights[1] * labels * keras.ops.softplus(-logits)
-        negative = weights[0] * (1 - labels) * keras.ops.softplus(logits)
+        positive = of_class[..., 1] * labels * keras.ops.softplus(-logits)
+        negative = of_class[..., 0] * (1 - labels) * keras.ops.softplus(logits)
         return keras.ops.mean(positive + negative, axis=-1)
 
     return loss
 
 
 def cell_loss(targets, logits):
-    """Binary cross-entropy (batch,), the mean over grid cells whose target (batch, rows, columns)
-    is 1 (fractured, weight CELL_WEIGHT) or 0, without those that are UNKNOWN.
+    """Binary cross-entropy (batch,) or (batch, heads), the mean over grid cells whose target
+    (batch, rows, columns) is 1 (fractured, weight CELL_WEIGHT) or 0, without UNKNOWN ones.
     """
+    targets = targets if len(logits.shape) == 3 else targets[..., None]
     labeled = keras.ops.cast(targets >= 0, logits.dtype)
     positive = targets * keras.ops.softplus(-logits) * CELL_WEIGHT
     negative = (1 - targets) * keras.ops.softplus(logits)
@@ -253,62 +277,88 @@ class CellLogits(keras.layers.Layer):
     """Feature maps of several stages (batch, rows, columns, channels) to the logits of grid cells
     (batch, rows, columns): each stage is standardized, projected to WIDTH channels and resized to
     the grid of the first; their sum is rectified and weighted to one logit.
+
+    With `heads`, so many independent heads read the maps in one product, and the result has a last
+    axis of heads. Standardization and dropout of channels (one mask per batch and head) act on the
+    kernels, which are much smaller than the maps.
     """
 
-    def __init__(self, seed: int, **keywords) -> None:
+    def __init__(self, seed: int, heads: int | None = None, **keywords) -> None:
         super().__init__(**keywords)
-        self.seed = seed
-        self.dropout = keras.layers.SpatialDropout2D(CELL_DROPOUT, seed=seed, dtype="float32")
+        self.seed, self.axis = seed, () if heads is None else (heads,)
+        self.dropout = keras.layers.Dropout(CELL_DROPOUT, seed=seed, dtype="float32")
 
     def build(self, shapes: list[tuple]) -> None:
         def noise(number: int, fan_in: int) -> keras.initializers.Initializer:
             return keras.initializers.RandomNormal(stddev=fan_in**-0.5, seed=self.seed + number)
 
-        def constant(name: str, channels: int, value: str):
-            return self.add_weight((channels,), value, trainable=False, name=name)
+        def weight(name: str, shape: tuple, start: Any, trainable: bool = True):
+            return self.add_weight((*self.axis, *shape), start, trainable=trainable, name=name)
 
         channels = list(enumerate(shape[-1] for shape in shapes))
-        self.means = [constant(f"mean_{k}", c, "zeros") for k, c in channels]
-        self.deviations = [constant(f"deviation_{k}", c, "ones") for k, c in channels]
-        self.kernels = [
-            self.add_weight((c, WIDTH), noise(k, c), name=f"kernel_{k}") for k, c in channels
-        ]
-        self.bias = self.add_weight((WIDTH,), "zeros", name="bias")
-        last, bias = noise(len(shapes), WIDTH), keras.initializers.Constant(CELL_BIAS)
-        self.cell_kernel = self.add_weight((WIDTH,), last, name="cell_kernel")
-        self.cell_bias = self.add_weight((), bias, name="cell_bias")
+        self.means = [weight(f"mean_{k}", (c,), "zeros", False) for k, c in channels]
+        self.deviations = [weight(f"deviation_{k}", (c,), "ones", False) for k, c in channels]
+        self.kernels = [weight(f"kernel_{k}", (c, WIDTH), noise(k, c)) for k, c in channels]
+        self.bias = weight("bias", (WIDTH,), "zeros")
+        self.cell_kernel = weight("cell_kernel", (WIDTH,), noise(len(shapes), WIDTH))
+        self.cell_bias = weight("cell_bias", (), keras.initializers.Constant(CELL_BIAS))
 
-    def standardize(self, stages: list[np.ndarray]) -> None:
-        """Set mean and deviation of each channel by feature maps (n, rows, columns, channels)."""
+    def standardize(self, stages: list[np.ndarray], rows: list[np.ndarray]) -> None:
+        """Set mean and deviation of each channel by the feature maps (n, rows, columns, channels)
+        of each stage at `rows`, of which there is one array per head.
+        """
         for mean, deviation, maps in zip(self.means, self.deviations, stages, strict=True):
-            flat = maps.reshape(-1, maps.shape[-1]).astype(np.float32)
-            spread = flat.std(axis=0)
-            mean.assign(flat.mean(axis=0))
-            deviation.assign(np.maximum(spread, 0.05 * np.median(spread) + 1e-4))
+            moments = []
+            for own in rows:
+                flat = maps[own].reshape(-1, maps.shape[-1]).astype(np.float32)
+                spread = flat.std(axis=0)
+                least = 0.05 * np.median(spread) + 1e-4
+                moments.append((flat.mean(axis=0), np.maximum(spread, least)))
+            mean.assign(np.reshape([first for first, _ in moments], mean.shape))
+            deviation.assign(np.reshape([second for _, second in moments], mean.shape))
 
     def call(self, stages, training=False):
-        hidden, grid = self.bias, stages[0].shape[1:3]
+        ops, grid = keras.ops, stages[0].shape[1:3]
+        hidden = ops.reshape(self.bias, (-1,))
         parts = zip(stages, self.means, self.deviations, self.kernels, strict=True)
-        for maps, mean, deviation, kernel in parts:
-            standard = (keras.ops.cast(maps, "float32") - mean) / deviation
-            projected = keras.ops.matmul(self.dropout(standard, training=training), kernel)
+        for maps, mean, deviation, weights in parts:
+            scale = self.dropout(ops.ones(mean.shape), training=training) / deviation
+            kernel = scale[..., None] * weights
+            offset = ops.reshape(ops.sum(mean[..., None] * kernel, axis=-2), (-1,))
+            columns = ops.reshape(ops.moveaxis(kernel, -2, 0), (maps.shape[-1], -1))
+            projected = ops.matmul(ops.cast(maps, "float32"), columns) - offset
             if projected.shape[1:3] != grid:
-                projected = keras.ops.image.resize(projected, grid, "bilinear")
+                projected = ops.image.resize(projected, grid, "bilinear")
             hidden = hidden + projected
-        return keras.ops.sum(keras.ops.relu(hidden) * self.cell_kernel, axis=-1) + self.cell_bias
+        hidden = ops.reshape(ops.relu(hidden), (-1, *grid, *self.axis, WIDTH))
+        return ops.sum(hidden * self.cell_kernel, axis=-1) + self.cell_bias
 
 
 class LogSumExpPool(keras.layers.Layer):
-    """`CellLogits` and `InsideMask` to the logit of an image (batch, 1): log-sum-exp of the cells
-    inside the image, with a gain and an offset.
+    """`CellLogits` and `InsideMask` to the logits of an image (batch, heads or 1): log-sum-exp of
+    the cells inside the image, with a gain and an offset.
     """
 
-    def build(self, shapes: list[tuple]) -> None:  # noqa: ARG002  (Keras passes them)
-        self.gain = self.add_weight((), "ones", name="gain")
-        self.offset = self.add_weight((), "zeros", name="offset")
+    def build(self, shapes: list[tuple]) -> None:
+        self.gain = self.add_weight(shapes[0][3:], "ones", name="gain")
+        self.offset = self.add_weight(shapes[0][3:], "zeros", name="offset")
 
     def call(self, inputs):
         cells, inside = inputs
-        flat = keras.ops.where(inside > 0, cells, PADDING_LOGIT)
-        flat = keras.ops.reshape(flat, (-1, flat.shape[1] * flat.shape[2]))
-        return self.gain * keras.ops.logsumexp(flat, axis=1, keepdims=True) + self.offset
+        count = cells.shape[1] * cells.shape[2]
+        flat = keras.ops.reshape(cells, (-1, count, *(tuple(cells.shape[3:]) or (1,))))
+        inside = keras.ops.reshape(inside, (-1, count, 1))
+        flat = keras.ops.where(inside > 0, flat, PADDING_LOGIT)
+        return self.gain * keras.ops.logsumexp(flat, axis=1) + self.offset
+
+
+class HoldOut(keras.layers.Layer):
+    """Values (batch, ..., heads), unchanged; a head learns from the images where `learns` (batch,
+    heads) is 1.
+    """
+
+    def call(self, inputs):
+        values, learns = inputs
+        ones = [1] * (len(values.shape) - 2)
+        learns = keras.ops.reshape(learns, (-1, *ones, values.shape[-1]))
+        return keras.ops.where(learns > 0, values, keras.ops.stop_gradient(values))

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from fracture_utils import artifacts, tables
 from fracture_utils.config import PREFIX, Config, InputError, Interruption, first_line
-from fracture_utils.data import reader
+from fracture_utils.data import reader, splits
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import Weights
 
@@ -56,6 +56,8 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
     config = backbones.by_hardware(config)
     weights, left_out = backbones.find_weights(config)
     needed = images[["path", "group", "label", "split", "sha256", "width", "height"]]
+    folds = 0 if config.fine_tune_epochs else config.folds
+    needed = needed.assign(fold=splits.draw_folds(images, folds, config.seed))
     boxes = boxes[boxes["path"].isin(images["path"])].round(1)
     folders = {name: config.cache_dir.absolute() / "models" / name for name in weights}
     keys = {name: job_key(name, needed, boxes, config, weights[name]) for name in weights}
@@ -105,7 +107,7 @@ def job_key(
     name: str, images: pd.DataFrame, boxes: pd.DataFrame, config: Config, weights: Weights
 ) -> dict:
     """The key of all that a trained model depends on."""
-    data = images[["path", "group", "label", "split", "sha256"]].to_numpy().tolist()
+    data = images[["path", "group", "label", "split", "sha256", "fold"]].to_numpy().tolist()
     return artifacts.key(
         CODE,
         LIBRARIES,

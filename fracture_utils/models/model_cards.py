@@ -22,9 +22,9 @@ def save(results: Any, config: Config) -> None:
     classes, columns = [NORMAL, config.positive], ["slope", "intercept", "rule"]
     columns += [f"threshold{end}" for end in ENDS]
     source = {"source": config.source, "trained_on": config.images_dir.resolve().name}
-    for split, name in (("train", "training"), ("validation", "validation")):
-        labels = results.images.loc[results.images["split"] == split, "label"]
-        source[name] = {"images": len(labels), "fractured": int((labels == FRACTURED).sum())}
+    fractured = results.images["label"].eq(FRACTURED).groupby(results.images["split"])
+    counts = fractured.agg(images="size", fractured="sum").astype(int)
+    counts = counts.reindex(["train", "validation"], fill_value=0)
 
     def decision(name: str) -> dict:
         caution = sentences.heat_map_caution(results.localization, name)
@@ -33,6 +33,11 @@ def save(results: Any, config: Config) -> None:
     for name in results.networks.query("status == 'trained'")["model"]:
         card = artifacts.read_json(config.cache_dir / "models" / name / "network.json")
         members[name] = card["weights_sha256"]
+        if card.get("folds"):  # the final head has learned from all of them
+            card["training"] = counts.sum().to_dict()
+        else:
+            card |= {"training": counts.loc["train"].to_dict()}
+            card |= {"validation": counts.loc["validation"].to_dict()}
         card |= {"class_names": classes} | source | decision(name)
         artifacts.write_json(config.models_dir / f"{name}.json", card)
     ensemble = {"members": members, "class_names": classes}

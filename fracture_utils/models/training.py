@@ -14,7 +14,7 @@ import threading
 import time
 import timeit
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import FRACTURED, PREFIX, SPLITS, Config, InputError, first_line
+from fracture_utils.config import (
+    FRACTURED,
+    OUT_OF_FOLD,
+    PREFIX,
+    SPLITS,
+    Config,
+    InputError,
+    first_line,
+)
 from fracture_utils.data import dataset
 from fracture_utils.data.generators import FeatureBatches, ImageBatches, shuffled
 from fracture_utils.models import backbones, builder, features, heatmaps, ood
@@ -36,7 +44,8 @@ SMALLEST_DEVIATION = 0.05  # of those, relative to the median: what hardly varie
 HEAD_EPOCHS, HEAD_RATE, HEAD_DECAY = 12, 2e-3, 1e-2  # localization head: AdamW, peak rate
 BOX_WEIGHT = 10.0  # localization head: grid cells in the loss, relative to the labels of the images
 STANDARD = 256  # localization head: images by which feature maps are standardized
-TUNE_RATE, PATIENCE = 3e-5, 5  # fine-tuning: Adam, peak rate; epochs without a higher AUC
+BODY_RATE, PATIENCE = 0.05, 5  # fine-tuning: of the backbone, relative to the head; epochs without
+#                                a higher validation AUC
 WARM_UP = 0.1  # share of the steps in which a learning rate rises from zero
 TIMED_BATCHES = 3
 STATUS_SECONDS = 0.3  # between two writes of status.json
@@ -47,12 +56,14 @@ class Checkpoint(keras.callbacks.Callback):
     patience, history, optimizer and random seeds, in one file per training.
 
     Each epoch takes the rows of `batches` in another order; after it, `measure` turns the logits of
-    the batches `watch` into a history row. The model ends with its best weights.
+    the batches `watch` into a history row. The model ends with its best weights, or, where
+    `patience` is None, with those of the last epoch.
     """
 
     def __init__(self, path, key, seed, batches, watch, measure, report, best, patience) -> None:
         super().__init__()
-        self.path, self.key, self.seed, self.patience = path, key, seed, patience
+        self.path, self.key, self.seed = path, key, seed
+        self.fixed, self.patience = patience is None, patience or np.inf
         self.batches, self.rows = batches, batches.rows
         batches.rows = shuffled(self.rows, seed, 1)  # Keras looks at a batch before the first epoch
         self.watch, self.measure, self.report = watch, measure, report
@@ -96,7 +107,7 @@ class Checkpoint(keras.callbacks.Callback):
         row |= {"learning_rate": rate, "seconds": time.monotonic() - self.started}
         state["history"].append(row | {"epoch": epoch + 1})
         state |= {"epoch": epoch + 1, "waited": state["waited"] + 1}
-        if row["val_auc"] > state["best"]:
+        if self.fixed or row["val_auc"] > state["best"]:
             state |= {"best": row["val_auc"], "waited": 0}
             self.arrays |= _values("best", self.model.trainable_variables)
         self.arrays |= _values("last", self.last)
@@ -118,7 +129,16 @@ def _assign(variables: list, name: str, arrays: dict[str, np.ndarray]) -> None:
         variable.assign(arrays[f"{name}_{number}"])
 
 
-def compile_model(model: keras.Model, optimizer: Any, class_weights: Sequence[float]) -> None:
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW whose learning rate is that of the head; it is BODY_RATE times as high elsewhere."""
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        rate = learning_rate * (1.0 if "logit" in path else BODY_RATE)
+        super().update_step(gradient, variable, rate)
+
+
+def compile_model(model: keras.Model, optimizer: Any, class_weights: np.ndarray) -> None:
     """Compile a model of logits, or of logits and cell logits; in mixed_float16 Keras scales the
     loss.
     """
@@ -144,6 +164,11 @@ def fit_pooled(pooled: np.ndarray, labels: np.ndarray, copies: int = 0) -> tuple
     regression.fit((pooled - mean) / deviation, labels)
     kernel = regression.coef_[0] / deviation
     return kernel, float(regression.intercept_[0] - mean @ kernel)
+
+
+def _mean_auc(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> float:
+    parts = [folds == fold for fold in np.unique(folds)]
+    return float(np.mean([roc_auc_score(labels[own], logits[own]) for own in parts]))
 
 
 def train(folder: Path, report: Callable) -> None:
@@ -172,11 +197,26 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     images = pd.read_csv(folder / "images.csv", dtype=text, keep_default_na=False)
     boxes = pd.read_csv(folder / "boxes.csv", dtype={"path": str})
     labels, splits = (images["label"] == FRACTURED).to_numpy(int), images["split"].to_numpy()
+    folds = images["fold"].to_numpy()
     training, validation, test = (np.flatnonzero(splits == split) for split in SPLITS)
-    evaluated = np.flatnonzero(splits != "train")
-    permuted = np.random.default_rng(config.seed).permutation(training)
-    watched = np.sort(np.concatenate([permuted[: len(validation)], validation]))
-    class_weights = len(training) / (2 * np.bincount(labels[training], minlength=2))
+    # The images that each head learns from: the heads of the folds, which see no image of theirs,
+    # and the final one; or one head, which sees no validation image.
+    learning = [training]
+    held_out, own_head = validation, np.zeros(len(validation), int)
+    if cross_validated := folds.max() > 0:
+        learning = [np.flatnonzero((folds > 0) & (folds != k)) for k in range(1, folds.max() + 1)]
+        held_out = np.flatnonzero(folds)
+        learning, own_head = [*learning, held_out], folds[held_out] - 1
+    learned, evaluated = (
+        learning[-1],
+        test if cross_validated else np.flatnonzero(splits != "train"),
+    )
+    random = np.random.default_rng(config.seed)
+    permuted = [random.permutation(rows) for rows in learning]
+    watched = np.sort(np.concatenate([permuted[0][: len(validation)], validation]))
+    balances = np.array([np.bincount(labels[rows], minlength=2) for rows in learning])
+    class_weights = balances.sum(axis=1, keepdims=True) / (2 * balances)
+    priors = special.logit(balances[:, 1] / balances.sum(axis=1))
     size = backbones.size(name, config)
     pixels, row_of = dataset.pixels(config.cache_dir, size)
     rows = np.array([row_of[path] for path in images["path"]])
@@ -189,20 +229,22 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         report(stage, 0, 1)
 
     def measure(logits: np.ndarray) -> dict[str, float]:
-        """Loss and AUC, in inference mode, of as many training as validation images."""
+        """Loss and AUC of the first head, in inference mode, of as many training as validation
+        images.
+        """
         if not np.isfinite(logits).all():
             raise FloatingPointError(f"The logits of {name} are not finite.")
         row = {}
         for prefix, split in (("", "train"), ("val_", "validation")):
             chosen = splits[watched] == split
             y, z = labels[watched[chosen]], logits[chosen].astype(float)
-            options = {"sample_weight": class_weights[y], "labels": [0, 1]}
+            options = {"sample_weight": class_weights[0][y], "labels": [0, 1]}
             row[f"{prefix}loss"] = log_loss(y, special.expit(z), **options)
             row[f"{prefix}auc"] = roc_auc_score(y, z)
         return row
 
-    def fit(stage, model, optimizer, batches, watch, epochs, best, patience) -> list[dict]:
-        compile_model(model, optimizer, class_weights)
+    def fit(stage, model, optimizer, batches, watch, weights, epochs, best, patience) -> list[dict]:
+        compile_model(model, optimizer, weights)
         checkpoint = Checkpoint(
             scratch / f"{stage}.npz", key, config.seed, batches, watch, measure,
             functools.partial(report, stage), best, patience,
@@ -213,10 +255,10 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     begin("features")
     body = builder.build_body(name, size, initial, precision, config.seed)
     if initial.path is None:
-        augmented = ImageBatches(pixels, labels_by_row, rows[training], config, epoch=0)
+        augmented = ImageBatches(pixels, labels_by_row, rows[learned], config, epoch=0)
         builder.adapt_normalization(body, augmented[0][0])
     copies = config.augmented_copies
-    counts = len(images) + len(training) * np.arange(copies + 1)
+    counts = len(images) + len(learned) * np.arange(copies + 1)
     space = counts * sum(np.prod(output.shape[1:]) for output in body.outputs[:2]) * 2 / 2**30
     fitting = int(sum(space <= config.disk_limit))
     with_maps = fitting > 0
@@ -230,43 +272,55 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         limited = f"{fitting - 1} of {copies} augmented copies" if with_maps else "pooled head"
         reason = "; ".join(filter(None, [reason, f"{limited}, because {why}"]))
     copies = fitting - 1 if with_maps else copies
-    passes = [(rows, None), *((rows[training], copy) for copy in range(1, copies + 1))]
-    numbers = np.arange(len(images), len(images) + copies * len(training))
-    variants = np.stack([training, *numbers.reshape(copies, len(training))], axis=1)
-    cached_labels = labels_by_row[np.concatenate([part for part, _ in passes])]
+    passes = [(rows, None), *((rows[learned], copy) for copy in range(1, copies + 1))]
+    numbers = np.arange(len(images), len(images) + copies * len(learned))
+    variants = np.stack([learned, *numbers.reshape(copies, len(learned))], axis=1)
+    source = np.concatenate([np.arange(len(images)), *[learned] * copies])  # of cached rows
     cached = features.extract(
         builder.fold_batch_norm(body), pixels, passes, config, scratch, with_maps, key,
         functools.partial(report, "features"),
     )  # fmt: skip
 
-    # Heads: the pooled one, the localization one where there are boxes, and the better one stays.
+    # Heads: the pooled one, the localization one where there are boxes. The one with the higher
+    # AUC on held-out images stays; all heads run for a fixed number of epochs.
     begin("head")
-    models, histories, boxed = {}, {}, images["path"].isin(boxes["path"])[training]
+    models, histories, logits = {}, {}, {}
+    boxed = images["path"].isin(boxes["path"])[learned]
     if config.head != "localization":
         models["pooled"] = builder.add_head(body, "pooled", config.seed)
-        ordered = variants.T.ravel()
-        kernel, bias = fit_pooled(cached["pooled"][ordered], cached_labels[ordered], copies)
-        models["pooled"].get_layer("logit").set_weights([kernel, np.array(bias)])
-        row = measure(cached["pooled"][watched] @ kernel + bias)
+        fitted = []
+        for own in learning:
+            ordered = variants[np.isin(learned, own)].T.ravel()
+            fitted.append(fit_pooled(cached["pooled"][ordered], labels[source[ordered]], copies))
+        kernels, biases = map(np.array, zip(*fitted, strict=True))
+        models["pooled"].get_layer("logit").set_weights([kernels[-1], biases[-1]])
+        logits["pooled"] = cached["pooled"][: len(images)] @ kernels.T + biases
+        row = measure(logits["pooled"][watched, 0])
         row |= {"stage": "head", "epoch": 1, "seconds": time.monotonic() - started["head"]}
         histories["pooled"] = [row]
     if with_maps and (config.head == "localization" or (config.head == "auto" and boxed.any())):
-        model = models["localization"] = builder.add_head(body, "localization", config.seed)
-        cells, maps = model.get_layer("cell_logits"), [cached["early"], cached["last"]]
+        models["localization"] = builder.add_head(body, "localization", config.seed)
+        heads, maps = builder.fold_heads(body, len(learning), config.seed), [*cached.values()][:2]
         located, grid = features.boxes_by_row(images, rows, boxes), maps[0].shape[1]
         locate = functools.partial(features.cell_targets, pixels, located, grid, config)
         targets, inside = map(np.concatenate, zip(*(locate(*part) for part in passes), strict=True))
-        cells.standardize([array[np.sort(permuted[:STANDARD])] for array in maps])
-        inputs = [*cells.input, model.get_layer("inside").output]
-        head = keras.Model(inputs, [model.output, cells.output], name=name)
-        arrays = [*maps, inside]
-        batches = FeatureBatches(arrays, [cached_labels, targets], variants, config.batch_size)
+        samples = [np.sort(order[:STANDARD]) for order in permuted]
+        heads.get_layer("cell_logits").standardize(maps, samples)
+        learns = np.stack([np.isin(source, own) for own in learning], axis=1)
+        arrays, learned_labels = [*maps, inside, learns], [labels[source], targets]
+        batches = FeatureBatches(arrays, learned_labels, variants, config.batch_size)
         watch = FeatureBatches(arrays, [labels], watched, config.batch_size)
         rate = cosine(HEAD_RATE, HEAD_EPOCHS * len(batches))
         optimizer = keras.optimizers.AdamW(rate, weight_decay=HEAD_DECAY)
-        limits = HEAD_EPOCHS, -np.inf, HEAD_EPOCHS
-        histories["localization"] = fit("head", head, optimizer, batches, watch, *limits)
-    aucs = {head: max(row["val_auc"] for row in rows) for head, rows in histories.items()}
+        limits = class_weights, HEAD_EPOCHS, -np.inf, None
+        histories["localization"] = fit("head", heads, optimizer, batches, watch, *limits)
+        builder.set_head(models["localization"], heads, -1)
+        scored = FeatureBatches(arrays, [labels], held_out, config.batch_size)
+        logits["localization"] = np.empty((len(images), len(learning)))
+        scorer = keras.Model(heads.input, heads.output[0])
+        logits["localization"][held_out] = scorer.predict(scored, verbose=0)
+    logits = {head: of[held_out, own_head] for head, of in logits.items()}
+    aucs = {head: _mean_auc(labels[held_out], of, own_head) for head, of in logits.items()}
     chosen = max(aucs, key=lambda head: aucs[head])
     model, history = builder.add_head(body, chosen, config.seed), histories[chosen]
     model.set_weights(models[chosen].get_weights())  # the same, with dropout from the start
@@ -279,8 +333,9 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         builder.unfreeze(model, config.fine_tune_depth)
         if with_maps and config.fine_tune_depth == "top":
             tuned, arrays = builder.top(model), [cached["early"], *mask]
-            learned = [cached_labels, *in_cells]
-            batches = FeatureBatches(arrays, learned, variants, config.batch_size)
+            batches = FeatureBatches(
+                arrays, [labels[source], *in_cells], variants, config.batch_size
+            )
             watch = FeatureBatches(arrays, [labels], watched, config.batch_size)
         else:
             cells = [model.get_layer("cell_logits").output for _ in in_cells]
@@ -288,16 +343,16 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
             images_of = pixels, labels_by_row, rows[training], config
             batches = ImageBatches(*images_of, epoch=1, cell_targets=locate if cells else None)
             watch = ImageBatches(pixels, labels_by_row, rows[watched], config)
-        optimizer = keras.optimizers.Adam(cosine(TUNE_RATE, config.fine_tune_epochs * len(batches)))
-        limits = config.fine_tune_epochs, aucs[chosen], PATIENCE
+        rate = cosine(HEAD_RATE, config.fine_tune_epochs * len(batches))
+        optimizer = LayerwiseAdamW(rate, weight_decay=HEAD_DECAY)
+        limits = class_weights[0], config.fine_tune_epochs, aucs[chosen], PATIENCE
         history = history + fit("fine_tune", tuned, optimizer, batches, watch, *limits)
 
     # Class weights train as if both classes were equally frequent; the log odds of the training
     # labels correct the logit (King & Zeng 2001).
     begin("predict")
     *others, offset = model.get_layer("logit").get_weights()
-    prior = special.logit(labels[training].mean())
-    model.get_layer("logit").set_weights([*others, offset + prior])
+    model.get_layer("logit").set_weights([*others, offset + priors[-1]])
     weights_path = config.models_dir / f"{name}.weights.h5"
     with artifacts.replacing(weights_path) as temporary:
         keras.Model(model.input, model.output).save_weights(temporary)  # without the optimizer
@@ -316,8 +371,13 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         outputs = heatmaps.predict(builder.fold_batch_norm(explained), batches)
     pooled = outputs.features[np.isin(passed, reference)]
     outputs = heatmaps.Outputs(*(values[np.isin(passed, evaluated)] for values in outputs))
-    table = images.loc[evaluated, [*text]].assign(model=name, kind="network", logit=outputs.logits)
-    tables.write(folder, "predictions", table.assign(probability=special.expit(outputs.logits)))
+    table = images.loc[evaluated, [*text]].assign(fold=0, logit=outputs.logits)
+    if cross_validated:
+        own = logits[chosen] + priors[own_head]
+        others = images.loc[held_out, [*text, "fold"]].assign(split=OUT_OF_FOLD, logit=own)
+        table = pd.concat([table, others])
+    table = table.assign(model=name, kind="network", probability=special.expit(table["logit"]))
+    tables.write(folder, "predictions", table)
     table = pd.DataFrame(history, columns=tables.columns("history")).assign(model=name)
     tables.write(folder, "history", table)
     with artifacts.replacing(folder / "heatmaps.npy") as temporary:
@@ -337,7 +397,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         "provenance": initial.provenance,
         "input_size": size,
         "head": chosen,
-        "head_validation_auc": aucs,
+        "head_auc": aucs,
+        "folds": int(folds.max()) if cross_validated else 0,
         "augmented_copies": copies,
         "boxes": int(boxed.sum()) if chosen == "localization" else 0,
         "fine_tune_depth": config.fine_tune_depth if config.fine_tune_epochs else "",

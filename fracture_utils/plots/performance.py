@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.config import NORMAL
+from fracture_utils.config import NORMAL, OUT_OF_FOLD
 from fracture_utils.evaluation import comparison, metrics
 from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample
 from fracture_utils.evaluation.predictions import compared, matrix
@@ -145,15 +145,23 @@ def confusion_matrices(results: Results) -> style.Chart:
 
 @style.figure("Dot plot: differences in AUC from the selected model, 95 % CI.", "comparisons")
 def comparisons(results: Results) -> style.Chart:
-    """Test AUC of the selected model minus that of each other one, with its interval and p."""
+    """AUC of the selected model minus that of each other one, out of fold and on the test images,
+    with intervals and the p values of the test.
+    """
     rows = comparison.against(results.comparisons, results.selected)
+    others = comparison.against(results.comparisons, results.selected, OUT_OF_FOLD)
+    rows = rows.join(others.filter(like="lead").rename(columns=lambda name: f"folds_{name}"))
     rows = rows.rename_axis("model").sort_values("lead").reset_index()
     selected, significant = style.short(results.selected), (rows["p"] < SIGNIFICANCE).sum()
-    names = {"lead": f"AUC of {selected} minus that of the model, 95 % CI (p: DeLong, Holm)"}
+    names = {"lead": "test images (p: DeLong, Holm)"}
+    if len(others):
+        names = {"folds_lead": "out of fold (mean of the folds)"} | names
     texts = [f"{lead:+.3f}, {p_value(p)}" for lead, p in zip(rows["lead"], rows["p"], strict=True)]
-    chart, (ax,) = style.intervals(rows, names, results, texts=texts)
-    ax.axvline(0, **DASHED)
-    ax.set_title(f"{significant} of {len(rows)} differences from {selected} are significant")
+    chart, axes = style.intervals(rows, names, results, texts=texts)
+    for ax in axes:
+        ax.axvline(0, **DASHED)
+    title = f"AUC of {selected} minus that of the model, unadjusted 95 % CI"
+    chart.suptitle(f"{title}\n{significant} of {len(rows)} test differences are significant")
     return chart
 
 
