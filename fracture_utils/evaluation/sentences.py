@@ -189,9 +189,9 @@ def _differences(tests: pd.DataFrame) -> str:
         f"significantly {word} than": tests.index[significant & rows]
         for word, rows in (("better", tests["lead"] > 0), ("worse", tests["lead"] < 0))
     }
-    parts["no significant difference from"] = others = []
+    parts["no significant difference (unadjusted 95 % CI) from"] = others = []
     for name, row in tests[~significant].iterrows():
-        limits = f"unadjusted 95 % CI {row['lead_low']:+z.3f} to {row['lead_high']:+z.3f}"
+        limits = f"{row['lead_low']:+z.3f} to {row['lead_high']:+z.3f}"
         limits = limits if row["lead_low"] <= row["lead_high"] else "no CI"
         others.append(f"{name} ({row['lead']:+z.3f}, {limits})")
     return "; ".join(f"{what} {listed(names)}" for what, names in parts.items() if len(names))
