@@ -97,7 +97,7 @@ def main(data: str, weights: str, *names: str) -> None:
                 config = Config(
                     source="images", data_dir=data, weights_dir=weights, backbones=name,
                     image_size=int(size) if size else None, results_dir=Path(scratch),
-                    models_dir=Path(scratch) / "models", **settings,
+                    models_dir=Path(scratch) / "models", folds=0, **settings,
                 )  # fmt: skip
                 folder = dataset.load(config, backbones.sizes(config))
                 row = trial(name, config, in_blocks(folder.images, seed=0), folder.boxes)

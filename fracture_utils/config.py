@@ -110,10 +110,10 @@ class Config(BaseSettings):
     )
     batch_size: int = Field(32, ge=1, le=4096, description="images per step")
     head: Literal["auto", "localization", "pooled"] = Field(
-        "auto", description="classification head; auto: the better one on validation"
+        "auto", description="classification head; auto: the better one on held-out images"
     )
     fine_tune_epochs: int | None = Field(
-        None, ge=0, description="maximum number of epochs; 0: none, None: by hardware and source"
+        None, ge=0, description="maximum number of epochs; 0: none, None: by hardware"
     )
     fine_tune_depth: Literal["auto", "top", "all"] = Field(
         "auto", description="layers to fine-tune; auto: all with a GPU, else the top block"
@@ -122,7 +122,7 @@ class Config(BaseSettings):
     cluster: str = Field("", description="address of a Dask scheduler; empty: train here")
 
     target_sensitivity: float | None = Field(
-        None, gt=0, le=1, description="sensitivity of the threshold on validation; None: Youden's J"
+        None, gt=0, le=1, description="sensitivity at the chosen threshold; None: Youden's J"
     )
     prevalence: float | None = Field(None, gt=0, lt=1, description="for PPV, NPV; None: test set")
     subgroups: Annotated[tuple[str, ...], NoDecode] = Field(

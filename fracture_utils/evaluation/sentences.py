@@ -213,7 +213,8 @@ def external_test(run: Mapping, n: int) -> list[str]:
     shares = [f"{100 * share:.1f} % in {name}" for name, share in facts["prevalence"].items()]
     prevalence = f"Prevalence: {listed(shares)}"
     if "by_shift" in facts:
-        prevalence += f"; this shift from validation alone gives an O/E of {facts['by_shift']:.2f}"
+        origin = "validation" if "validation" in facts["prevalence"] else "training"
+        prevalence += f"; this shift from {origin} alone gives an O/E of {facts['by_shift']:.2f}"
     return [
         f"The models were trained on {facts['trained_on']}; weights, calibration and thresholds "
         "are those of the model cards, and nothing was fitted on these images.",
