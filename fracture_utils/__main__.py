@@ -81,14 +81,16 @@ def evaluate(source: Path, **settings: object) -> int:
     return 0
 
 
-def import_(name: str, source: Path, destination: Path, copy: bool, **words: str | None) -> int:
+def import_(name: str, source: Path, destination: Path, **words: str | None) -> int:
     from fracture_utils.data import sources
 
     classes = {word: label for label, word in words.items() if word}
-    imported = sources.bring(name, source, destination, copy, classes)
-    images = imported.images.replace({"split": {"": "(drawn by run)"}})
-    counts = images.groupby(["split", "label"]).size()
-    print(counts.to_string(), imported.summary(), sep="\n")
+    images, excluded = sources.bring(name, source, destination, classes)
+    images = images.replace({"split": {"": "(drawn by run)"}})
+    print(images.groupby(["split", "label"]).size().to_string())
+    print(f"{len(excluded)} files excluded.")
+    for reason, paths in excluded.groupby("reason")["path"]:
+        print(f"{len(paths):>5}  {reason}, e.g. {paths.iloc[0]}")
     return 0
 
 
@@ -101,7 +103,7 @@ def export(models: list[str], to: Path, **settings: object) -> int:
 
 
 SCORING = ("results_dir", "seed", "quick", "target_sensitivity", "prevalence", "subgroups")
-FILE, FLAG = {"type": Path}, {"action": "store_true"}
+FILE = {"type": Path}
 OUTPUT = {"dest": "results_dir", "metavar": "FOLDER", "help": "the same as --results-dir"}
 COMMANDS: dict[str, tuple] = {
     "run": (run, "Execute the notebook.", "--quick", Config.model_fields,
@@ -114,8 +116,9 @@ COMMANDS: dict[str, tuple] = {
                                    "folders or wildcards"},
                  "--output": FILE | {"metavar": "FILE", "help": "CSV file of the answers (default: "
                                      "answers.csv in the results folder)"},
-                 "--heat-maps": FLAG | {"default": None, "help": "draw the heat map of each image "
-                                        "(default: of up to 20 images)"},
+                 "--heat-maps": {"action": "store_true", "default": None,
+                                 "help": "draw the heat map of each image (default: of up to 20 "
+                                 "images)"},
                  "--numbers-only": {"action": "store_false", "dest": "heat_maps", "default": None,
                                     "help": "draw no heat maps (faster)"}}),
     "evaluate": (evaluate, "Test trained models on labeled images, or score a table of "
@@ -127,7 +130,6 @@ COMMANDS: dict[str, tuple] = {
                {"name": {"help": "fracatlas, mura or folders"},
                 "source": FILE | {"help": "folder or zip archive as published"},
                 "destination": FILE | {"help": "new folder"},
-                "--copy": FLAG | {"help": "copy the images instead of linking them"},
                 "--fractured": {"metavar": "NAME", "help": "folder or label of fractured images"},
                 "--normal": {"metavar": "NAME", "help": "folder or label of normal images"}}),
     "export": (export, "Write models as ONNX files.", "DenseNet121", ("models_dir",),

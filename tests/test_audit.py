@@ -202,16 +202,12 @@ def test_odd_files_are_reported_and_counts_add_up(folder):
     Image.fromarray(gray[:, ::-1].copy()).convert("CMYK").save(normal / "cmyk.jpg")
     pixels(originals[7]).convert("P").save(normal / "palette.png")
     Image.fromarray(np.tile(np.arange(5000, dtype=np.uint8), (1, 1))).save(normal / "long.png")
-    filled = gray.copy()
-    filled[100:] = 128
-    Image.fromarray(filled).save(normal / "filled ü %41.png")
-    Image.fromarray(np.full((90, 90), 70, np.uint8)).save(normal / "blank.png")
+    Image.fromarray(np.full((90, 90), 70, np.uint8)).save(normal / "blank ü %41.png")
     data, findings = audited(folder)
     by_check = findings.groupby("check")["path"].agg(set)
     excluded = {Path(path).name for path in by_check["excluded file"]}
     assert excluded == {"truncated.png", "text.png", "zero.png"}
-    assert by_check["truncated image"] == {"train/normal/filled ü %41.png"}
-    assert by_check["blank image"] == {"train/normal/blank.png"}
+    assert by_check["blank image"] == {"train/normal/blank ü %41.png"}
     assert by_check["unusual size"] == {"train/normal/long.png"}
     assert by_check["bit depth"] == {"train/normal/sixteen.png"}
     copies = {path for pair in pairs_of(findings, "near duplicate") for path in pair}
@@ -327,21 +323,6 @@ def data_of(table):
 def checked(function, table, check):
     rows = [dict(zip(audit.COLUMNS, row, strict=True)) for row in function(data_of(table))]
     return [row for row in rows if row["check"] == check]
-
-
-@pytest.mark.parametrize(
-    ("validation", "test", "text"),
-    [((49, 51), (60, 370), "(odds ratio 5.9): probabilities calibrated on validation are too high"),
-     ((60, 370), (49, 51), "(odds ratio 5.9): probabilities calibrated on validation are too low"),
-     ((14, 86), (60, 370), None), ((3, 4), (3, 8), None), ((0, 40), (20, 20), None)],
-)  # fmt: skip
-def test_another_prevalence_in_test_is_reported_with_its_effect(validation, test, text):
-    rows = checked(audit._classes, images(validation=validation, test=test), "prevalence shift")
-    assert len(rows) == (text is not None)
-    for row in rows:
-        assert row["severity"] == "amber"
-        assert text in row["finding"]
-        assert "predictive values do not" in row["finding"]
 
 
 def test_one_patient_for_every_image_is_reported():

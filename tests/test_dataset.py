@@ -276,17 +276,12 @@ def test_facts_of_files_and_near_duplicates():
     Image.fromarray(ramp).save("data/train/normal/deep.png")
     save("data/train/normal/one.png", 77)
     save("data/train/normal/two.jpg", 77, quality=60)
-    cut = np.asarray(image(78)).copy()
-    cut[30:] = 128
-    Image.fromarray(cut).save("data/train/normal/cut.png")
     data = dataset.load(config)
     files = data.files.set_index("path")
     assert list(data.files)[4:] == list(dataset.FACTS)
     assert files.loc["train/normal/deep.png", "bit_depth"] == 16
     assert abs(files.loc["train/normal/two.jpg", "jpeg_quality"] - 60) <= 2
-    assert files.loc["train/normal/cut.png", "gray_fill"] == 0.25
     assert files.loc["train/normal/deep.png", "border"] == pytest.approx(127.5, abs=3)
-    assert files["gray_fill"].drop("train/normal/cut.png").max() == 0
     assert data.thumbnails.shape == (len(data.images), duplicates.SIDE, duplicates.SIDE)
     paths = data.images["path"]
     pairs = {(paths[row.first], paths[row.second]) for row in data.duplicates.itertuples()}

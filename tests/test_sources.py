@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from radiographs import bone, dicom
 
+from fracture_utils.__main__ import main
 from fracture_utils.config import Config, InputError
 from fracture_utils.data import dataset, sources
 
@@ -75,7 +77,7 @@ def zipped(root, name="set.zip"):
 
 
 def bring(*arguments, **options):
-    return sources.bring(*arguments, **options).images
+    return sources.bring(*arguments, **options)[0]
 
 
 def load(folder="data", **settings):
@@ -161,23 +163,29 @@ def test_kaggle_folders():
     assert Config().positive == "fractured"
 
 
-def test_images_are_linked_or_copied_and_the_source_stays():
+def refuse(*_):
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+def test_images_are_linked_or_copied_and_the_source_stays(monkeypatch):
     root = mura()
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     first = bring("mura", root, "linked")["path"].iloc[0]
     assert Path("linked", first).stat().st_nlink == 2
-    bring("mura", root, "copied", copy=True)
+    monkeypatch.setattr(os, "link", refuse)
+    bring("mura", root, "copied")
     assert Path("copied", first).stat().st_nlink == 1
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_second_call_continues(monkeypatch):
     root = mura()
-    table = bring("mura", root, "data", copy=True)
+    monkeypatch.setattr(os, "link", refuse)
+    table = bring("mura", root, "data")
     Path("data", table["path"].iloc[5]).unlink()
     copied, real = [], shutil.copyfile
     monkeypatch.setattr(shutil, "copyfile", lambda *a: copied.append(a) or real(*a))
-    bring("mura", root, "data", True)
+    bring("mura", root, "data")
     assert len(copied) == 1
 
 
@@ -327,29 +335,30 @@ def test_every_image_is_imported_or_excluded_for_a_reason(name, archived):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     source = zipped(root) if archived else root
-    imported = sources.bring(name, source, "data")
-    assert len(imported.images) == whole
-    reasons = imported.excluded.set_index("path")["reason"]
+    images, excluded = sources.bring(name, source, "data")
+    assert len(images) == whole
+    reasons = excluded.set_index("path")["reason"]
     if not archived:
         expected = expected.rename(lambda path: path.removeprefix(f"{root}/"))
     assert reasons.to_dict() == expected.to_dict()
-    again = sources.bring(name, source, "data")
-    pd.testing.assert_frame_equal(again.excluded, imported.excluded)
+    again = sources.bring(name, source, "data")[1]
+    pd.testing.assert_frame_equal(again, excluded)
 
 
-def test_an_import_ends_with_what_it_excluded():
+def test_an_import_ends_with_what_it_excluded(capsys):
     root = fracatlas()
-    assert sources.bring("fracatlas", root, "data").summary() == "0 files excluded."
+    assert main(["import", "fracatlas", str(root), "data"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 files excluded."
     first, second = sorted((root / "images/Fractured").iterdir())[:2]
     first.unlink()
     second.rename(root / second.name)
     save(root / "images/Fractured/IMG9999999.jpg", 1)
-    summary = sources.bring("fracatlas", root, "data", copy=True).summary()
-    assert summary.startswith("4 files excluded: ")
-    missing = f"named in a table, but missing (2, e.g. train/fractured/{first.name})"
-    assert missing in summary
-    assert f"no class, or not in the table (2, e.g. {second.name})" in summary
-    assert len(summary.splitlines()) == 2
+    assert main(["import", "fracatlas", str(root), "data"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert lines[0] == "4 files excluded."
+    missing = f"named in a table, but missing, e.g. train/fractured/{first.name}"
+    assert f"    2  no class, or not in the table, e.g. {second.name}" in lines
+    assert f"    2  {missing}" in lines
 
 
 def test_broken_links_and_names_that_are_not_utf8_are_excluded():
@@ -358,9 +367,9 @@ def test_broken_links_and_names_that_are_not_utf8_are_excluded():
     (root / "nowhere.png").symlink_to("absent.png")
     save(root / "b.png", 900)
     (root / "b.png").rename(os.fsdecode(os.fsencode(root) + b"/\xff.png"))
-    imported = sources.bring("folders", "kaggle", "data")
-    assert len(imported.images) == 40
-    assert imported.excluded.set_index("path")["reason"].to_dict() == {
+    images, excluded = sources.bring("folders", "kaggle", "data")
+    assert len(images) == 40
+    assert excluded.set_index("path")["reason"].to_dict() == {
         "Bone/train/fractured/nowhere.png": "it cannot be opened",
         "Bone/train/fractured/\\udcff.png": "its name is not valid UTF-8",
     }
@@ -370,17 +379,17 @@ def test_archives_in_a_folder_are_excluded():
     root = kaggle()
     zipped(root, "a.zip")
     shutil.move("a.zip", root)
-    imported = sources.bring("folders", root, "data")
-    assert len(imported.images) == 40
-    assert imported.excluded.to_numpy().tolist() == [["a.zip", "not an image"]]
+    images, excluded = sources.bring("folders", root, "data")
+    assert len(images) == 40
+    assert excluded.to_numpy().tolist() == [["a.zip", "not an image"]]
 
 
 def test_a_destination_in_the_source_is_not_imported_again():
     root = kaggle()
     for _ in range(2):
-        imported = sources.bring("folders", root, root / "sorted")
-        assert len(imported.images) == 40
-        assert imported.excluded.empty
+        images, excluded = sources.bring("folders", root, root / "sorted")
+        assert len(images) == 40
+        assert excluded.empty
 
 
 @pytest.mark.parametrize("archived", [False, True])
@@ -399,11 +408,11 @@ def test_images_are_recognized_by_their_content_where_their_name_has_no_suffix(a
     (root / "DICOMDIR").write_bytes((root / "Fracture/IM0001").read_bytes())
     (root / "No fracture/1.2.3").write_text("not an image")
     (root / "No fracture/png").write_bytes(save("a.png", 1).read_bytes())
-    imported = sources.bring("folders", zipped(root) if archived else root, "data")
-    images = check("data", imported.images)
+    images, excluded = sources.bring("folders", zipped(root) if archived else root, "data")
+    images = check("data", images)
     assert len(images) == 57
     top = "export/" if archived else ""
-    assert imported.excluded.set_index("path")["reason"].to_dict() == {
+    assert excluded.set_index("path")["reason"].to_dict() == {
         f"{top}DICOMDIR": "no class, or not in the table",
         f"{top}No fracture/1.2.3": "not an image",
     }
@@ -430,9 +439,9 @@ def test_the_tables_of_the_owner_are_imported(archived):
     root = own(
         label=lambda n: n % 2, PatientID=lambda n: f"p{n // 4}", view=lambda n: "frontal", note=str
     )
-    imported = sources.bring("folders", zipped(root) if archived else root, "data")
-    assert imported.excluded.empty
-    images = check("data", imported.images)
+    images, excluded = sources.bring("folders", zipped(root) if archived else root, "data")
+    assert excluded.empty
+    images = check("data", images)
     assert set(images["view"]) == {"frontal"}
     assert images["note"].tolist() != [""] * 40
     assert images["group"].nunique() == 10
@@ -472,10 +481,10 @@ def test_a_label_that_the_owner_contradicts_stays_a_conflict():
 def test_rows_without_an_image_are_excluded():
     root = own(patient=lambda n: f"p{n}" if n else "unknown", note=lambda n: "x" * (n > 5))
     Path(root, "normal/0.png").unlink()
-    imported = sources.bring("folders", root, "data")
-    assert imported.excluded["path"].tolist() == ["normal/0.png"]
-    assert set(imported.images) == {"path", "label", "split", "patient", "note"}
-    assert imported.images["patient"].nunique() == 39
+    images, excluded = sources.bring("folders", root, "data")
+    assert excluded["path"].tolist() == ["normal/0.png"]
+    assert set(images) == {"path", "label", "split", "patient", "note"}
+    assert images["patient"].nunique() == 39
 
 
 def test_cells_that_are_empty_in_the_first_row_keep_their_column():

@@ -25,8 +25,7 @@ from fracture_utils.data import duplicates, reader, splits
 COLUMNS = ["path", "label", "split", "group", "width", "height", "bit_depth", "sha256"]
 BOX_COLUMNS = ["path", "xmin", "ymin", "xmax", "ymax"]
 FACTS: dict[str, Any] = {"width": 0, "height": 0, "bit_depth": 0, "file_bytes": 0, "sha256": ""}
-FACTS |= {"patient": "", "rotated": False, "jpeg_quality": np.nan, "mean": np.nan}
-FACTS |= {"border": np.nan, "gray_fill": np.nan}
+FACTS |= {"patient": "", "rotated": False, "jpeg_quality": np.nan, "mean": np.nan, "border": np.nan}
 CODE = ["data/reader.py", "data/dataset.py", "data/duplicates.py"]  # they determine the cache
 WORDS = {  # class or split of a folder or cell, without case, spaces and punctuation
     **dict.fromkeys(["train", "training"], "train"),
@@ -316,12 +315,8 @@ def _scan(folder: Path, paths: list[str], cache_dir: Path, sizes: Sequence[int])
 
 
 def _gray_levels(image: np.ndarray) -> dict[str, float]:
-    """mean; border, the median of the outermost 2 %; gray_fill, the share of the height that is one
-    block of mid-gray at the bottom: the lost part of a JPEG that was cut short and closed again.
-    """
+    """The mean, and border: the median of the outermost 2 %."""
     depth = max(1, min(image.shape) // 50)
     rim = [image[:depth], image[-depth:], image[:, :depth], image[:, -depth:]]
     border = float(np.median(np.concatenate([part.ravel() for part in rim])))
-    gray = (np.ptp(image, 1) <= 4) & (image.min(1) >= 100) & (image.max(1) <= 156)
-    fill = round(float(np.cumprod(gray[::-1]).mean()), 3)
-    return {"mean": round(float(image.mean()), 2), "border": border, "gray_fill": fill}
+    return {"mean": round(float(image.mean()), 2), "border": border}

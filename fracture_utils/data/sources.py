@@ -3,7 +3,6 @@
 Images are linked, or copied where they cannot be. A second call continues an interrupted one.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -27,85 +25,57 @@ Files = dict[str, Path]
 Rows = tuple[list[dict[str, str]], pd.DataFrame]
 
 
-class Imported(NamedTuple):
-    """What `bring` did."""
-
-    images: pd.DataFrame  # the new images.csv
-    excluded: pd.DataFrame  # path and reason of other files, and of images that are missing
-
-    def summary(self) -> str:
-        """How many files are excluded, a line for each reason with an example."""
-        paths = self.excluded.groupby("reason")["path"]
-        parts = ",\n".join(f"{reason} ({len(part)}, e.g. {part.iloc[0]})" for reason, part in paths)
-        return f"{len(self.excluded)} files excluded{': ' * bool(parts)}{parts}."
-
-
-class Source(NamedTuple):
-    """A published data set."""
-
-    title: str
-    license: str
-    attribution: str
-    read: Callable[..., Rows]  # images, other files, words -> images.csv and boxes.csv
-    positive: str = "fractured"  # its word for the positive class
-    neighbors: int = 0  # default of that setting
-
-
 def bring(
-    name: str, source: Path, destination: Path, copy: bool = False, words: dict | None = None
-) -> Imported:
+    name: str, source: Path, destination: Path, words: dict | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Import the data set `name` from a folder or zip archive. In folders and tables of the source
-    `folders`, `words` ({word: class}) name classes, too.
+    `folders`, `words` ({word: class}) name classes, too. Returns the new images.csv, and path and
+    reason of each file that is no image of it and of each image that is missing.
     """
     if name not in SOURCES:
         raise InputError(f"There is no source {name!r}; choose from {', '.join(SOURCES)}.")
-    kind, source, destination = SOURCES[name], Path(source), Path(destination)
+    (read, facts), source, destination = SOURCES[name], Path(source), Path(destination)
     words = dataset.WORDS | {dataset.plain(w): label for w, label in (words or {}).items()}
     file = destination / "source.json"
     title = artifacts.read_json(file).get("title") if file.is_file() else ""
     inside = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
-    if title != kind.title and not all(is_hidden(PurePath(path)) for path, _ in inside):
+    if title != facts["title"] and not all(is_hidden(PurePath(path)) for path, _ in inside):
         raise InputError(f"{destination} already contains other files; choose an empty folder.")
     if not source.exists():
         raise InputError(f"There is no file or folder {source}; correct the name.")
     source = _unpack(source, destination / ".unpacked") if source.is_file() else source
-    refusals = dict(dataset.walk(source, {destination}))
-    files = {path: source / path for path, reason in refusals.items() if not reason}
-    others = {path: source / path for path, reason in refusals.items() if reason}
-    rows, boxes = kind.read(files, others, words)
+    reasons = dict(dataset.walk(source, {destination}))
+    files = {path: source / path for path, reason in reasons.items() if not reason}
+    others = {path: source / path for path, reason in reasons.items() if reason}
+    rows, boxes = read(files, others, words)
     images = pd.DataFrame(rows, columns=None if rows else ["name", "path"]).fillna("")
-    reasons = {p: r for p, r in refusals.items() if r and PurePath(p).suffix.lower() not in TABLES}
+    found = images["name"].isin(files)
+    reasons = {p: reasons[p] for p in others if PurePath(p).suffix.lower() not in TABLES}
     reasons |= dict.fromkeys(set(files) - set(images["name"]), "no class, or not in the table")
-    missing = ~images["name"].isin(files)
-    reasons |= dict.fromkeys(images["path"][missing], "named in a table, but missing")
-    excluded = pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
-    images = images[~missing].sort_values("path", ignore_index=True)
-    result = Imported(images.drop(columns="name"), excluded)
+    reasons |= dict.fromkeys(images["path"][~found], "named in a table, but missing")
+    images = images[found].sort_values("path", ignore_index=True)
     if images.empty or (twice := images["path"].duplicated()).any():
         problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
-        raise InputError(f"{source} holds {problem}, laid out as {kind.title}.")
-    facts = {field: value for field, value in kind._asdict().items() if field != "read"}
-    facts |= {"name": name, "images": len(images)}
-    artifacts.write_json(destination / "source.json", facts)
-    attribution = f"{kind.title}\n{kind.license}\n\n{kind.attribution}\n"
+        raise InputError(f"{source} holds {problem}, laid out as {facts['title']}.")
+    artifacts.write_json(file, facts | {"name": name, "images": len(images)})
+    attribution = "{title}\n{license}\n\n{attribution}\n".format(**facts)
     artifacts.write_text(destination / "ATTRIBUTION.txt", attribution)
-    paths = dict(zip(images["name"], images["path"], strict=True))
+    paths = dict(zip(images.pop("name"), images["path"], strict=True))
     for name, path in tqdm(paths.items(), "Importing images", delay=3, mininterval=1):
         file, target = files[name], destination / path
         if not target.exists() or target.stat().st_size != file.stat().st_size:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another file system, or one without links
-                if not copy:
-                    os.link(file.resolve(), target)
-            if not target.exists():
+            try:
+                os.link(file.resolve(), target)
+            except OSError:  # another file system, or one without links
                 with artifacts.replacing(target) as temporary:
                     shutil.copyfile(file, temporary)
-    artifacts.write_csv(destination / "images.csv", result.images)
+    artifacts.write_csv(destination / "images.csv", images)
     boxes = boxes.assign(path=boxes["path"].map(paths)).dropna(subset="path")
     artifacts.write_csv(destination / "boxes.csv", boxes)
     shutil.rmtree(destination / ".unpacked", ignore_errors=True)
-    return result
+    return images, pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
@@ -195,25 +165,28 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
     return rows, boxes.assign(path=boxes["path"].map(names))
 
 
-SOURCES = {
-    "mura": Source(
-        "MURA-v1.1",
-        "MURA Research Use Agreement of Stanford University: no commercial use, no redistribution.",
-        "P. Rajpurkar et al., MURA, 2018, arXiv:1712.06957. Its positive class is abnormal.",
-        _mura,
-        positive="abnormal",
-    ),
-    "fracatlas": Source(
-        "FracAtlas",
-        "CC BY 4.0",
-        "I. Abedeen et al., FracAtlas, Scientific Data 10, 2023, doi:10.1038/s41597-023-02432-4.",
-        _fracatlas,
-        neighbors=25,  # no table names the patients
-    ),
-    "folders": Source(
-        "folders",
-        "As its publisher states; see the page it came from.",
-        "Images in folders by class, as on Kaggle. Add author, title and address here.",
-        _folders,
-    ),
-}
+SOURCES: dict[str, tuple[Callable[..., Rows], dict[str, str | int]]] = {
+    "mura": (_mura, {
+        "title": "MURA-v1.1",
+        "license": "MURA Research Use Agreement of Stanford University: no commercial use, no "
+                   "redistribution.",
+        "attribution": "P. Rajpurkar et al., MURA, 2018, arXiv:1712.06957. Its positive class is "
+                       "abnormal.",
+        "positive": "abnormal", "neighbors": 0,
+    }),
+    "fracatlas": (_fracatlas, {
+        "title": "FracAtlas",
+        "license": "CC BY 4.0",
+        "attribution": "I. Abedeen et al., FracAtlas, Scientific Data 10, 2023, "
+                       "doi:10.1038/s41597-023-02432-4.",
+        "positive": "fractured", "neighbors": 25,  # no table names the patients
+    }),
+    "folders": (_folders, {
+        "title": "folders",
+        "license": "As its publisher states; see the page it came from.",
+        "attribution": "Images in folders by class, as on Kaggle. Add author, title and address "
+                       "here.",
+        "positive": "fractured", "neighbors": 0,
+    }),
+}  # fmt: skip
+"""Of each source: images, other files and words -> images.csv and boxes.csv; source.json."""
