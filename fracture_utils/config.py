@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,17 +27,14 @@ QUICK_DEFAULTS = {"phantom_images": 96, "image_size": 96, "batch_size": 16}
 
 
 class InputError(Exception):
-    """A file, folder or setting that the user can correct; the message names it and what to do.
+    """A file, folder or setting that the user can correct; the message names it and what to do."""
 
-    Shown without a traceback in a notebook; a headless run ends with exit code 2.
-    """
-
-    def _render_traceback_(self) -> list[str]:  # IPython calls it
+    def _render_traceback_(self) -> list[str]:  # IPython shows no traceback
         return [f"{type(self).__name__}: {self}"]
 
 
 class Interruption(KeyboardInterrupt):
-    """A training that the user stopped; the message says how to resume it, without a traceback."""
+    """A training that the user stopped; the message says how to resume it."""
 
     _render_traceback_ = InputError._render_traceback_
 
@@ -53,11 +50,9 @@ def first_line(error: BaseException) -> str:
 
 
 class Config(BaseSettings):
-    """The settings of a run.
+    """The settings of a run, as keywords or else as variables: `quick=True` or `FRACTURE_QUICK=1`.
 
-    `Config(quick=True)` and `FRACTURE_QUICK=1` are equivalent, in this order of precedence; a
-    keyword of None counts as not given. Raises InputError with one sentence where a setting is
-    wrong.
+    A keyword of None counts as not given. Raises InputError where a setting is wrong.
     """
 
     model_config = SettingsConfigDict(
@@ -130,15 +125,22 @@ class Config(BaseSettings):
     )
 
     def __init__(self, **keywords: Any) -> None:
-        known = [PREFIX + name.upper() for name in type(self).model_fields]
+        variables = [PREFIX + name.upper() for name in type(self).model_fields]
         for name in os.environ:
-            if name.startswith(PREFIX) and name not in known:
-                hint = _nearest(name, known)
+            if name.startswith(PREFIX) and name not in variables:
+                hint = _nearest(name, variables)
                 raise InputError(f"The environment variable {name} is not a setting{hint}")
         try:
             super().__init__(**{name: v for name, v in keywords.items() if v is not None})
-        except ValidationError as error:
-            raise InputError(_sentence(error.errors()[0])) from None
+        except ValidationError as errors:
+            error = errors.errors()[0]
+            name, known = str(error["loc"][0]), type(self).model_fields
+            if error["type"] == "extra_forbidden":
+                raise InputError(f"There is no setting {name!r}{_nearest(name, known)}") from None
+            raise InputError(
+                f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}: "
+                f"{error['msg']}. Meaning: {known[name].description}."
+            ) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -232,13 +234,3 @@ def _find_source(data_dir: Path, named: bool) -> str:
 def _nearest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else "; see Config().table()."
-
-
-def _sentence(error: Mapping[str, Any]) -> str:
-    name = str(error["loc"][0])
-    if error["type"] == "extra_forbidden":
-        return f"There is no setting {name!r}{_nearest(name, Config.model_fields)}"
-    return (
-        f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}: {error['msg']}. "
-        f"Meaning: {Config.model_fields[name].description}."
-    )

@@ -51,20 +51,18 @@ def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataF
     wrong = findings.loc[findings["check"].isin([CONFLICT, MISMATCH]), ["path", "other_path"]]
     copies = findings.loc[findings["check"].isin([EXACT, NEAR]), ["path", "other_path"]]
     rows = {path: row for row, path in enumerate(images["path"])}
-    links = copies.apply(lambda paths: paths.map(rows)).set_axis(["first", "second"], axis=1)
-    left = images.assign(
-        cluster=duplicates.clusters(links.dropna(), len(images)),
-        rank=-images["split"].map(SPLITS.index),
-    )
+    links = copies.map(rows.get).set_axis(["first", "second"], axis=1).dropna()
+    left = images.assign(cluster=duplicates.clusters(links, len(images)))
+    left["rank"] = -images["split"].map(SPLITS.index)
     left = left[left["rank"] == left.groupby("group")["rank"].transform("min")]
     left = left[~left["path"].isin(wrong.to_numpy().ravel())].sort_values(["rank", "path"])
     kept = images[images["path"].isin(left.drop_duplicates("cluster")["path"])]
-    for split, label in images[["split", "label"]].drop_duplicates().itertuples(index=False):
-        if not ((kept["split"] == split) & (kept["label"] == label)).any():
-            raise InputError(
-                f"Without copies and conflicts no {label} image is left in {split}. Add other "
-                "images there, or set FRACTURE_AUDIT_POLICY=report to keep them."
-            )
+    before, after = (set(zip(t["split"], t["label"], strict=True)) for t in (images, kept))
+    for split, label in sorted(before - after):
+        raise InputError(
+            f"Without copies and conflicts no {label} image is left in {split}. Add other images "
+            "there, or set FRACTURE_AUDIT_POLICY=report to keep them."
+        )
     return kept.reset_index(drop=True)
 
 

@@ -71,8 +71,8 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
     table, is_image = folder / "images.csv", files["reason"] == ""
     paths = files["path"][is_image]
     annotations = read_annotations(table, paths, ["split"] * external)
-    assigned = assign(table, paths, annotations)
-    files = files.join(assigned).fillna("")[["path", "label", "split", "reason"]]
+    files = files.join(assign(table, paths, annotations)).fillna("")
+    files = files[["path", "label", "split", "reason"]]
     has_labels, has_splits = "label" in annotations, "split" in annotations
     if external:
         files["split"] = np.where(files["label"] == "", "", "test")
@@ -279,14 +279,17 @@ def _scan(folder: Path, paths: list[str], cache_dir: Path, sizes: Sequence[int])
     store = cache_dir / "thumbnails.npy"
     sides = {store: duplicates.SIDE} | {cache_dir / f"pixels/{size}.npy": size for size in sizes}
 
-    def decode(path: str) -> tuple[dict, list[np.ndarray]]:
+    def decode(path: str) -> tuple[dict, list[Any]]:
         try:
             image, facts = reader.load(folder / path)
         except reader.ReadError as error:
             return {"reason": error.reason}, [np.zeros((s, s), np.uint8) for s in sides.values()]
         small = Image.fromarray(image).resize((duplicates.SIDE,) * 2, Image.Resampling.BILINEAR)
-        squares = [np.asarray(small), *(reader.fit(image, size) for size in sizes)]
-        return facts | _gray_levels(image), squares
+        depth = max(1, min(image.shape) // 50)
+        rim = [image[:depth], image[-depth:], image[:, :depth], image[:, -depth:]]
+        border = float(np.median(np.concatenate([part.ravel() for part in rim])))
+        facts |= {"mean": round(float(image.mean()), 2), "border": border}
+        return facts, [small, *(reader.fit(image, size) for size in sizes)]
 
     if not all(artifacts.is_valid(file, key) for file in sides):
         records, outputs = {}, []
@@ -312,11 +315,3 @@ def _scan(folder: Path, paths: list[str], cache_dir: Path, sizes: Sequence[int])
     readable = ["reason" not in facts["files"][path] for path in paths]
     pairs = pd.DataFrame(facts["duplicates"], columns=duplicates.COLUMNS)
     return facts["files"], np.load(store)[readable], pairs
-
-
-def _gray_levels(image: np.ndarray) -> dict[str, float]:
-    """The mean, and border: the median of the outermost 2 %."""
-    depth = max(1, min(image.shape) // 50)
-    rim = [image[:depth], image[-depth:], image[:, :depth], image[:, -depth:]]
-    border = float(np.median(np.concatenate([part.ravel() for part in rim])))
-    return {"mean": round(float(image.mean()), 2), "border": border}

@@ -52,9 +52,8 @@ def read(path: Path) -> np.ndarray:
 
 
 def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The pixels of `read`, and width, height, bit_depth, file_bytes, sha256, jpeg_quality
-    (estimated; NaN for other formats) and patient (digest of the DICOM PatientID) of the file;
-    rotated, where EXIF rotates or flips it.
+    """The pixels of `read`, and facts about the file: jpeg_quality is estimated (NaN for other
+    formats), patient a digest of the DICOM PatientID; rotated is there where EXIF turns the image.
 
     8-bit images are unchanged. More bits (and DICOM after its window) are stretched from darkest to
     brightest, because 12-bit data lie in 16-bit containers and no header says so reliably.
@@ -112,11 +111,10 @@ def unfit(square: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
 
 def stretch(values: np.ndarray, inverted: bool = False, hidden: Any = None) -> np.ndarray:
     """Values (height, width) or colors (height, width, 3) as uint8 (height, width), linearly from
-    darkest to brightest; `inverted`: low values are bright.
+    darkest to brightest; `inverted`: low values are bright. `hidden` pixels (bool) become black.
 
-    Not on that scale are `hidden` pixels (bool; padding), which become black, and markers, which
-    are clipped: at most 1 pixel in 1000 (in a small image 1 in 100, but no more than 16) whose
-    distance from all others exceeds the range of those. They would leave the bone few levels.
+    Markers are clipped, or they would leave the bone few levels: at most 1 pixel in 1000 (in a
+    small image 1 in 100, up to 16) whose distance from all others exceeds the range of those.
     """
     if values.ndim == 3:  # weights of ITU-R BT.601, as in Pillow
         values = sum(values[..., k] * weight for k, weight in enumerate((0.299, 0.587, 0.114)))
@@ -127,12 +125,9 @@ def stretch(values: np.ndarray, inverted: bool = False, hidden: Any = None) -> n
     lowest, highest = np.sort([ordered[: few + 1], ordered[-few - 1 :]]).astype(np.float64)
     if not np.isfinite([lowest, highest]).all():
         raise InputError("it has values that are not finite numbers")
-    limits = []
-    for end, other in ((-lowest[::-1], -highest[0]), (highest, lowest[-1])):
-        ranges = end[:-1] - other
-        markers = np.flatnonzero((ranges > 0) & (np.diff(end) >= ranges))
-        limits.append(float(end[markers[0]] if markers.size else end[-1]))
-    low, high = -limits[0], limits[1]
+    below, above = highest[0] - lowest[1:], highest[:-1] - lowest[-1]  # ranges without markers
+    low = float([lowest[0], *lowest[1:][(below > 0) & (np.diff(lowest) >= below)]][-1])
+    high = float([*highest[:-1][(above > 0) & (np.diff(highest) >= above)], highest[-1]][0])
     exact = values.dtype.kind in "iu" and values.itemsize <= 2
     levels: Any = np.clip(values.astype(np.float32 if exact else np.float64), low, high) - low
     levels = np.rint(levels * np.float32(255 / (high - low) if high > low else 0)).astype(np.uint8)
