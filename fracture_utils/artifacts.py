@@ -97,9 +97,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes, computed once per process while the file is the same by
-    number, size and time.
-    """
+    """Hexadecimal digest of a file, computed again where its number, size or time has changed."""
     stat = Path(path).stat()
     return _digest(str(path), algorithm, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -152,7 +150,6 @@ def facts(path: Path) -> dict[str, Any]:
 
 def lock(folder: Path) -> filelock.FileLock:
     """Hold a folder for this process (which may lock it again) until release, exit or crash."""
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder.resolve() / "run.lock", timeout=0, is_singleton=True)
@@ -169,9 +166,8 @@ def lock(folder: Path) -> filelock.FileLock:
 def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Version of this package, of Python and of some libraries, by name."""
     result = {"fracture_utils": fracture_utils.__version__, "python": platform.python_version()}
+    result |= dict.fromkeys(names, "not installed")
     for name in names:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             result[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            result[name] = "not installed"
     return result

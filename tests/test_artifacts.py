@@ -169,7 +169,7 @@ def test_an_artifact_with_a_damaged_seal_is_invalid(tmp_path, text):
 
 
 LOCK = (
-    "from fracture_utils import artifacts; held = artifacts.lock(sys.argv[1]); "
+    "from fracture_utils import artifacts; held = artifacts.lock(Path(sys.argv[1])); "
     "print('locked', flush=True); time.sleep(60)"
 )
 

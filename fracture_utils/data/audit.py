@@ -94,8 +94,7 @@ def _copies(data: dataset.Dataset) -> Iterator[tuple]:
     for pair in data.duplicates.itertuples():
         one, other = data.images.iloc[int(pair.first)], data.images.iloc[int(pair.second)]
         check = EXACT if one["sha256"] == other["sha256"] else NEAR
-        mirrored = ", mirrored" if pair.mirrored else ""
-        finding = f"{check}{mirrored} (agreement {pair.agreement:.3f})"
+        finding = f"{check}{', mirrored' if pair.mirrored else ''} (agreement {pair.agreement:.3f})"
         tested = "test" in (one["split"], other["split"])
         severity, advice = "amber", "keep one of them: it counts twice"
         if one["label"] != other["label"]:

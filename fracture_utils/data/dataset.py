@@ -61,9 +61,9 @@ class Dataset(NamedTuple):
 def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> Dataset:
     """Read the data folder, and keep the pixels of its images at each of `sizes` (see `pixels`).
 
-    Each file is decoded once, in a later call only if a file or a size is new. Raises InputError
-    where files have no class, a split lacks one, or a table is wrong. For an external test
-    (`external`) every image with a class is of the split test, and one class suffices.
+    Files are decoded only if one of them or a size is new. InputError where files have no class, a
+    split lacks one, or a table is wrong. For an external test every image with a class is of the
+    split test, and one class suffices.
     """
     folder = config.images_dir
     apart = {config.results_dir, config.models_dir, config.data_dir / "phantoms"} - {folder}
@@ -233,9 +233,8 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
 
 
 def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
-    """A CSV file as spreadsheets save it, as text: separated by commas, semicolons or tabs, in
-    UTF-8 or UTF-16. The index counts the rows; empty ones are left out. `names` renames columns by
-    their `plain` name.
+    """A CSV file as spreadsheets save it, as text, in UTF-8 or UTF-16. The index counts the rows;
+    empty ones are left out. `names` renames columns by their `plain` name.
     """
     try:
         data = Path(path).read_bytes()

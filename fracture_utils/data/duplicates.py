@@ -23,8 +23,7 @@ _GRID = np.float32([*np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2), np.ones((SIDE
 
 def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     """Near duplicates among thumbnails, uint8 (n, SIDE, SIDE), each pair once, sorted: rows first <
-    second, mirrored, agreement (correlation of the details after registration). Equal thumbnails
-    are paired with the first of them only.
+    second, mirrored, agreement. Equal thumbnails are paired with the first of them only.
     """
     from sklearn.neighbors import NearestNeighbors  # takes a second
 
@@ -35,7 +34,12 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     tables = [pd.DataFrame(equal)]
     if len(distinct) < 2:
         return tables[0]
-    normalized = _normalize(thumbnails[distinct])
+    normalized = np.empty((len(distinct), SIDE, SIDE), np.float16)
+    for row, image in enumerate(
+        thumbnails[distinct]
+    ):  # mean 0, variance about 1, by local contrast
+        values = image - ndimage.gaussian_filter(image, 6, output=np.float32)
+        normalized[row] = values / (np.sqrt(ndimage.gaussian_filter(values**2, 8)) + 3)
     search = NearestNeighbors(algorithm="brute").fit(_descriptors(normalized))
     for flipped, mirrored in ((normalized, False), (normalized[..., ::-1], True)):
         distance, nearest = search.kneighbors(_descriptors(flipped), min(NEIGHBORS, len(distinct)))
@@ -56,15 +60,6 @@ def clusters(pairs: pd.DataFrame, count: int) -> np.ndarray:
     links = (np.ones(len(pairs)), (pairs["first"].astype(int), pairs["second"].astype(int)))
     graph = sparse.coo_matrix(links, shape=(count, count))
     return sparse.csgraph.connected_components(graph, directed=False)[1]
-
-
-def _normalize(thumbnails: np.ndarray) -> np.ndarray:
-    """Local contrast, mean 0 and variance about 1, without exposure and window."""
-    result = np.empty(thumbnails.shape, np.float16)
-    for row, image in enumerate(thumbnails):
-        values = image - ndimage.gaussian_filter(image, 6, output=np.float32)
-        result[row] = values / (np.sqrt(ndimage.gaussian_filter(values**2, 8)) + 3)
-    return result
 
 
 def _descriptors(normalized: np.ndarray) -> np.ndarray:

@@ -27,9 +27,7 @@ def shuffled(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 def affine(size: int, config: Config, random: np.random.Generator) -> tuple[float, ...]:
-    """A random flip, rotation, zoom and shift of a square as the six coefficients of one affine map
-    from output to input pixels.
-    """
+    """A random flip, rotation, zoom and shift: six affine coefficients from output to input."""
     angle = np.deg2rad(random.uniform(-config.rotation, config.rotation))
     scale = 1 / (1 + random.uniform(-config.zoom, config.zoom))
     flip_x = -1 if config.horizontal_flip and random.random() < 0.5 else 1
@@ -50,10 +48,8 @@ def warp(square: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 
 def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """A random variant of an image: uint8 (size, size) in, float32 (size, size) in 0..255 out.
-
-    An `affine` map, then contrast and brightness; the padding stays black, or the localization head
-    would take it for a part of the image.
+    """A random variant of uint8 (size, size): an `affine` map, then contrast and brightness, as
+    float32 in 0..255. The padding stays black, or the localization head would take it for image.
     """
     coefficients, lit = affine(len(image), config, random), image > 0
     frame = np.outer(lit.any(axis=1), lit.any(axis=0)).astype(np.uint8)

@@ -43,7 +43,19 @@ def bring(
         raise InputError(f"{destination} already contains other files; choose an empty folder.")
     if not source.exists():
         raise InputError(f"There is no file or folder {source}; correct the name.")
-    source = _unpack(source, destination / ".unpacked") if source.is_file() else source
+    unpacked = destination / ".unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    if source.is_file():
+        try:
+            with zipfile.ZipFile(source) as archive:  # corrects names that lead outside
+                if max(member.file_size for member in archive.infolist()) > MAX_BYTES:
+                    raise InputError(f"a file in it declares more than {MAX_BYTES:,} bytes")
+                archive.extractall(unpacked)
+        except Exception as error:  # zipfile and zlib raise many kinds
+            shutil.rmtree(unpacked, ignore_errors=True)
+            problem = f"is not a valid zip archive ({error}); get it again"
+            raise InputError(f"{source} {problem}.") from None
+        source = unpacked
     reasons = dict(dataset.walk(source, {destination}))
     files = {path: source / path for path, reason in reasons.items() if not reason}
     others = {path: source / path for path, reason in reasons.items() if reason}
@@ -74,21 +86,8 @@ def bring(
     artifacts.write_csv(destination / "images.csv", images)
     boxes = boxes.assign(path=boxes["path"].map(paths)).dropna(subset="path")
     artifacts.write_csv(destination / "boxes.csv", boxes)
-    shutil.rmtree(destination / ".unpacked", ignore_errors=True)
+    shutil.rmtree(unpacked, ignore_errors=True)
     return images, pd.DataFrame(sorted(reasons.items()), columns=["path", "reason"])
-
-
-def _unpack(archive: Path, folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as opened:  # corrects names that lead outside
-            if max(member.file_size for member in opened.infolist()) > MAX_BYTES:
-                raise InputError(f"a file in it declares more than {MAX_BYTES:,} bytes")
-            opened.extractall(folder)
-    except Exception as error:  # zipfile and zlib raise many kinds
-        shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(f"{archive} is not a valid zip archive ({error}); get it again.") from None
-    return folder
 
 
 def _mura(images: Files, *_: object) -> Rows:

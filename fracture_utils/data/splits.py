@@ -1,6 +1,5 @@
 """Groups of images that belong to one patient or one original, and splits that keep them whole."""
 
-import functools
 import hashlib
 import itertools
 import re
@@ -27,10 +26,9 @@ RUN = re.compile(r"(?:\w+ )?block\d+")  # a group of consecutive file numbers on
 
 
 def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0) -> pd.Series:
-    """The group of each image: the first available of a column of IDENTITIES, the patient in its
-    path, the original in the name of a copy (see COPY), the block of `run_length` consecutive
-    file numbers. Near duplicates (`pairs` of rows) join their groups, within test and within the
-    other images; one group in both remains one.
+    """The group of each image: the first of a column of IDENTITIES, the patient in its path, the
+    original in the name of a copy (COPY), the block of `run_length` file numbers. Near duplicates
+    (`pairs` of rows) join groups, within test and within the others; one in both remains one.
     """
     groups = pd.Series(np.nan, images.index, dtype=str)
     for column in (name for name in IDENTITIES if name in images):
@@ -40,7 +38,14 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
     stems = images["path"].map(lambda path: PurePosixPath(path).stem)
     names = images["label"] + "/" + stems
     bare = images["label"] + "/" + stems.map(lambda stem: COPY.sub(r"\1\2", stem))
-    originals = bare.map(functools.partial(_original, names=set(names)))
+    known = set(names)
+
+    def original(name: str) -> str:
+        """The longest known name with which `name` begins before a separator; else `name`."""
+        starts = [name[: match.start()] for match in re.finditer(r"[-_ (]+", name)]
+        return next((start for start in reversed(starts) if start in known), name)
+
+    originals = bare.map(original)
     counts = [names.groupby(part).transform("size") for part in (originals, images["label"])]
     copies = originals.isin(originals[originals != names]) & (2 * counts[0] <= counts[1])
     originals = originals.where(copies)  # what most of a class share is the name of a series
@@ -59,12 +64,6 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
     return groups.fillna(images["path"].groupby(clusters).transform("first"))
 
 
-def _original(name: str, names: set[str]) -> str:
-    """The longest of `names` with which `name` begins before a separator; else `name`."""
-    starts = [name[: match.start()] for match in re.finditer(r"[-_ (]+", name)]
-    return next((start for start in reversed(starts) if start in names), name)
-
-
 def empty_identities(images: pd.DataFrame, column: str) -> list[str]:
     """Identities that all images of train, or of test, share although both classes have them."""
     parts = images[images[column] != ""].groupby(images["split"] == "test")
@@ -74,8 +73,8 @@ def empty_identities(images: pd.DataFrame, column: str) -> list[str]:
 
 def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
     """Groups that hold about `share` of the images of each class, in the order of a hash, so that
-    added images move few others: first groups with fractures, by their fractured images, then
-    groups without. Of each kind at least one is drawn and half remain, where there are two.
+    added images move few others: first groups with fractures, then groups without. Of each kind
+    at least one is drawn and half remain, where there are two.
     """
     counts = pd.crosstab(images["group"], images["label"] == FRACTURED)
     counts = counts.reindex(columns=[False, True], fill_value=0)
@@ -93,8 +92,8 @@ def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
 
 def draw_folds(images: pd.DataFrame, count: int, seed: int) -> pd.Series:
     """The cross-validation fold of each image, 0 for test images: fold 1 are the groups of
-    validation, the others are groups of train, drawn by `draw_groups`. All 0 where fewer than two
-    folds would have both classes; there are at most `count`, and as many as groups of each class.
+    validation, up to `count` - 1 others are drawn from train. All 0 where fewer than two would
+    have both classes.
     """
     learned = images[images["split"] != "test"]
     groups = learned.groupby("label")["group"].nunique()
