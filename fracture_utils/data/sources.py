@@ -122,14 +122,12 @@ def _fracatlas(images: Files, others: Files, _: object) -> Rows:
                          "split": split, "body_part": part, "view": view} | facts)  # fmt: skip
         coco = json.loads(tables["COCO_fracture_masks.json"].read_text(encoding="utf-8"))
         files = {entry["id"]: names.get(entry["file_name"]) for entry in coco["images"]}
-        boxes = [
-            (files[mark["image_id"]], x, y, x + width, y + height)
-            for mark in coco["annotations"]
-            for x, y, width, height in [map(float, mark["bbox"])]
-        ]
+        marks = [[files[m["image_id"]], *map(float, m["bbox"])] for m in coco["annotations"]]
+        boxes = pd.DataFrame(marks, columns=dataset.BOX_COLUMNS)
+        boxes[["xmax", "ymax"]] += boxes[["xmin", "ymin"]].to_numpy()  # they hold width and height
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"FracAtlas lacks a table or column ({error!r}); fetch it.") from None
-    return rows, pd.DataFrame(boxes, columns=dataset.BOX_COLUMNS)
+    return rows, boxes
 
 
 def _folders(images: Files, others: Files, classes: dict) -> Rows:
