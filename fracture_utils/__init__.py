@@ -20,7 +20,6 @@ evaluation/comparison        paired tests between models
 evaluation/subgroups         body part, view and other columns
 evaluation/clinical_utility  predictive values, decision curve
 evaluation/localization      pointing game, permutation control, energy
-evaluation/error_analysis    most confident errors, suspected label errors
 evaluation/shortcuts         metadata-only baseline
 evaluation/sentences         all computed English
 evaluation/results           evaluate(predictions) -> Results: every table, the selected model

@@ -25,8 +25,8 @@ LEADERBOARD = ("auc", "average_precision", "sensitivity", "specificity",
                "expected_calibration_error")  # fmt: skip
 IN_FRONT = ("subgroups", "localization", "heat_maps")
 """Figures shown beside the errors; the others are further down."""
-MOST_ROWS, CARD_SIDE, LARGE = 100, 560, 200_000
-"""Rows of a folded table; longest side of an image of a card; bytes that make a figure lossy."""
+CARD_SIDE, LARGE = 560, 200_000
+"""Longest side of an image of a card; bytes that make a figure lossy."""
 
 
 def write(results: Results, folder: Path) -> Path:
@@ -138,7 +138,6 @@ def _details(results: Results) -> dict[str, pd.DataFrame]:
     run = {k: v for k, v in results.run.items() if v} | {"settings": changed}
     return {
         "All metrics": results.scores.set_index("model").T.reset_index(names="metric"),
-        "Suspected label errors": results.suspected_label_errors.head(MOST_ROWS),
         "Calibration and thresholds": results.operating_points,
         "Versions, hardware and settings": pd.DataFrame(run.items(), columns=["fact", "value"]),
     }

@@ -19,7 +19,6 @@ from fracture_utils.evaluation import (
     calibration,
     clinical_utility,
     comparison,
-    error_analysis,
     intervals,
     localization,
     metrics,
@@ -179,9 +178,6 @@ def test_proportions_and_tests(golden):
         close(intervals.design_effect(own, groups), golden["design_effect"][name])
         result = subgroups.heterogeneity(own, problem["part"], groups)
         close(result, golden["heterogeneity"][name])
-        result = error_analysis.confident(problem["labels"] == 1, problem["probabilities"][:, k])
-        close(result[0], golden["confident"][name]["doubted"])
-        close(result[1], golden["confident"][name]["thresholds"])
     close(intervals.wilson(np.ones(60), groups)[1:], golden["wilson"]["all_right"])
     close(intervals.holm(np.array(golden["holm"]["p"], float)), golden["holm"]["adjusted"])
     for pair, expected in golden["paired"].items():

@@ -17,7 +17,14 @@ import fracture_utils
 from fracture_utils import artifacts, tables
 from fracture_utils.config import Config, InputError
 from fracture_utils.evaluation import calibration
-from fracture_utils.evaluation.results import TABLES, Results, evaluate, evaluate_file
+from fracture_utils.evaluation.predictions import KIND_OF
+from fracture_utils.evaluation.results import (
+    TABLES,
+    Results,
+    evaluate,
+    evaluate_file,
+    most_confident_errors,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "fracatlas"
 
@@ -37,7 +44,7 @@ def config(folder, **settings):
 
 def test_a_run_has_every_table_its_ensemble_and_its_selected_model(run):
     empty = {name for name in TABLES if getattr(run, name).empty}
-    assert empty <= {"audit", "cross_validation", "scores_by_patient", "suspected_label_errors"}
+    assert empty <= {"audit", "cross_validation", "scores_by_patient"}
     assert {*evaluated.WORTH, "Ensemble", "Majority class"} == set(run.scores["model"])
     assert run.selected == calibration.select_model(run.predictions) == "DenseNet121"
     assert run.run["selected_on"] == "validation"
@@ -197,3 +204,35 @@ def test_numbers_are_those_of_the_file_from_the_start(run):
     raw = run.predictions[["logit", "probability"]]
     pd.testing.assert_frame_equal(raw, tables.rounded(raw))
     assert np.isfinite(raw).all(axis=None)
+
+
+def six_columns(logits):
+    """Predictions of some models for two fractured and two normal images a split."""
+    rows = [
+        (f"{split}{k}", f"g{split}{k}", ("fractured", "normal")[k // 2], split, model, logit)
+        for model, values in logits.items()
+        for split in ("validation", "test")
+        for k, logit in enumerate(values)
+    ]
+    table = pd.DataFrame(rows, columns=["path", "group", "label", "split", "model", "logit"])
+    probability = 1 / (1 + np.exp(-table["logit"]))
+    decision = np.where(probability >= 0.5, "fractured", "normal")
+    kind = table["model"].map(KIND_OF).fillna("network")
+    table = table.assign(kind=kind, probability=probability, decision=decision)
+    return table.assign(body_part="hand")
+
+
+def test_false_negatives_come_first_and_the_most_confident_of_each():
+    rows = six_columns({"A": [-3, -1, 2, -4], "B": [5, 5, 5, 5], "Ensemble": [2, 4, -1, 3]})
+    table = most_confident_errors(rows, ["A", "Ensemble"], 2)
+    assert list(table["model"]) == ["A"] * 3 + ["Ensemble"]
+    assert list(table["outcome"]) == ["false negative"] * 2 + ["false positive"] * 2
+    assert list(table["path"]) == ["test0", "test1", "test2", "test3"]
+    assert list(table)[:6] == tables.columns("most_confident_errors")[:6]
+    assert "body_part" in table
+    assert not {"split", "logit"} & set(table)
+    fewest = most_confident_errors(rows, ["A", "no such model"], 1)
+    assert list(fewest["path"]) == ["test0", "test2"]
+    none = most_confident_errors(rows, ["no such model"])
+    assert list(none) == list(table)
+    assert none.empty

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,6 @@ from fracture_utils.evaluation import (
     calibration,
     clinical_utility,
     comparison,
-    error_analysis,
     localization,
     metrics,
     sentences,
@@ -57,7 +57,6 @@ class Results:
     decision_curve: pd.DataFrame
     localization: pd.DataFrame
     most_confident_errors: pd.DataFrame
-    suspected_label_errors: pd.DataFrame
     folder: Path | None = None
     images_dir: Path | None = None
     boxes: pd.DataFrame = field(default_factory=BOXES.copy)
@@ -165,8 +164,7 @@ def evaluate(
         "subgroups": subgroups.table(own, config.subgroups),
         "clinical_utility": clinical_utility.table(predictions, scores, config.prevalence),
         "decision_curve": clinical_utility.decision_curve(predictions, config.prevalence),
-        "most_confident_errors": error_analysis.most_confident(predictions, [selected, ENSEMBLE]),
-        "suspected_label_errors": error_analysis.suspected_label_errors(predictions),
+        "most_confident_errors": most_confident_errors(predictions, [selected, ENSEMBLE]),
     }
     if len(patients := by_patient(predictions)):
         patients = calibration.apply(patients, fit(patients))
@@ -207,6 +205,22 @@ def evaluate(
         run, selected, **known, folder=config.results_dir, images_dir=config.images_dir,
         boxes=boxes, heat_maps=maps,
     )  # fmt: skip
+
+
+def most_confident_errors(
+    predictions: pd.DataFrame, models: Sequence[str], count: int = 3
+) -> pd.DataFrame:
+    """The most_confident_errors table: up to `count` false negatives and false positives of each of
+    the `models` in the test set, with the other columns of `predictions`.
+    """
+    wrong = predictions.query("split == 'test' and label != decision and model in @models")
+    negative, probability = wrong["label"] == FRACTURED, wrong["probability"]
+    wrong = wrong.assign(outcome=np.where(negative, "false negative", "false positive"))
+    order = probability.where(negative, -probability), ~negative, wrong["model"].map(models.index)
+    table = wrong.iloc[np.lexsort(order)].groupby(["model", "label"], sort=False).head(count)
+    first = tables.columns("most_confident_errors")[:6]
+    others = table.columns.difference([*first, "split", "fold", "logit"], sort=False)
+    return table[[*first, *others]].reset_index(drop=True)
 
 
 def check_target(folder: Path, evaluated: Path | None = None) -> None:
