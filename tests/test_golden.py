@@ -40,7 +40,7 @@ COLUMNS = {
     "randomised_correlation": "randomized_correlation",
     "verdict": "assessment",
 }
-DROPPED = "mcnemar|mcc|found_at|auc_delong|at_90|at_95|brier_skill|chance_calibration"
+DROPPED = "mcnemar|mcc|lr_|found_at|auc_delong|at_90|at_95|brier_skill|chance_calibration"
 LIMITS = ["threshold_low", "threshold_high"]  # of an m out of n bootstrap now
 ASSESSMENTS = {
     "points at the fracture": "above the controls",

@@ -29,15 +29,13 @@ def table(
         sensitivity = score[[f"sensitivity{end}" for end in ENDS]].to_numpy(float)
         specificity = score[[f"specificity{end}" for end in ENDS]].to_numpy(float)
         false_negatives, false_positives = 1 - sensitivity[flip], 1 - specificity[flip]
-        positive = ratio(sensitivity, false_positives)
-        negative = ratio(false_negatives, specificity)
         row = {"model": model, "prevalence": share}
         row |= with_limits("false_negatives_per_100", *100 * false_negatives)
         row |= with_limits("false_positives_per_100", *100 * false_positives)
         with np.errstate(invalid="ignore", divide="ignore"):
-            row |= with_limits("ppv", *1 - 1 / (1 + odds * positive))
-            row |= with_limits("npv", *(1 / (1 + odds * negative))[flip])
-        row |= with_limits("lr_positive", *positive) | with_limits("lr_negative", *negative)
+            row |= with_limits("ppv", *1 - 1 / (1 + odds * ratio(sensitivity, false_positives)))
+            npv = 1 / (1 + odds * ratio(false_negatives, specificity))
+            row |= with_limits("npv", *npv[flip])
         rows.append(row)
     return pd.DataFrame(rows, columns=tables.columns("clinical_utility"))
 
