@@ -18,10 +18,10 @@ import fracture_utils
 from fracture_utils.config import Config, InputError, RunError
 
 
-def run(notebook: Path | None, **settings: object) -> int:
-    from fracture_utils import notebook as runner
+def run(**settings: object) -> int:
+    from fracture_utils import notebook
 
-    page = runner.execute(notebook, settings)
+    page = notebook.execute(settings)
     print(f"The report is {page.with_name('report.html')}, the executed notebook {page}.")
     return 0
 
@@ -106,8 +106,7 @@ SCORING = ("results_dir", "seed", "quick", "target_sensitivity", "prevalence", "
 FILE = {"type": Path}
 OUTPUT = {"dest": "results_dir", "metavar": "FOLDER", "help": "the same as --results-dir"}
 COMMANDS: dict[str, tuple] = {
-    "run": (run, "Execute the notebook.", "--quick", Config.model_fields,
-            {"--notebook": FILE | {"help": "default: the one of the project"}}),
+    "run": (run, "Execute the notebook.", "--quick", Config.model_fields, {}),
     "audit": (audit, "Audit a data set before training.", "--data-dir my_xrays",
               ("data_dir", "results_dir", "seed", "neighbors"), {"--output": OUTPUT}),
     "predict": (predict, "Apply trained models to radiographs.", "my_xrays --output answers.csv",

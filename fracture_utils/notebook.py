@@ -33,19 +33,14 @@ class KernelManager(AsyncKernelManager):
     kernel_spec = KernelSpec(argv=make_ipkernel_cmd(), language="python")
 
 
-def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
-    """Run `notebook` (None: the project's) under these settings; returns the path of its page.
+def execute(settings: Mapping[str, object]) -> Path:
+    """Run the notebook under these settings; returns the path of its page.
 
     Prints section titles and the progress of the training. Raises InputError with the notebook's
     sentence where a file or setting is wrong, otherwise RunError; run.log has the traceback. A
     KeyboardInterrupt ends the notebook and its trainings.
     """
-    config, path = Config(**settings), notebook or NOTEBOOK
-    try:
-        story = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        reason = first_line(error)
-        raise InputError(f"{path} is not a notebook ({reason}); correct --notebook.") from None
+    config, story = Config(**settings), nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(story, timeout=None, kernel_name="python3", extra_arguments=QUIET)
     client.kernel_manager_class, client.on_cell_start = KernelManager, _show_title
     given = {PREFIX + name.upper(): str(v) for name, v in settings.items() if v is not None}
@@ -70,7 +65,7 @@ def execute(notebook: Path | None, settings: Mapping[str, object]) -> Path:
         raise RunError(DIED) from None
     finally:
         pool.shutdown(wait=False)
-    page = config.results_dir / f"{path.stem}.html"
+    page = config.results_dir / f"{NOTEBOOK.stem}.html"
     artifacts.write_text(page, html(story))
     return page
 

@@ -106,6 +106,16 @@ def test_version(capsys):
     assert (end.value.code, capsys.readouterr().out) == (0, f"fracture_utils {__version__}\n")
 
 
+OTHER = """
+import runpy
+from pathlib import Path
+from fracture_utils import notebook
+notebook.NOTEBOOK = Path("story.ipynb")
+runpy.run_module("fracture_utils", run_name="__main__")
+"""
+"""The command line with the notebook of `story` instead of the project's."""
+
+
 def story(*sources: str) -> Path:
     """A notebook with a title and these code cells."""
     cells = [nbformat.v4.new_markdown_cell("## Begin"), *map(nbformat.v4.new_code_cell, sources)]
@@ -113,35 +123,32 @@ def story(*sources: str) -> Path:
     return Path("story.ipynb")
 
 
-def test_run_passes_every_setting_to_the_notebook_and_writes_a_page(capsys):
+def execute(*sources: str) -> None:
+    """Run these code cells as a notebook."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebook, "NOTEBOOK", story(*sources))
+        notebook.execute({"source": "phantoms"})
+
+
+def test_run_passes_every_setting_to_the_notebook_and_writes_a_page(capsys, monkeypatch):
     path = story(
         "from fracture_utils.config import Config\nConfig().table().loc[['quick', 'seed']]"
     )
     arguments = ["--quick", "--seed", "77", "--results-dir", "mine", "--source", "phantoms"]
-    assert main(["run", "--notebook", str(path), *arguments]) == 0
+    monkeypatch.setattr(notebook, "NOTEBOOK", path)
+    assert main(["run", *arguments]) == 0
     assert "Begin" in capsys.readouterr().out
     page = Path("mine/story.html").read_text(encoding="utf-8")
     assert "<td>77</td>" in page
     assert "<td>True</td>" in page
 
 
-@pytest.mark.parametrize("text", [None, "no JSON", "{}"])
-def test_a_file_that_is_not_a_notebook_is_one_sentence(text, capsys):
-    if text:
-        Path("story.ipynb").write_text(text)
-    assert main(["run", "--notebook", "story.ipynb", "--source", "phantoms"]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("story.ipynb is not a notebook (")
-    assert message.endswith("correct --notebook.\n")
-    assert message.count("\n") == 1
-
-
 def test_a_notebook_that_fails_is_one_sentence():
     wrong = "from fracture_utils.config import InputError\nraise InputError('Correct that.')"
     with pytest.raises(InputError, match=r"^Correct that\.$"):
-        notebook.execute(story(wrong), {"source": "phantoms"})
+        execute(wrong)
     with pytest.raises(RunError, match=r"ZeroDivisionError.*run\.log") as caught:
-        notebook.execute(story("1 / 0"), {"source": "phantoms"})
+        execute("1 / 0")
     assert "\n" not in str(caught.value)
     assert "Traceback" in Path("results/run.log").read_text(encoding="utf-8")
     assert not Path("results/story.html").exists()
@@ -149,7 +156,7 @@ def test_a_notebook_that_fails_is_one_sentence():
 
 def test_a_kernel_that_dies_is_one_sentence():
     with pytest.raises(RunError, match=r"process died; lower FRACTURE_BATCH_SIZE"):
-        notebook.execute(story("import os; os._exit(9)"), {"source": "phantoms"})
+        execute("import os; os._exit(9)")
 
 
 AUDIT = """
@@ -191,7 +198,7 @@ def test_the_notebook_runs_in_this_python_whatever_a_kernel_is_named(monkeypatch
         json.dumps(spec | {"display_name": "x", "language": "python"})
     )
     monkeypatch.setenv("JUPYTER_PATH", str(other.parents[1].resolve()))
-    notebook.execute(story("import sys; print(sys.executable)"), {"source": "phantoms"})
+    execute("import sys; print(sys.executable)")
     assert sys.executable in Path("results/story.html").read_text(encoding="utf-8")
 
 
@@ -214,8 +221,10 @@ TRAINING = ["--source", "phantoms", "--quick", "--backbones", "MobileNet"]
     ],
 )
 def test_a_signal_ends_a_run_its_kernel_and_its_trainings(number, code, sources, begun):
-    own = ["--notebook", str(story(*sources))] if sources else []
-    command = [sys.executable, "-m", "fracture_utils", "run", *TRAINING, *own]
+    if sources:
+        story(*sources)
+    own = ["-c", OTHER] if sources else ["-m", "fracture_utils"]
+    command = [sys.executable, *own, "run", *TRAINING]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HTTPS_PROXY": "http://127.0.0.1:9"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
@@ -253,13 +262,13 @@ def test_a_run_and_an_import_accept_any_file_name_in_any_code_page(encoding):
     done = start("import", "folders", "Łódź ü 模型", "imported", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert "1 file" in done.stdout
-    path = story(
+    story(
         "from fracture_utils.config import Config\n"
         "from fracture_utils.data import dataset\n"
         "print(dataset.load(Config()).images['path'].to_string())"
     )
-    arguments = ("run", "--notebook", str(path), "--data-dir", "imported")
-    done = start(*arguments, PYTHONIOENCODING=encoding)
+    arguments = ("run", "--data-dir", "imported")
+    done = python("-c", OTHER, *arguments, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Łódź ü 模型 patient0tr.png" in Path("results/story.html").read_text(encoding="utf-8")
 
@@ -301,7 +310,7 @@ def test_a_read_only_package_works_and_nothing_is_written_into_it(read_only_pack
     attempt = launch("-c", f"open({str(home / 'fracture_utils' / 'x')!r}, 'w')")
     assert "PermissionError" in attempt.stderr
     before = sorted((path, path.stat().st_mtime_ns) for path in home.rglob("*"))
-    path = story(
+    story(
         "from fracture_utils.config import Config\n"
         "from fracture_utils.data import dataset, phantoms\n"
         "config = Config()\n"
@@ -315,10 +324,10 @@ def test_a_read_only_package_works_and_nothing_is_written_into_it(read_only_pack
     for expected, arguments in (
         (2, ("predict", "nofile.png")),
         (0, ("import", "folders", "set", "there")),
-        (0, ("run", "--notebook", str(path), "--source", "phantoms")),
+        (0, ("run", "--source", "phantoms")),
         (0, ("evaluate", "x.csv", "--results-dir", "scored", "--quick")),
     ):
-        done = launch("-m", "fracture_utils", *arguments)
+        done = launch("-c", OTHER, *arguments)
         assert done.returncode == expected, done.stderr
         assert "Traceback" not in done.stderr
     assert Path("results/story.html").is_file()

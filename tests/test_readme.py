@@ -117,7 +117,7 @@ def runs(monkeypatch):
     """The settings of each `run`, which executes no notebook here."""
     settings: list[Config] = []
 
-    def execute(_: object, given: dict) -> Path:
+    def execute(given: dict) -> Path:
         settings.append(Config(**given))
         return Path("x.html")
 
