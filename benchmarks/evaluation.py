@@ -49,7 +49,7 @@ def main() -> None:
         "import": lambda: subprocess.run(
             [sys.executable, "-c", "import fracture_utils.plots.performance"], check=True
         ),
-        "ensemble and operating points": lambda: calibration.fit(calibration.add_ensemble(raw)),
+        "operating points": lambda: calibration.fit(raw),
         "scores": lambda: metrics.scores(ready, resamples=RESAMPLES),
         "comparisons": lambda: comparison.pairs(ready),
     }

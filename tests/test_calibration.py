@@ -32,6 +32,12 @@ def predictions(seed=0, count=120, networks=NETWORKS, noise=(1.0, 1.2, 1.5, 3.0)
     return pd.concat(tables, ignore_index=True)
 
 
+def with_ensemble(rows):
+    """The predictions with the rows of their ensemble, if it has any."""
+    added = calibration.ensemble(rows, calibration.fit(rows))
+    return pd.concat([rows, added], ignore_index=True)
+
+
 @pytest.mark.parametrize(("planted", "shift"), [(0.3, 0.0), (1.0, -2.0), (4.0, 1.5)])
 def test_overconfidence_and_shift_are_corrected(planted, shift):
     generator = np.random.default_rng(1)
@@ -139,7 +145,7 @@ def test_the_interval_of_a_threshold_holds_it_and_narrows(count):
 def test_without_both_classes_in_validation_the_defaults_are_used(label):
     table = predictions()
     table = table[(table["split"] == "test") | (table["label"] == label)]
-    table = calibration.add_ensemble(table)
+    table = with_ensemble(table)
     points = calibration.fit(table)
     assert set(points["model"]) == {*NETWORKS, "Ensemble"}
     assert (points["slope"] == 1).all()
@@ -157,7 +163,7 @@ def test_changing_test_labels_changes_no_threshold_calibration_or_choice():
     )
     outcomes = []
     for rows in (table, changed):
-        with_ensembles = calibration.add_ensemble(rows)
+        with_ensembles = with_ensemble(rows)
         points = calibration.fit(with_ensembles)
         applied = calibration.apply(with_ensembles, points)
         columns = ["path", "model", "logit", "probability", "decision"]
@@ -166,8 +172,7 @@ def test_changing_test_labels_changes_no_threshold_calibration_or_choice():
     pd.testing.assert_frame_equal(outcomes[0][1], outcomes[1][1])
     assert outcomes[0][2] == outcomes[1][2]
     scored = [
-        metrics.scores(calibration.apply(calibration.add_ensemble(rows), points))
-        for rows in (table, changed)
+        metrics.scores(calibration.apply(with_ensemble(rows), points)) for rows in (table, changed)
     ]
     assert scored[0]["auc"][0] == pytest.approx(1 - scored[1]["auc"][0])  # only the scores turn
 
@@ -175,7 +180,7 @@ def test_changing_test_labels_changes_no_threshold_calibration_or_choice():
 def test_the_ensemble_is_the_mean_of_calibrated_logits():
     table = predictions()
     points = calibration.fit(table).set_index("model")
-    rows = calibration.add_ensemble(table)
+    rows = with_ensemble(table)
     path = "test/007.png"
     at = rows[rows["path"] == path].set_index("model")["logit"]
     own = {name: calibration.calibrated(at[name], points.loc[name]) for name in NETWORKS}
@@ -185,15 +190,15 @@ def test_the_ensemble_is_the_mean_of_calibrated_logits():
 
 
 def test_few_networks_and_references_make_no_ensemble():
-    assert set(calibration.add_ensemble(predictions(networks=("A",)))["model"]) == {"A"}
-    two = calibration.add_ensemble(predictions(networks=("A", "Metadata only", "B")))
+    assert set(with_ensemble(predictions(networks=("A",)))["model"]) == {"A"}
+    two = with_ensemble(predictions(networks=("A", "Metadata only", "B")))
     assert set(two["model"]) == {"A", "B", "Metadata only", "Ensemble"}
-    again = calibration.add_ensemble(two)
+    again = with_ensemble(two)
     pd.testing.assert_frame_equal(again, two)
 
 
 def test_the_ensemble_is_scored_and_compared():
-    table = calibration.add_ensemble(predictions())
+    table = with_ensemble(predictions())
     table = calibration.apply(table, calibration.fit(table))
     initial = dict.fromkeys(NETWORKS, "imagenet")
     assert "Ensemble" in set(metrics.scores(table, initial)["model"])
@@ -201,7 +206,7 @@ def test_the_ensemble_is_scored_and_compared():
 
 
 def test_the_model_is_selected_on_validation_alone():
-    table = calibration.add_ensemble(predictions())
+    table = with_ensemble(predictions())
     validation = table[table["split"] == "validation"]
     truth = validation["label"] == "fractured"
     auc = {
@@ -227,7 +232,7 @@ def test_ties_are_decided_by_the_loss_and_then_by_order():
     assert calibration.select_model(pd.concat([one.assign(model="B"), one])) == "B"
     squashed = pd.concat([one.assign(logit=np.sign(one["logit"]) * one["logit"] ** 4), one.assign(
         model="B")])  # fmt: skip
-    assert calibration.select_model(squashed) == "B"
+    assert calibration.select_model(calibration.apply(squashed, calibration.fit(squashed))) == "B"
 
 
 def heads(seed, shifts=(0.0,), count=1500, slope=1.0, size=5, shared=0.5):
@@ -370,13 +375,35 @@ def test_out_of_fold_rows_are_calibrated_after_alignment():
         best = special.expit(calibration.calibrated(thresholds[np.argmax(tpr - fpr)], point))
         assert points.loc[name, "threshold"] == pytest.approx(best)
         assert points.loc[name, "p_folds"] == pytest.approx(p)
-    with_ensemble = calibration.add_ensemble(table)
-    test = with_ensemble[with_ensemble["path"] == "test/007.png"].set_index("model")["logit"]
+    both = with_ensemble(table)
+    test = both[both["path"] == "test/007.png"].set_index("model")["logit"]
     own = [calibration.calibrated(test[name], points.loc[name]) for name in "AB"]
     assert test["Ensemble"] == pytest.approx(np.mean(own), rel=1e-5)
-    folds = with_ensemble[with_ensemble["model"] == "Ensemble"].set_index("path")["fold"]
+    folds = both[both["model"] == "Ensemble"].set_index("path")["fold"]
     expected = table.drop_duplicates("path").set_index("path")["fold"]
     pd.testing.assert_series_equal(folds, expected[folds.index])
+
+
+def test_probabilities_out_of_fold_are_those_of_the_aligned_logits():
+    """The fault: the threshold was chosen on aligned logits and applied to the others."""
+    table = out_of_fold(A=[0.0, 2.5, -2.0], B=[0.0, 0.0, 0.0])
+    points = calibration.fit(table)
+    applied = calibration.apply(table, points)
+    assert list(points["p_folds"] < 0.05) == [True, False]
+    assert list(applied["logit"]) == list(table["logit"])
+    pd.testing.assert_frame_equal(calibration.apply(applied, points), applied)
+    for (model, split), own in applied.groupby(["model", "split"]):
+        labels, logits = (own["label"] == "fractured").to_numpy(int), own["logit"].to_numpy()
+        if split == OUT_OF_FOLD:
+            groups = pd.factorize(own["group"])[0]
+            logits, _ = calibration.align_folds(labels, logits, groups, own["fold"].to_numpy())
+        point = points.set_index("model").loc[model]
+        expected = special.expit(calibration.calibrated(logits, point))
+        assert own["probability"].to_numpy() == pytest.approx(expected, rel=1e-5)
+        decided = np.where(expected >= point["threshold"], "fractured", "normal")
+        assert list(own["decision"]) == list(decided)
+        by_fold = own.assign(excess=own["probability"] - labels).groupby("fold")["excess"]
+        assert by_fold.mean().abs().max() < 0.06 or split == "test"
 
 
 def test_the_model_of_the_highest_mean_auc_of_the_folds_is_selected():

@@ -91,7 +91,7 @@ def test_operating_points_and_predictions_of_fracatlas(fracatlas):
     assert list(applied["decision"]) == list(file["decision"])
     np.testing.assert_allclose(applied["probability"], file["probability"], rtol=2e-5)
     networks = predictions[predictions["kind"] == "network"]
-    ensemble = calibration.add_ensemble(networks).query("model == 'Ensemble'")
+    ensemble = calibration.ensemble(networks, points)
     expected = file[file["model"] == "Ensemble"]
     assert list(ensemble["path"]) == list(expected["path"])
     np.testing.assert_allclose(ensemble["logit"], expected["logit"], rtol=2e-5)

@@ -1,6 +1,5 @@
 """Platt scaling, thresholds, ensemble and selected model, from validation or out-of-fold rows."""
 
-import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -78,17 +77,15 @@ def align_folds(
     p = float(scipy.stats.chi2.sf(statistic, len(numbers) - 1))
     if p >= SIGNIFICANCE:
         return logits, p
-    shifts = []
-    for fold in numbers:
-        own, target = scaled[folds == fold], means[folds == fold].sum()
-        excess = functools.partial(_excess, own, target)
-        shifts.append(scipy.optimize.brentq(excess, -50 - own.max(), 50 - own.min()))
+
+    def gap(shift: float, fold: int) -> float:
+        own = folds == fold
+        return special.expit(scaled[own] + shift).sum() - means[own].sum()
+
+    ends = -50 - scaled.max(), 50 - scaled.min()
+    shifts = [scipy.optimize.brentq(gap, *ends, args=(fold,)) for fold in numbers]
     moved = (shifts - np.mean(shifts))[np.searchsorted(numbers, folds)]
     return logits + moved / point["slope"], p
-
-
-def _excess(logits: np.ndarray, target: float, shift: float) -> float:
-    return special.expit(logits + shift).sum() - target
 
 
 def thresholds(
@@ -105,13 +102,18 @@ def thresholds(
 
 
 def apply(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
-    """The predictions with calibrated probability (rounded as in files) and decision."""
-    points = operating_points.set_index("model").loc[predictions["model"]]
-    points = points.set_axis(predictions.index)
-    table = predictions.assign(probability=special.expit(calibrated(predictions["logit"], points)))
-    decision = np.where(table["probability"] >= points["threshold"], FRACTURED, NORMAL)
-    rounded = tables.rounded(table[["probability"]])["probability"]
-    return table.assign(probability=rounded, decision=decision)
+    """The predictions with calibrated probability (rounded as in files) and decision; those out of
+    fold by their aligned logits, as the operating points were fitted.
+    """
+    points, logits = operating_points.set_index("model"), predictions["logit"].copy()
+    for model in points.index[points["p_folds"] < SIGNIFICANCE]:
+        own = predictions[predictions["model"] == model]
+        logits[calibrating(own).index] = _pooled(own)[1]
+    points = points.loc[predictions["model"]].set_axis(predictions.index)
+    probability = special.expit(calibrated(logits, points))
+    decision = np.where(probability >= points["threshold"], FRACTURED, NORMAL)
+    table = predictions.assign(probability=probability, decision=decision)
+    return table.assign(probability=tables.rounded(table[["probability"]])["probability"])
 
 
 def calibrated(logits: np.ndarray, point: Mapping) -> np.ndarray:
@@ -155,35 +157,32 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     return {"slope": slope, "intercept": float(best[1] - slope * np.mean(logits))}
 
 
-def add_ensemble(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The predictions and, where there are several networks, rows of their Ensemble: the mean of
-    their calibrated logits. Logits are rounded as in files, so that re-scoring gives the same.
+def ensemble(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the Ensemble, the mean of the calibrated logits of several networks, rounded
+    as in files; none where there is one network or the predictions have an Ensemble.
     """
-    networks = predictions[predictions["kind"] == "network"]
-    if len(networks["model"].unique()) > 1 and ENSEMBLE not in set(predictions["model"]):
-        logits = pd.Series(np.nan, networks.index)
-        for _, own in networks.groupby("model"):
-            point = platt(*_pooled(own)[:2])
-            logits[own.index] = calibrated(own["logit"], point)
-        mean = logits.groupby([networks["split"], networks["path"]]).transform("mean")
-        rows = networks.assign(model=ENSEMBLE, kind="ensemble", logit=mean)
-        rows = rows.assign(probability=special.expit(mean)).drop_duplicates(["split", "path"])
-        predictions = pd.concat([predictions, rows], ignore_index=True)
-    return predictions.assign(logit=tables.rounded(predictions[["logit"]])["logit"])
+    rows = predictions[predictions["kind"] == "network"]
+    if rows["model"].nunique() < 2 or ENSEMBLE in set(predictions["model"]):
+        return rows.head(0)
+    points = operating_points.set_index("model").loc[rows["model"]].set_axis(rows.index)
+    logits = calibrated(rows["logit"], points)
+    logits = logits.groupby([rows["split"], rows["path"]]).transform("mean")
+    rows = rows.assign(model=ENSEMBLE, kind="ensemble", logit=logits)
+    rows = rows.assign(probability=special.expit(logits)).drop_duplicates(["split", "path"])
+    return rows.assign(logit=tables.rounded(rows[["logit"]])["logit"])
 
 
 def select_model(predictions: pd.DataFrame) -> str | None:
-    """The network with the highest AUC on validation, or mean AUC out of fold; ties by the log loss
-    of its calibrated logits; None where a class lacks, or lacks in a fold.
+    """The network with the highest AUC on validation, or mean AUC out of fold; ties by the
+    likelihood of its calibrated probabilities; None where a class lacks, or lacks in a fold.
     """
     rows = calibrating(predictions[predictions["kind"] == "network"])
     if rows["label"].nunique() < 2:
         return None
     merits = {}
     for model, own in rows.groupby("model", sort=False):
-        labels, logits, *_ = _pooled(own)
+        labels = (own["label"] == FRACTURED).to_numpy(int)
         (auc,), _ = metrics.delong(labels, own[["logit"]].to_numpy(), None, folds_of(own))
-        logits = calibrated(logits, platt(labels, logits))
-        loss = np.mean(np.logaddexp(0, logits) - labels * logits)
-        merits[model] = auc.round(9), -loss.round(9)
+        likelihood = np.where(labels == 1, own["probability"], 1 - own["probability"])
+        merits[model] = auc.round(9), np.log(likelihood.clip(1e-15)).mean()
     return None if np.isnan([*merits.values()]).any() else max(merits, key=merits.get)

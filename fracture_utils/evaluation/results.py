@@ -138,12 +138,15 @@ def evaluate(
     external = operating_points is not None
     if len(trained):  # rounded as in the file, so that re-scoring it gives the same numbers
         predictions = tables.rounded(predictions)
-        predictions = predictions if external else calibration.add_ensemble(predictions)
 
     def fit(rows: pd.DataFrame) -> pd.DataFrame:
         return operating_points if external else calibration.fit(rows, config.target_sensitivity)
 
     points = fit(predictions)
+    ensemble = predictions.head(0) if external else calibration.ensemble(predictions, points)
+    if len(trained) and len(ensemble):
+        predictions = pd.concat([predictions, ensemble], ignore_index=True)
+        points = pd.concat([points, fit(ensemble)], ignore_index=True)
     predictions = calibration.apply(predictions, points)
     scores = metrics.scores(predictions, initialization, *sampling)
     ranked = scores[scores["kind"] != "reference"]
