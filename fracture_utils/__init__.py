@@ -32,7 +32,7 @@ models/ood                   out-of-distribution warning
 models/training              one model from initial weights to predictions (its own process)
 models/jobs                  all models: here, one per GPU, or on a Dask cluster
 models/model_cards           how a trained model is used; released weights
-plots/                       style, dataset, performance, explanations: Results -> figures
+plots/                       style, performance, images: Results -> figures
 report                       one HTML page and a README for the results folder
 predict                      predictions for single images
 export                       ONNX

@@ -20,7 +20,7 @@ from fracture_utils.evaluation import comparison
 from fracture_utils.evaluation.intervals import resample
 from fracture_utils.evaluation.localization import ASSESSMENTS
 from fracture_utils.evaluation.results import evaluate
-from fracture_utils.plots import explanations, performance, style
+from fracture_utils.plots import images, performance, style
 
 ALL = [*style.of_tables, plots.sample_predictions, plots.heat_maps, plots.most_confident_errors]
 
@@ -274,19 +274,19 @@ def test_subgroups_and_localization_show_their_tables(run):
 def test_an_overlay_colors_what_lies_above_the_threshold():
     image, above = np.full((40, 20), 100, np.uint8), np.full((4, 4), -1, np.float32)
     above[0, 0] = 3
-    drawn = explanations.overlay(image, above, 3)
+    drawn = images.overlay(image, above, 3)
     assert drawn.shape == (40, 20, 3) and (drawn[20:, 10:] == 100).all()
     assert drawn[2, 1, 0] > drawn[2, 1, 2] + 30
-    assert (explanations.overlay(image, above - 3) == 100).all()
-    faint = explanations.overlay(image, above - 2.9, 3)  # on the same scale
+    assert (images.overlay(image, above - 3) == 100).all()
+    faint = images.overlay(image, above - 2.9, 3)  # on the same scale
     assert 100 < faint[2, 1, 0] < drawn[2, 1, 0]
 
 
 @pytest.mark.parametrize("draw", [plots.heat_maps, plots.most_confident_errors])
 def test_heat_maps_are_on_one_scale_transparent_below_the_threshold(run, draw, monkeypatch):
     """A false negative has no color, the most confident positive that of the top of the scale."""
-    drawn, overlay = [], explanations.overlay
-    monkeypatch.setattr(explanations, "overlay", lambda *of: drawn.append(of[1:]) or overlay(*of))
+    drawn, overlay = [], images.overlay
+    monkeypatch.setattr(images, "overlay", lambda *of: drawn.append(of[1:]) or overlay(*of))
     chart = draw(run)
     tops = {top for _, top in drawn}
     assert len(tops) == 1
@@ -294,7 +294,7 @@ def test_heat_maps_are_on_one_scale_transparent_below_the_threshold(run, draw, m
     called = np.array(["positive" in title for title in titles])
     peaks = np.array([above.max() for above, _ in drawn])
     assert len(peaks) == len(called) and ((peaks >= 0) == called).all()
-    assert tops == {max(peaks.max(), explanations.SMALLEST_TOP)}
+    assert tops == {max(peaks.max(), images.SMALLEST_TOP)}
     label = chart.axes[-1].get_xlabel()
     assert label == "log odds above the decision threshold (transparent: below)"
 

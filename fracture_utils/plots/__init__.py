@@ -6,18 +6,16 @@
 # ruff: noqa: F401
 from fracture_utils.evaluation.results import Results
 from fracture_utils.plots import style
-from fracture_utils.plots.dataset import (
+from fracture_utils.plots.images import (
     augmentation_grid,
-    class_distribution,
-    image_grid,
-)
-from fracture_utils.plots.explanations import (
     heat_maps,
+    image_grid,
     localization,
     most_confident_errors,
     sample_predictions,
 )
 from fracture_utils.plots.performance import (
+    class_distribution,
     comparisons,
     confusion_matrices,
     decision_curve,

@@ -1,4 +1,4 @@
-"""Figures of the training and the test results."""
+"""Figures of the split, of the training and of the test results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.config import NORMAL, OUT_OF_FOLD
+from fracture_utils.config import FRACTURED, NORMAL, OUT_OF_FOLD, SPLITS
 from fracture_utils.evaluation import comparison, metrics
 from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample
 from fracture_utils.evaluation.predictions import compared, matrix
@@ -21,6 +21,24 @@ from fracture_utils.plots import style
 DASHED = {"color": style.FAINT, "linewidth": 1, "linestyle": "--", "zorder": 0}
 BAND, FEWEST = 500, 5
 """Resamples of a confidence band; images of a bin from which its frequency has an interval."""
+
+
+@style.figure("Bar chart: images of each class in each split.", "images")
+def class_distribution(images: Any) -> style.Chart:
+    """Images by split and class; takes the images table, a Dataset or Results."""
+    table, word = getattr(images, "images", images), style.positive(images)
+    shares = 100 * (table["label"] == FRACTURED).groupby(table["split"]).mean()
+    splits = [split for split in SPLITS if split in shares]
+    chart, ax = style.subplots(3.6)
+    colors = {"palette": style.CLASS_COLORS, "hue_order": style.CLASS_COLORS}
+    sns.countplot(table, x="split", hue="label", order=splits, ax=ax, **colors)
+    for bars in ax.containers:
+        ax.bar_label(bars, fmt="{:,.0f}", padding=2)
+    ax.margins(y=0.1)
+    ax.set_xticks(range(len(splits)), [f"{name}\n{shares[name]:.0f} % {word}" for name in splits])
+    ax.set(xlabel="", ylabel="images", title=f"{len(table):,} images by split and class")
+    ax.legend(ax.containers, [NORMAL, word], **style.RIGHT)
+    return chart
 
 
 @style.figure("Line charts: AUC by epoch; dot and number: best validation AUC.", "history")

@@ -1,8 +1,9 @@
-"""Figures of single images, of heat maps, and of whether these point at fractures."""
+"""Figures of images: of the data, of predictions, of heat maps and their assessment."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from fracture_utils.config import FRACTURED
+from fracture_utils.config import FRACTURED, NORMAL
 from fracture_utils.data import reader
 from fracture_utils.evaluation.localization import (
     ASSESSMENTS,
@@ -24,10 +25,38 @@ from fracture_utils.evaluation.localization import (
 from fracture_utils.evaluation.results import Results
 from fracture_utils.evaluation.sentences import counted, heat_map_caution
 from fracture_utils.plots import style
-from fracture_utils.plots.dataset import show
 
 LARGEST, BOX = 600, "#56B4E9"
 """Longest side of an image in a figure; color of boxes."""
+
+
+def show(ax: Any, image: np.ndarray, title: str = "", wrong: bool = False) -> None:
+    """An X-ray, uint8 (height, width), in gray and without ticks; an RGB image as it is."""
+    ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+    ax.set_axis_off()
+    color = style.WRONG if wrong else style.INK
+    ax.set_title(title, size=8.5, color=color, weight="bold" if wrong else "normal")
+
+
+@style.figure("Grid of radiographs: training images of both classes, drawn at random.")
+def image_grid(data: Any, count: int = 8) -> style.Chart:
+    """Random training images, as many of each class; takes a Dataset."""
+    train = data.images[data.images["split"] == "train"].sample(frac=1, random_state=0)
+    rows = train.groupby("label").head(count // 2).sort_values("label", kind="stable")
+    chart, axes = style.panels(len(rows), 2.1)
+    for ax, row in zip(axes, rows.itertuples(), strict=True):
+        label = style.positive(data) if row.label == FRACTURED else NORMAL
+        show(ax, reader.read(data.folder / row.path), label)
+    return chart
+
+
+@style.figure("Grid of radiographs: one training image and augmented copies of it.")
+def augmentation_grid(image: np.ndarray, copies: Sequence[np.ndarray]) -> style.Chart:
+    """An image, uint8 (height, width), and augmented copies of it."""
+    chart, axes = style.panels(len(copies) + 1, 2.1)
+    for k, (ax, copy) in enumerate(zip(axes, [image, *copies], strict=True)):
+        show(ax, copy, f"augmented copy {k}" if k else "original")
+    return chart
 
 
 def above_threshold(results: Results, rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], float]:
