@@ -36,11 +36,11 @@ def write(results: Results, folder: Path) -> Path:
     need no images. A README.md of other origin is kept.
     """
     folder, run, topics = Path(folder), results.run, sentences.topics(results)
-    if style.target["folder"] != folder / "figures":
+    if style.output.folder != folder / "figures":
         style.save_to(folder / "figures")
     plots.draw_all(results)
     figures = []
-    for name, chart in style.drawn.items():
+    for name, chart in style.output.drawn.items():
         data = _webp(Image.open(io.BytesIO(chart.png)), lossless=len(chart.png) <= LARGE)
         figures.append({"name": name, "caption": chart.caption, "data": data})
     data_dir = Path(str(run["settings"].get("data_dir", ""))).name
@@ -48,6 +48,20 @@ def write(results: Results, folder: Path) -> Path:
     models = results.most_confident_errors["model"].unique()
     checks, dictionary = ["severity", "check"], tables.dictionary().groupby("table")
     found = results.audit.assign(count=results.audit.groupby(checks)["check"].transform("size"))
+    board = results.scores.assign(last=results.scores["kind"] == "reference").set_index("model")
+    board = board.sort_values(["last", "auc"], ascending=[True, False])
+    board["p"] = comparison.against(results.comparisons, results.selected)["p"].astype(float)
+    times = results.networks.set_index("model").reindex(columns=["seconds_per_image"])
+    board["seconds"] = times["seconds_per_image"].astype(float)
+    shown, points = compared(results.predictions), tables.rounded(results.operating_points)
+    threshold = points.set_index("model")["threshold"]
+    state = [
+        {"name": name, "threshold": threshold[name], "probabilities": probabilities.tolist()}
+        for name, probabilities in zip(shown.models, shown.probabilities.T, strict=True)
+    ]
+    default = Config.model_construct().model_dump(mode="json")
+    changed = {k: v for k, v in run["settings"].items() if v != default.get(k, "")}
+    record = {k: v for k, v in run.items() if v} | {"settings": changed}
     values = {
         "run": run,
         "ribbon": sources.get(run["source"], data_dir),
@@ -56,17 +70,28 @@ def write(results: Results, folder: Path) -> Path:
         "headline": topics.pop("Result"),
         "topics": topics,
         "rates": results.clinical_utility.set_index("model").loc[results.selected].to_dict(),
-        "leaderboard": _leaderboard(results),
+        "leaderboard": board.reset_index().to_dict("records"),
         "metrics": LEADERBOARD,
         "cards": _cards(results, models),
         "findings": found.drop_duplicates(checks).fillna("").to_dict("records"),
         "cautions": {sentences.heat_map_caution(results.localization, m) for m in models} - {""},
         "front": [figure for figure in figures if figure["name"] in IN_FRONT],
         "figures": [figure for figure in figures if figure["name"] not in IN_FRONT],
-        "details": _details(results),
+        "details": {
+            "All metrics": results.scores.set_index("model").T.reset_index(names="metric"),
+            "Calibration and thresholds": results.operating_points,
+            "Versions, hardware and settings": pd.DataFrame(
+                record.items(), columns=["fact", "value"]
+            ),
+        },
         "tables": [name for name in TABLES if len(getattr(results, name))],
         "columns": {name: rows.to_dict("records") for name, rows in dictionary},
-        "data": _state(results),
+        "data": {
+            "positive": run["positive"],
+            "selected": results.selected,
+            "labels": shown.labels.tolist(),
+            "models": state,
+        },
     }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fracture_utils"), autoescape=True, trim_blocks=True,
@@ -79,30 +104,6 @@ def write(results: Results, folder: Path) -> Path:
         text = environment.get_template("results_readme.md.j2").render(values)
         artifacts.write_text(readme, f"{GENERATED}\n{text}")
     return page
-
-
-def _state(results: Results) -> dict[str, Any]:
-    """What the script of the page computes from."""
-    data = compared(results.predictions)
-    thresholds = tables.rounded(results.operating_points).set_index("model")["threshold"]
-    models = [
-        {"name": name, "threshold": thresholds[name], "probabilities": probabilities.tolist()}
-        for name, probabilities in zip(data.models, data.probabilities.T, strict=True)
-    ]
-    labels, positive = data.labels.tolist(), results.run["positive"]
-    return {"positive": positive, "selected": results.selected, "labels": labels, "models": models}
-
-
-def _leaderboard(results: Results) -> list[dict]:
-    """The scores as rows, references last, with p (paired test against the selected model) and
-    seconds per image.
-    """
-    rows = results.scores.assign(last=results.scores["kind"] == "reference").set_index("model")
-    rows = rows.sort_values(["last", "auc"], ascending=[True, False])
-    rows["p"] = comparison.against(results.comparisons, results.selected)["p"].astype(float)
-    times = results.networks.set_index("model").reindex(columns=["seconds_per_image"])
-    rows["seconds"] = times["seconds_per_image"].astype(float)
-    return rows.reset_index().to_dict("records")
 
 
 def _cards(results: Results, models: list[str]) -> list[dict[str, Any]]:
@@ -129,18 +130,6 @@ def _cards(results: Results, models: list[str]) -> list[dict[str, Any]]:
             card["boxes"] = [(x, y, right - x, bottom - y) for x, y, right, bottom in boxes]
         cards.append(card)
     return cards
-
-
-def _details(results: Results) -> dict[str, pd.DataFrame]:
-    """The tables that the page shows folded, by caption."""
-    default = Config.model_construct().model_dump(mode="json")
-    changed = {k: v for k, v in results.run["settings"].items() if v != default.get(k, "")}
-    run = {k: v for k, v in results.run.items() if v} | {"settings": changed}
-    return {
-        "All metrics": results.scores.set_index("model").T.reset_index(names="metric"),
-        "Calibration and thresholds": results.operating_points,
-        "Versions, hardware and settings": pd.DataFrame(run.items(), columns=["fact", "value"]),
-    }
 
 
 def _webp(image: Image.Image, **options: Any) -> str:

@@ -315,24 +315,24 @@ def test_figures_before_training_name_the_positive_class_of_the_data(run, tmp_pa
 
 
 def test_figures_are_stamped_written_and_recorded_from_save_to_on(run, tmp_path):
-    assert plots.ranking(run).png and not style.drawn
+    assert plots.ranking(run).png and not style.output.drawn
     style.save_to(tmp_path / "new" / "figures", Config(source="phantoms"))
     chart = plots.class_distribution(run.images)
     note = chart.texts[-1].get_text()  # before training nothing is known about initial weights
     assert "Synthetic phantoms" in note and "weights" not in note
     plots.draw_all(run)
-    assert set(style.drawn) == {draw.__name__ for draw in style.of_tables}
-    for name, drawn in style.drawn.items():
+    assert set(style.output.drawn) == {draw.__name__ for draw in style.of_tables}
+    for name, drawn in style.output.drawn.items():
         path = tmp_path / "new" / "figures" / f"{name}.png"
         assert path.read_bytes() == drawn.png
         assert drawn.caption.endswith(".")
         with Image.open(path) as image:
             assert image.width == 8 * style.DPI
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert "ImageNet weights: all models" in style.drawn["ranking"].texts[-1].get_text()
-    again = dict(style.drawn)
+    assert "ImageNet weights: all models" in style.output.drawn["ranking"].texts[-1].get_text()
+    again = dict(style.output.drawn)
     plots.ranking(run)
-    assert style.drawn["ranking"].png == again["ranking"].png  # the same bytes
+    assert style.output.drawn["ranking"].png == again["ranking"].png  # the same bytes
 
 
 def test_jupyter_shows_a_figure_with_its_alternative_text_and_pyplot_does_not_know_it(run):

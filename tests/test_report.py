@@ -110,7 +110,7 @@ def test_the_page_states_every_conclusion_and_every_figure(run, folder):
         assert line in text.replace("&lt;", "<").replace("&amp;", "&").replace("&gt;", ">").replace(
             "&#39;", "'"
         )
-    for name, chart in style.drawn.items():
+    for name, chart in style.output.drawn.items():
         assert (f'id="figure-{name}"' in text) == (name != "most_confident_errors")
         assert chart.caption in (folder / "README.md").read_text(encoding="utf-8")
     assert (folder / "report.html").stat().st_size < 2_000_000

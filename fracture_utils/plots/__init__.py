@@ -31,5 +31,5 @@ from fracture_utils.plots.performance import (
 def draw_all(results: Results) -> None:
     """Draw every figure that needs no images, whose table has rows and that is not drawn yet."""
     for draw, table in style.of_tables.items():
-        if len(getattr(results, table)) and draw.__name__ not in style.drawn:
+        if len(getattr(results, table)) and draw.__name__ not in style.output.drawn:
             draw(results)

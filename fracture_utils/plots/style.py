@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
@@ -35,12 +36,10 @@ RC = {"text.parse_math": False, "font.size": 10, "legend.frameon": False, "legen
       "axes.spines.right": False}  # fmt: skip
 RIGHT = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.02)}
 """A legend right of the Axes."""
-drawn: dict[str, "Chart"] = {}
-"""The figures written since `save_to`, by name."""
+output = SimpleNamespace(folder=None, run={}, drawn={})
+"""Where figures are written, what those without Results are of, and those written, by name."""
 of_tables: dict[Callable[..., "Chart"], str] = {}
 """The figures that need no images, and the table of Results that each needs."""
-target: dict[str, Any] = {"folder": None, "settings": {}}
-"""Where figures are written, and what those without Results are of."""
 
 
 class Chart(Figure):
@@ -57,9 +56,8 @@ def save_to(folder: Path | None, config: Config | None = None) -> None:
     """From now on, write each figure into `folder` (None: nowhere); figures without Results take
     source and positive class from `config`.
     """
-    settings = {"source": config.source, "positive": config.positive} if config else {}
-    drawn.clear()
-    target.update(folder=folder and Path(folder), settings=settings)
+    output.run = {"source": config.source, "positive": config.positive} if config else {}
+    output.folder, output.drawn = folder, {}
 
 
 def positive(subject: object) -> str:
@@ -68,7 +66,7 @@ def positive(subject: object) -> str:
 
 
 def _run(subject: object) -> dict[str, Any]:
-    return subject.run if isinstance(subject, Results) else target["settings"]
+    return subject.run if isinstance(subject, Results) else output.run
 
 
 def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., Chart]]:
@@ -94,10 +92,10 @@ def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., 
             image = image.quantize(256, Image.Quantize.MAXCOVERAGE)  # a quarter of the size
             image.save(buffer := io.BytesIO(), "PNG", optimize=True)
             chart.caption, chart.png = caption, buffer.getvalue()
-            if target["folder"]:
-                with artifacts.replacing(target["folder"] / f"{draw.__name__}.png") as temporary:
+            if output.folder:
+                with artifacts.replacing(output.folder / f"{draw.__name__}.png") as temporary:
                     temporary.write_bytes(chart.png)
-                drawn[draw.__name__] = chart
+                output.drawn[draw.__name__] = chart
             return chart
 
         if table:
