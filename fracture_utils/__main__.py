@@ -1,8 +1,7 @@
 """The command line: `python -m fracture_utils {run,audit,predict,evaluate,import,export}`.
 
-Exit code 0; 2 with one sentence on standard error where a file, folder or setting is wrong; 1 where
-the program fails; 130 or 143 where Ctrl-C or SIGTERM ends it. A command imports what it needs, so
-that a wrong name is reported at once.
+Exit code 2 with one sentence on standard error where a file, folder or setting is wrong; 1 where
+the program fails; 130 or 143 where Ctrl-C or SIGTERM ends it. A command imports what it needs.
 """
 
 import argparse

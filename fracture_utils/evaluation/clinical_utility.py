@@ -59,9 +59,8 @@ def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -
     At another `prevalence`, classes are weighted and probabilities moved by Bayes's rule. Empty
     where the test set has one class.
     """
-    data, curves = compared(predictions), []
-    observed, names = float(data.labels.mean()), tables.columns("decision_curve")
-    if observed in (0, 1):
+    data, names, curves = compared(predictions), tables.columns("decision_curve"), []
+    if (observed := float(data.labels.mean())) in (0, 1):
         return tables.empty("decision_curve")
     share = observed if prevalence is None else prevalence
     treat_all = share - (1 - share) * THRESHOLDS / (1 - THRESHOLDS)

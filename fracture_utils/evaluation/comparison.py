@@ -39,10 +39,8 @@ def _pairs(
     counts = [len(np.unique(data.groups[data.labels == label])) for label in (0, 1)]
     degrees = max(1, min(counts) - (1 if folds is None else len(np.unique(folds))))
     tested = {"sensitivity": data.labels == 1, "specificity": data.labels == 0}
-    order = np.argsort(-auc, kind="stable")
-    if selected is not None:
-        order = sorted(order, key=lambda k: data.models[k] != selected)  # it comes first
-    rows = []
+    by_auc, rows = np.argsort(-auc, kind="stable"), []
+    order = sorted(by_auc, key=lambda k: data.models[k] != selected)  # the selected one first
     for a, b in itertools.combinations(order, 2):
         if selected not in (None, data.models[a]):
             continue
