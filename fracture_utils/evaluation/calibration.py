@@ -165,7 +165,7 @@ def ensemble(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.Da
     if rows["model"].nunique() < 2 or ENSEMBLE in set(predictions["model"]):
         return rows.head(0)
     points = operating_points.set_index("model").loc[rows["model"]].set_axis(rows.index)
-    logits = calibrated(rows["logit"], points)
+    logits = pd.Series(calibrated(rows["logit"], points))
     logits = logits.groupby([rows["split"], rows["path"]]).transform("mean")
     rows = rows.assign(model=ENSEMBLE, kind="ensemble", logit=logits)
     rows = rows.assign(probability=special.expit(logits)).drop_duplicates(["split", "path"])
