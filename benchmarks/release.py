@@ -18,7 +18,7 @@ from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import CLASS_NAMES, Config
+from fracture_utils.config import CLASS_NAMES, Config, InputError
 from fracture_utils.data import reader
 from fracture_utils.data.generators import ImageBatches
 from fracture_utils.evaluation import calibration
@@ -62,7 +62,7 @@ def release(name: str, card: dict, data: Path, config: Config) -> dict:
     trained = {weight.path: np.asarray(weight) for weight in model.weights}
     predictions = read(results / "predictions.csv")
     for below in FLOAT16_BELOW:
-        model_cards.write_released(target, trained, below)
+        write(target, trained, below)
         builder.load_weights(model, target)
         change = {"bits": 8, "float16_below": below}
         change |= quantization(model, card, data, predictions, config)
@@ -93,6 +93,27 @@ def release(name: str, card: dict, data: Path, config: Config) -> dict:
     return card
 
 
+def write(path: Path, weights: dict[str, np.ndarray], float16_below: int = 0) -> None:
+    """Write named weights: kernels (two axes or more) with 8 bits and a scale <name>/scale that
+    maps the largest weight of an output channel to 127 (symmetric per-channel quantization,
+    Krishnamoorthi 2018, arXiv:1806.08342); those of fewer than `float16_below` numbers in float16;
+    everything else in float32.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for name, values in weights.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{path} was not written: {name} holds values that are not finite.")
+        if values.ndim < 2 or values.size < float16_below:
+            arrays[name] = values.astype(np.float32 if values.ndim < 2 else np.float16)
+            continue
+        depthwise = values.shape[-1] == 1 and values.ndim > 2  # (rows, columns, channels, 1)
+        channel = values.ndim - (2 if depthwise else 1)
+        largest = np.abs(values).max(axis=tuple({*range(values.ndim)} - {channel}), keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        arrays |= {name: np.rint(values / scale).astype(np.int8), f"{name}/scale": scale}
+    artifacts.write_arrays(path, compress=True, **arrays)
+
+
 def rows(
     table: pd.DataFrame, name: str, metrics: tuple[str, ...], others: tuple[str, ...] = ()
 ) -> list[dict]:
@@ -110,7 +131,7 @@ def quantization(
     squares = np.stack([reader.fit(reader.read(data / p), card["input_size"]) for p in own["path"]])
     numbers = np.arange(len(squares))
     batches = ImageBatches(squares, np.zeros(len(squares)), numbers, config)
-    logits = heatmaps.predict(heatmaps.explain(model), batches).logits
+    logits = heatmaps.explain(model).predict(batches, verbose=0)[0][:, 0].astype(float)
     labels, before = own["label"] == "fractured", own["logit"].to_numpy()
     new, old = (special.expit(calibration.calibrated(z, card)) for z in (logits, before))
     auc = roc_auc_score(labels, logits)

@@ -1,10 +1,7 @@
 """The card beside the weights of a model: how it was trained, and how its logit decides."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from fracture_utils import artifacts
 from fracture_utils.config import FRACTURED, NORMAL, PREFIX, Config, InputError
@@ -25,6 +22,7 @@ def save(results: Any, config: Config) -> None:
     fractured = results.images["label"].eq(FRACTURED).groupby(results.images["split"])
     counts = fractured.agg(images="size", fractured="sum").astype(int)
     counts = counts.reindex(["train", "validation"], fill_value=0)
+    counts = counts.set_axis(["training", "validation"])
 
     def decision(name: str) -> dict:
         caution = sentences.heat_map_caution(results.localization, name)
@@ -33,12 +31,9 @@ def save(results: Any, config: Config) -> None:
     for name in results.networks.query("status == 'trained'")["model"]:
         card = artifacts.read_json(config.cache_dir / "models" / name / "network.json")
         members[name] = card["weights_sha256"]
-        if card.get("folds"):  # the final head has learned from all of them
-            card["training"] = counts.sum().to_dict()
-        else:
-            card |= {"training": counts.loc["train"].to_dict()}
-            card |= {"validation": counts.loc["validation"].to_dict()}
-        card |= {"class_names": classes} | source | decision(name)
+        # The final head of a run with folds has learned from all of them.
+        used = counts.sum().to_frame("training").T if card.get("folds") else counts
+        card |= used.to_dict("index") | {"class_names": classes} | source | decision(name)
         artifacts.write_json(config.models_dir / f"{name}.json", card)
     ensemble = {"members": members, "class_names": classes}
     ensemble |= decision(ENSEMBLE) if ENSEMBLE in points.index else {}
@@ -49,11 +44,9 @@ def home(config: Config) -> Path:
     """models_dir, or the folder of released models where it holds no card, or where it was not
     named and its models were trained on phantoms: these do not apply to radiographs.
     """
-    folder = config.models_dir
-    if "models_dir" not in config.model_fields_set:
-        sources = {card.get("source") for card in cards_in(folder).values()}
-        folder = RELEASED_DIR if "phantoms" in sources else folder
-    return folder if any(folder.glob("*.json")) else RELEASED_DIR
+    sources = {card.get("source") for card in cards_in(config.models_dir).values()}
+    is_ours = "models_dir" in config.model_fields_set or "phantoms" not in sources
+    return config.models_dir if sources and is_ours else RELEASED_DIR
 
 
 def read(folder: Path) -> tuple[dict[str, dict], dict | None]:
@@ -98,24 +91,3 @@ def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any
     model = builder.build(name, card["head"], size=card["input_size"], precision=precision)
     builder.load_weights(model, path)
     return model
-
-
-def write_released(path: Path, weights: Mapping[str, np.ndarray], float16_below: int = 0) -> None:
-    """Write named weights: kernels (two axes or more) with 8 bits and a scale <name>/scale that
-    maps the largest weight of an output channel to 127 (symmetric per-channel quantization,
-    Krishnamoorthi 2018, arXiv:1806.08342); those of fewer than `float16_below` numbers in float16;
-    everything else in float32.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for name, values in weights.items():
-        if not np.isfinite(values).all():
-            raise InputError(f"{path} was not written: {name} holds values that are not finite.")
-        if values.ndim < 2 or values.size < float16_below:
-            arrays[name] = values.astype(np.float32 if values.ndim < 2 else np.float16)
-            continue
-        depthwise = values.shape[-1] == 1 and values.ndim > 2  # (rows, columns, channels, 1)
-        channel = values.ndim - (2 if depthwise else 1)
-        largest = np.abs(values).max(axis=tuple({*range(values.ndim)} - {channel}), keepdims=True)
-        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        arrays |= {name: np.rint(values / scale).astype(np.int8), f"{name}/scale": scale}
-    artifacts.write_arrays(path, compress=True, **arrays)
