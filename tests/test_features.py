@@ -61,7 +61,7 @@ def cut(content):
     del content[len(content) * 2 // 3 :]
 
 
-@pytest.mark.parametrize("name", features.NAMES)
+@pytest.mark.parametrize("name", features.TYPES)
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_a_damaged_file_is_computed_again(body, tmp_path, name, damage):
     before, path, calls = extract(body, tmp_path), tmp_path / f"{name}.npy", []

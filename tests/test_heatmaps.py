@@ -33,26 +33,27 @@ def model():
 
 @pytest.fixture(scope="module")
 def outputs(model):
-    return heatmaps.predict(heatmaps.explain(model), BATCHES)
+    return heatmaps.explain(model).predict(BATCHES, verbose=0)
 
 
 def test_the_mean_of_a_map_is_the_logit(model, outputs):
     logits = model.predict(IMAGES, verbose=0)[:, 0]
-    np.testing.assert_allclose(outputs.logits, logits, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(outputs.heat_maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-4)
-    assert outputs.features.shape == (20, 512)  # pooled early feature maps
+    np.testing.assert_allclose(outputs[0][:, 0], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs[1].mean((1, 2)), logits, rtol=1e-4, atol=1e-4)
+    assert outputs[2].shape == (20, 512)  # pooled early feature maps
 
 
 @pytest.mark.parametrize("head", builder.HEADS)
 def test_cached_feature_maps_give_the_same_outputs(head):
     model = normalized(head)
-    expected = heatmaps.predict(heatmaps.explain(model), BATCHES)
+    expected = heatmaps.explain(model).predict(BATCHES, verbose=0)
     cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
     if head == "localization":
         cached.append(model.get_layer("inside").output)
     arrays = [keras.Model(model.input, output).predict(IMAGES, verbose=0) for output in cached]
     explained = heatmaps.explain(model, from_features=True)
-    outputs = heatmaps.predict(explained, FeatureBatches(arrays, [LABELS], ROWS, 8))
+    batches = FeatureBatches(arrays, [LABELS], ROWS, 8)
+    outputs = explained.predict(batches, verbose=0)
     for one, other in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
@@ -70,7 +71,7 @@ def test_a_map_is_grad_cam_without_relu(model, outputs):
     importance = tape.gradient(logits, maps).numpy().mean((1, 2), keepdims=True)
     cells = maps.shape[1] * maps.shape[2]  # their 1/Z, which the pooling contains
     gradient_form = (importance * maps.numpy()).sum(-1) * cells
-    np.testing.assert_allclose(outputs.heat_maps - 0.3, gradient_form, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs[1] - 0.3, gradient_form, rtol=1e-4, atol=1e-4)
 
 
 def test_a_localization_map_has_the_unit_of_the_logit_and_no_peak_in_the_padding():
@@ -93,8 +94,8 @@ def test_randomized_weights_change_the_map_and_are_restored(model, outputs, monk
     assert abs(correlation) < 0.6
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    again = heatmaps.predict(explained, BATCHES)
-    np.testing.assert_allclose(again.heat_maps, outputs.heat_maps, rtol=1e-4, atol=1e-4)
-    constant = heatmaps.Outputs(None, np.ones((2, 3, 3)), None)
-    monkeypatch.setattr(heatmaps, "predict", lambda *_: constant)
+    _, again, _ = explained.predict(BATCHES, verbose=0)
+    np.testing.assert_allclose(again, outputs[1], rtol=1e-4, atol=1e-4)
+    constant = np.ones((2, 1)), np.ones((2, 3, 3)), None
+    monkeypatch.setattr(keras.Model, "predict", lambda *_, **__: constant)
     assert heatmaps.randomized_correlation(explained, PIXELS, ROWS, CONFIG) == 0

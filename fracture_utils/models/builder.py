@@ -66,8 +66,8 @@ def build_body(
         # Keras scales once more, by 1 / sqrt(std), but only where it loads the weights itself.
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         scaled = (scaled - 255 * mean) / np.sqrt(std) + 255 * mean
-    construct = getattr(keras.applications, name)
-    network = construct(weights=None, include_top=False, input_tensor=scaled)
+    options = {"weights": None, "include_top": False, "input_tensor": scaled}
+    network = getattr(keras.applications, name)(**options)
     network.name = name
     if weights is not None and weights.path is not None:
         load_weights(network, weights.path)
@@ -110,22 +110,17 @@ def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
 
 
 def fold_heads(body: keras.Model, count: int, seed: int = 0) -> keras.Model:
-    """`count` localization heads of a backbone in one model, from early maps, last maps, inside
-    mask and the heads that learn from an image (see `HoldOut`) to logits and cell logits.
+    """`count` localization heads in one model: from early maps, last maps, inside mask, and which
+    heads learn from an image, (batch, count) of 0 and 1, to logits and cell logits.
     """
+    ops = keras.ops
     maps = [keras.Input(output.shape[1:]) for output in body.outputs[:2]]
     inside, learns = keras.Input(maps[0].shape[1:3]), keras.Input((count,))
     cells = CellLogits(seed, count, dtype="float32", name="cell_logits")(maps)
     logits = LogSumExpPool(dtype="float32", name="logit")([cells, inside])
-    outputs = [HoldOut(dtype="float32")([values, learns]) for values in (logits, cells)]
+    pairs = (logits, learns), (cells, ops.reshape(learns, (-1, 1, 1, count)))
+    outputs = [ops.where(own > 0, of, ops.stop_gradient(of)) for of, own in pairs]
     return keras.Model([*maps, inside, learns], outputs, name=body.name)
-
-
-def set_head(model: keras.Model, heads: keras.Model, number: int) -> None:
-    """Give `model` the weights of one of `fold_heads`."""
-    for name in ("cell_logits", "logit"):
-        weights = heads.get_layer(name).get_weights()
-        model.get_layer(name).set_weights([of_heads[number] for of_heads in weights])
 
 
 def head_of(model: keras.Model) -> str:
@@ -173,12 +168,11 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     uses = Counter(id(x) for op in model.operations for x in keras.tree.flatten(op.input))
     uses.update(id(x) for x in model.outputs)
     followers = {}
-    for norm in (la for la in model.layers if isinstance(la, keras.layers.BatchNormalization)):
-        maker = norm.input._keras_history.operation
-        is_linear = getattr(maker, "activation", None) is keras.activations.linear
-        if isinstance(maker, CONVOLUTIONS) and is_linear and uses[id(norm.input)] == 1:
-            followers[maker.name] = norm
-    removed = {layer.name for layer in followers.values()}
+    for norm in model.layers:
+        if isinstance(norm, keras.layers.BatchNormalization) and uses[id(norm.input)] == 1:
+            maker = norm.input._keras_history.operation
+            if isinstance(maker, CONVOLUTIONS) and maker.activation is keras.activations.linear:
+                followers[maker.name] = norm
 
     def clone(layer: keras.Layer) -> keras.Layer:
         if layer.name not in followers:
@@ -186,7 +180,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         return type(layer).from_config(layer.get_config() | {"use_bias": True})
 
     def call(layer: keras.Layer, *inputs, **options):
-        return inputs[0] if layer.name in removed else layer(*inputs, **options)
+        return inputs[0] if layer in followers.values() else layer(*inputs, **options)
 
     folded = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for name, norm in followers.items():
@@ -207,7 +201,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
     first; InputError where it does not fit.
     """
     try:
-        if path.suffix != ".npz":
+        if Path(path).suffix != ".npz":
             model.load_weights(path)
             return
         stored = artifacts.read_arrays(path) or {}
@@ -350,15 +344,3 @@ class LogSumExpPool(keras.layers.Layer):
         inside = keras.ops.reshape(inside, (-1, count, 1))
         flat = keras.ops.where(inside > 0, flat, PADDING_LOGIT)
         return self.gain * keras.ops.logsumexp(flat, axis=1) + self.offset
-
-
-class HoldOut(keras.layers.Layer):
-    """Values (batch, ..., heads), unchanged; a head learns from the images where `learns` (batch,
-    heads) is 1.
-    """
-
-    def call(self, inputs):
-        values, learns = inputs
-        ones = [1] * (len(values.shape) - 2)
-        learns = keras.ops.reshape(learns, (-1, *ones, values.shape[-1]))
-        return keras.ops.where(learns > 0, values, keras.ops.stop_gradient(values))

@@ -17,7 +17,7 @@ from fracture_utils.config import NORMAL, Config
 from fracture_utils.data import generators
 from fracture_utils.models.builder import UNKNOWN
 
-NAMES = ("early", "last", "pooled")
+TYPES = {"early": "<f2", "last": "<f2", "pooled": "<f4"}
 CHUNK = 4  # batches whose feature maps are in memory at once
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -38,35 +38,30 @@ def extract(
     A pass is rows of `pixels` and the number of their augmented copy, None: the originals. `body`
     is a `builder.build_body`. FloatingPointError where a feature is not finite.
     """
-    outputs = dict(zip(NAMES, body.outputs, strict=True))
-    paths = {name: folder / f"{name}.npy" for name in (NAMES if with_maps else NAMES[2:])}
+    outputs = dict(zip(TYPES, body.outputs, strict=True))
+    names = TYPES if with_maps else ["pooled"]
+    paths = {name: folder / f"{name}.npy" for name in names}
     if not all(artifacts.is_valid(path, key) for path in paths.values()):
         model = keras.Model(body.input, [outputs[name] for name in paths])
         labels, step = np.zeros(len(pixels)), CHUNK * config.batch_size
-        chunks = [
-            (rows, copy)
-            for whole, copy in passes
-            for rows in np.split(whole, range(step, len(whole), step))
-        ]
-        done, total = 0, sum(len(rows) for rows, _ in chunks)
-        with contextlib.ExitStack() as files:
-            written = []
+        done, total = 0, sum(len(rows) for rows, _ in passes)
+        with contextlib.ExitStack() as stack:
+            files = []
             for name, path in paths.items():
-                temporary = files.enter_context(artifacts.replacing(path))
-                file = files.enter_context(temporary.open("wb"))
-                dtype = "<f4" if name == "pooled" else "<f2"
-                shape = (total, *outputs[name].shape[1:])
-                header = {"descr": dtype, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                written.append((file, dtype))
-            for rows, copy in chunks:
-                batches = generators.ImageBatches(pixels, labels, rows, config, copy)
-                predicted = keras.tree.flatten(model.predict(batches, verbose=0))
-                if not np.isfinite(predicted[-1]).all():
-                    raise FloatingPointError(f"The features of {body.name} are not finite.")
-                for (file, dtype), values in zip(written, predicted, strict=True):
-                    file.write(np.clip(values, -LARGEST, LARGEST).astype(dtype))
-                progress(done := done + len(rows), total)
+                temporary = stack.enter_context(artifacts.replacing(path))
+                files.append(stack.enter_context(temporary.open("wb")))
+                header = {"descr": TYPES[name], "fortran_order": False}
+                header["shape"] = (total, *outputs[name].shape[1:])
+                np.lib.format.write_array_header_1_0(files[-1], header)
+            for whole, copy in passes:
+                for rows in np.split(whole, range(step, len(whole), step)):
+                    batches = generators.ImageBatches(pixels, labels, rows, config, copy)
+                    predicted = keras.tree.flatten(model.predict(batches, verbose=0))
+                    if not np.isfinite(predicted[-1]).all():
+                        raise FloatingPointError(f"The features of {body.name} are not finite.")
+                    for name, file, values in zip(paths, files, predicted, strict=True):
+                        file.write(np.clip(values, -LARGEST, LARGEST).astype(TYPES[name]))
+                    progress(done := done + len(rows), total)
         for path in paths.values():
             artifacts.seal(path, key)
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}

@@ -1,23 +1,11 @@
 """Class activation maps in the same forward pass as the logit, and their randomization check."""
 
-from typing import NamedTuple
-
 import keras
 import numpy as np
 
 from fracture_utils.config import Config
 from fracture_utils.data.generators import ImageBatches
 from fracture_utils.models import builder
-
-
-class Outputs(NamedTuple):
-    """Of n images: logits (n,) float64, heat maps (n, rows, columns) and pooled early feature maps
-    (n, channels), both float32. Each grid cell of a heat map has the unit of the logit.
-    """
-
-    logits: np.ndarray
-    heat_maps: np.ndarray
-    features: np.ndarray
 
 
 class HeatMap(keras.layers.Layer):
@@ -42,8 +30,9 @@ class HeatMap(keras.layers.Layer):
 
 
 def explain(model: keras.Model, from_features: bool = False) -> keras.Model:
-    """A classifier with the outputs of `Outputs` that shares the weights of `model`. Takes images,
-    or `from_features` early and last feature maps (and, for the localization head, inside mask).
+    """A classifier that shares the weights of `model`: logits (n, 1), heat maps (n, rows, columns)
+    in the unit of the logit, and pooled early feature maps (n, channels). Takes images, or
+    `from_features` early and last feature maps (and, for the localization head, inside mask).
     """
     cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
     if builder.head_of(model) == "localization":
@@ -57,12 +46,6 @@ def explain(model: keras.Model, from_features: bool = False) -> keras.Model:
     return keras.Model(inputs, [model.output, heat_maps, pooled], name=model.name)
 
 
-def predict(explained: keras.Model, batches: keras.utils.PyDataset) -> Outputs:
-    """Outputs of an `explain`ed model for all rows of `batches`."""
-    logits, *others = explained.predict(batches, verbose=0)
-    return Outputs(logits[:, 0].astype(np.float64), *others)
-
-
 def randomized_correlation(
     explained: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Config
 ) -> float:
@@ -73,14 +56,14 @@ def randomized_correlation(
     random = np.random.default_rng(config.seed)
     rows = np.sort(random.permutation(rows)[:16])
     batches = ImageBatches(pixels, np.zeros(len(pixels)), rows, config)
-    before = predict(explained, batches).heat_maps
+    _, before, _ = explained.predict(batches, verbose=0)
     model = builder.top(explained)
     trained = model.get_weights()
     for layer in model.layers:
         if not isinstance(layer, keras.layers.BatchNormalization):
             old = layer.get_weights()
             layer.set_weights([random.permutation(w.ravel()).reshape(w.shape) for w in old])
-    after = predict(explained, batches).heat_maps
+    _, after, _ = explained.predict(batches, verbose=0)
     model.set_weights(trained)
     with np.errstate(invalid="ignore", divide="ignore"):
         pairs = [np.corrcoef(a.flat, b.flat)[0, 1] for a, b in zip(before, after, strict=True)]

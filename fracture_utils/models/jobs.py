@@ -53,25 +53,25 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
 
     InputError where all fail, or another run uses the folders.
     """
-    config = backbones.by_hardware(config)
+    absolute = {n: getattr(config, n).absolute() for n in ("results_dir", "models_dir")}
+    config = backbones.by_hardware(config).model_copy(update=absolute)
     weights, left_out = backbones.find_weights(config)
     needed = images[["path", "group", "label", "split", "sha256", "width", "height"]]
     folds = 0 if config.fine_tune_epochs else config.folds
     needed = needed.assign(fold=splits.draw_folds(images, folds, config.seed))
     boxes = boxes[boxes["path"].isin(images["path"])].round(1)
-    folders = {name: config.cache_dir.absolute() / "models" / name for name in weights}
+    folders = {name: config.cache_dir / "models" / name for name in weights}
     keys = {name: job_key(name, needed, boxes, config, weights[name]) for name in weights}
     with artifacts.lock(config.cache_dir), artifacts.lock(config.models_dir):
         for folder in (config.cache_dir, config.models_dir):
             artifacts.remove_leftovers(folder)
         waiting = {n: f for n, f in folders.items() if not _is_trained(f, keys[n])}
-        own = {n: getattr(config, n).absolute() for n in ("results_dir", "models_dir")}
-        settings = config.model_copy(update=own).model_dump(mode="json")
         for name, folder in waiting.items():
             for old in (CANCEL, "status.json"):
                 (folder / old).unlink(missing_ok=True)
             job = {"name": name, "key": keys[name], "weights": weights[name]._asdict()}
-            artifacts.write_json(folder / "job.json", job | {"config": settings})
+            job["config"] = config.model_dump(mode="json")
+            artifacts.write_json(folder / "job.json", job)
             artifacts.write_text(folder / "images.csv", needed.to_csv(index=False))
             artifacts.write_text(folder / "boxes.csv", boxes.to_csv(index=False))
         failed = _train_all(waiting, keys, config.cluster) if waiting else {}

@@ -44,9 +44,11 @@ def home(config: Config) -> Path:
     """models_dir, or the folder of released models where it holds no card, or where it was not
     named and its models were trained on phantoms: these do not apply to radiographs.
     """
-    sources = {card.get("source") for card in cards_in(config.models_dir).values()}
-    is_ours = "models_dir" in config.model_fields_set or "phantoms" not in sources
-    return config.models_dir if sources and is_ours else RELEASED_DIR
+    folder = config.models_dir
+    if "models_dir" not in config.model_fields_set:
+        sources = {card.get("source") for card in cards_in(folder).values()}
+        folder = RELEASED_DIR if "phantoms" in sources else folder
+    return folder if any(folder.glob("*.json")) else RELEASED_DIR
 
 
 def read(folder: Path) -> tuple[dict[str, dict], dict | None]:
