@@ -114,11 +114,8 @@ COMMANDS: dict[str, tuple] = {
                                    "folders or wildcards"},
                  "--output": FILE | {"metavar": "FILE", "help": "CSV file of the answers (default: "
                                      "answers.csv in the results folder)"},
-                 "--heat-maps": {"action": "store_true", "default": None,
-                                 "help": "draw the heat map of each image (default: of up to 20 "
-                                 "images)"},
-                 "--numbers-only": {"action": "store_false", "dest": "heat_maps", "default": None,
-                                    "help": "draw no heat maps (faster)"}}),
+                 "--heat-maps": {"action": argparse.BooleanOptionalAction, "help": "draw the heat "
+                                 "map of each image (default: of up to 20 images)"}}),
     "evaluate": (evaluate, "Test trained models on labeled images, or score a table of "
                  "predictions.", "my_xrays --output tested", (*SCORING, "models_dir"),
                  {"source": FILE | {"help": "folder of labeled images, or CSV file with the "

@@ -43,12 +43,11 @@ class Predictor:
         """
         from fracture_utils.models import heatmaps
 
-        named = "precision" in self.config.model_fields_set
+        named, models = "precision" in self.config.model_fields_set, {}
         precision = self.config.precision if named else "float32"
-        folder, models = self.folder, {}
         for name, card in self.members.items():
-            model = heatmaps.explain(model_cards.load(name, card, folder, precision))
-            models[name] = model, ood.read(folder / f"{name}.ood.npz")
+            model = heatmaps.explain(model_cards.load(name, card, self.folder, precision))
+            models[name] = model, ood.read(self.folder / f"{name}.ood.npz")
         return models
 
     def answer(
@@ -66,10 +65,10 @@ class Predictor:
             inputs = squares[..., None].astype(np.float32)
             few = len(images) <= FEW
             outputs = model(inputs) if few else model.predict(inputs, CHUNK, verbose=0)
-            outputs = [np.asarray(values) for values in outputs]
-            logits[name], rates[name] = outputs[0][:, 0].astype(float), ood.rate(reference)
-            warnings[name] = ood.warnings(reference, squares, outputs[2], shapes)
-            maps[name] = [reader.unfit(*of, size) for of in zip(outputs[1], shapes, strict=True)]
+            logit, heat_maps, features = map(np.asarray, outputs)
+            logits[name], rates[name] = logit[:, 0].astype(float), ood.rate(reference)
+            warnings[name] = ood.warnings(reference, squares, features, shapes)
+            maps[name] = [reader.unfit(*of, size) for of in zip(heat_maps, shapes, strict=True)]
         if ENSEMBLE in self.cards:
             pairs = zip(logits.values(), self.members.values(), strict=True)
             logits[ENSEMBLE] = np.mean([calibration.calibrated(*pair) for pair in pairs], axis=0)
@@ -156,14 +155,13 @@ def _draw(path: Path, image: np.ndarray, heat_map, rows: pd.DataFrame, card, fol
     target = folder / f"{stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
     small = np.asarray(ImageOps.contain(Image.fromarray(image), (SIDE, SIDE)))
     heat_map = localization.relative_to_threshold(heat_map, rows["probability"].iloc[-1], card)
-    panels = [small, localization.overlay(small, heat_map)]
+    panels = np.hstack([np.dstack([small] * 3), localization.overlay(small, heat_map)])
     lines = [*sentences.answer(rows), sentences.DIAGNOSIS]
-    width, information = max(2 * small.shape[1], WIDTH), PngInfo()
+    width, information = max(panels.shape[1], WIDTH), PngInfo()
     text = "\n".join(textwrap.fill(line, 2 * width // FONT) for line in lines)
     height = small.shape[0] + 3 * FONT // 2 * (text.count("\n") + 2)
     drawn = Image.new("RGB", (width, height))
-    for k, panel in enumerate(panels):
-        drawn.paste(Image.fromarray(panel).convert("RGB"), (k * small.shape[1], 0))
+    drawn.paste(Image.fromarray(panels))
     position, font = (FONT, small.shape[0] + FONT), ImageFont.load_default(FONT)
     ImageDraw.Draw(drawn).multiline_text(position, text, "white", font, spacing=FONT // 3)
     for name in ("model", "probability", "threshold", "decision", "warning"):
@@ -225,19 +223,18 @@ def external_test(config: Config) -> Any:
     )  # fmt: skip
     shares = {name: of["fractured"] / of["images"] for name, of in counts.items()}
     shares["test"] = float((data.images["label"] == FRACTURED).mean())
-    shifts = {}
-    before, after = fitted["fractured"] / max(fitted["images"], 1), shares["test"]
-    if min(before, after, 1 - before, 1 - after) > 0:
-        moved = calibration.shifted(own["probability"], before, after)
-        shifts["by_shift"] = float(moved.sum() / own["probability"].sum())
-    scored.run |= {"evaluated": str(source), "external": {
+    external = {
         "models_dir": str(predictor.folder),
         "trained_on": card.get("trained_on", "images that their cards do not name"),
         "prevalence": shares,
-        **shifts,
         "warnings": int((own["warning"] != "").sum()),
         "warning_rate": float(own["warning_rate"].max()),
-    }}  # fmt: skip
+    }
+    before, after = fitted["fractured"] / max(fitted["images"], 1), shares["test"]
+    if min(before, after, 1 - before, 1 - after) > 0:
+        moved = calibration.shifted(own["probability"], before, after)
+        external["by_shift"] = float(moved.sum() / own["probability"].sum())
+    scored.run |= {"evaluated": str(source), "external": external}
     plots.style.save_to(config.results_dir / "figures", config)
     plots.draw_all(scored)
     for draw in (plots.sample_predictions, plots.heat_maps, plots.most_confident_errors):

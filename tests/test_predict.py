@@ -99,9 +99,9 @@ def test_the_command_line_answers_what_it_can_read_and_names_what_it_cannot(
     assert Path(table["overlay"].iloc[0]).is_file()
 
 
-def test_numbers_only_draws_nothing(trained, paths, answered, monkeypatch, capsys):
+def test_without_heat_maps_nothing_is_drawn(trained, paths, answered, monkeypatch, capsys):
     folders = ["--models-dir", str(trained[0].models_dir), "--results-dir", "elsewhere"]
-    assert main(["predict", "--numbers-only", *map(str, paths[:3]), *folders]) == 0
+    assert main(["predict", "--no-heat-maps", *map(str, paths[:3]), *folders]) == 0
     assert [path.name for path in Path("elsewhere").iterdir()] == ["answers.csv"]
     table = tables.read(Path("elsewhere"), "answers")
     assert set(table["overlay"]) == {""}
