@@ -36,6 +36,7 @@ def images(table):
 def networks(worth=WORTH, **columns):
     row = {"status": "trained", "reason": "", "initialization": "imagenet", "provenance": ""}
     row |= {"hardware": "CPU", "precision": "float32", "head": "pooled", "seconds": 1.5}
+    row |= {"input_size": 384, "boxes": 0, "augmented_copies": 1, "fine_tune_depth": "top"}
     row |= {"parameters": 3_000_000, "seconds_per_image": 0.02, "randomized_correlation": 0.1}
     rows = pd.DataFrame([row | {"model": model} for model in worth]).assign(**columns)
     return rows[[name for name in tables.columns("networks") if name in rows]]

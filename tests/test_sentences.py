@@ -286,3 +286,33 @@ def test_conclusions_of_a_saved_run_are_the_same(run, tmp_path):
     run.save(tmp_path)
     assert Results.load(tmp_path).conclusions == run.conclusions
     assert Path(tmp_path / "conclusions.txt").read_text("utf-8").splitlines() == run.conclusions
+
+
+def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
+    """Another setting, another sentence: none of them is written down."""
+    assert sentences.topics(run)["Training"] == [
+        "Backbone: top block fine-tuned for 2 epochs.",
+        "Head: pooled, 0 training images with boxes.",
+        "Augmented copies: 1 of each training image.",
+        "Input size: 384 px.",
+        "Augmentation: rotation 10, zoom 0.1, shift 0.05, brightness 0.1, contrast 0.1, horizontal "
+        "flip.",
+    ]
+    frozen = changed(run, "networks", fine_tune_depth="", augmented_copies=3)
+    own = {"head": "localization", "boxes": 454, "fine_tune_depth": "all", "input_size": 512}
+    lines = sentences.topics(changed(frozen, "networks", OWN, **own))["Training"]
+    others = "VGG16 and MobileNet"
+    assert lines[:4] == [
+        f"Backbone: whole network fine-tuned for 2 epochs (DenseNet121); frozen ({others}).",
+        "Head: localization, 454 training images with boxes (DenseNet121); pooled, 0 training "
+        f"images with boxes ({others}).",
+        "Augmented copies: new ones each epoch (DenseNet121); 3 of each training image "
+        f"({others}).",
+        f"Input size: 512 px (DenseNet121); 384 px ({others}).",
+    ]
+    turned = run.run["settings"] | {"rotation": 45, "zoom": 0, "horizontal_flip": False}
+    lines = sentences.topics(changed(run, "history", run={"settings": turned}))["Training"]
+    assert lines[-1] == "Augmentation: rotation 45, shift 0.05, brightness 0.1, contrast 0.1."
+    facts = {"trained_on": "others", "prevalence": {"test": 0.3}, "warnings": 0}
+    external = changed(run, "history", run={"external": facts | {"warning_rate": 0.025}})
+    assert "Training" not in sentences.topics(external)

@@ -21,6 +21,8 @@ USUALLY = 0.8  # lower limit of the hit rate from which heat maps locate fractur
 MOST_LISTED = 20
 """Images up to which each answer is printed; more are counted."""
 FLAGS = {"0": "no", "1": "yes"}
+AUGMENTATION = ("rotation", "zoom", "shift", "brightness", "contrast")
+FLIPS = ("horizontal_flip", "vertical_flip")
 SELECTED = {"validation": "selected on validation", "test": "selected on the test set",
             OUT_OF_FOLD: "selected by its mean out-of-fold AUC",
             "model card": "selected before this external test"}  # fmt: skip
@@ -178,8 +180,36 @@ def topics(results: Any) -> dict[str, list[str]]:
     about = {"Result": result, "External test": external_test(run, n)}
     about |= {"Cross-validation": cross_validation, "Ranking": ranking}
     about |= {"Probabilities": probabilities}
-    about |= {"Heat maps": heat_maps, "Where it fails": errors, "Data": data}
+    external = "external" in run  # trained with other settings, which the cards have
+    how = [] if external else training(results.networks, results.history, run["settings"])
+    about |= {"Heat maps": heat_maps, "Where it fails": errors, "Training": how, "Data": data}
     return {topic: sentences for topic, sentences in about.items() if sentences}
+
+
+def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -> list[str]:
+    """How the models were trained: fine-tuned layers, head, boxes, augmentation and input size."""
+    rows = networks[networks["status"] == "trained"].set_index("model")
+    epochs = history[history["stage"] == "fine_tune"].groupby("model").size()
+    layers = {"top": "top block", "all": "whole network"}
+    backbones = [
+        f"{layers[depth]} fine-tuned for {counted(epochs[model], 'epoch')}" if depth else "frozen"
+        for model, depth in rows["fine_tune_depth"].items()
+    ]
+    copies = rows["augmented_copies"].map("{:g} of each training image".format)
+    facts = {
+        "Backbone": pd.Series(backbones, rows.index),
+        "Head": rows["head"] + rows["boxes"].map(", {:,.0f} training images with boxes".format),
+        "Augmented copies": copies.mask(rows["fine_tune_depth"] == "all", "new ones each epoch"),
+        "Input size": rows["input_size"].map("{:g} px".format),
+    }
+    lines = []
+    for name, texts in facts.items() if len(rows) else ():
+        models = texts.index.to_series().groupby(texts, sort=False).agg(listed)
+        parts = [f"{text} ({names})" for text, names in models.items()]
+        lines.append(f"{name}: {'; '.join(parts) if len(parts) > 1 else texts.iloc[0]}.")
+    changes = [f"{name} {settings[name]:g}" for name in AUGMENTATION if settings[name]]
+    changes += [name.replace("_", " ") for name in FLIPS if settings[name]]
+    return [*lines, f"Augmentation: {', '.join(changes) or 'none'}."] if lines else []
 
 
 def _differences(tests: pd.DataFrame) -> str:
