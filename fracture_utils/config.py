@@ -33,12 +33,6 @@ class InputError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
-class Interruption(KeyboardInterrupt):
-    """A training that the user stopped; the message says how to resume it."""
-
-    _render_traceback_ = InputError._render_traceback_
-
-
 class RunError(Exception):
     """A run that failed for a reason other than its input; exit code 1."""
 

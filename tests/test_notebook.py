@@ -225,6 +225,25 @@ def test_a_wrong_setting_ends_nbconvert_with_a_sentence(tmp_path, setting, value
     assert not list(tmp_path.glob("*.html"))
 
 
+@pytest.mark.filterwarnings("ignore")  # of the kernel client
+def test_an_interrupted_cell_ends_with_one_line(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cells = [
+        "from fracture_utils.models import backbones; keras = backbones.import_keras()",
+        "import _thread, time; _thread.interrupt_main(); time.sleep(9)",
+        "raise KeyboardInterrupt('run it again to resume')",
+    ]
+    story = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    client = NotebookClient(story, kernel_name="python3", extra_arguments=notebook.QUIET)
+    client.allow_errors = True
+    client.execute()
+    tracebacks = [cell.outputs[-1].traceback for cell in story.cells[1:]]
+    assert tracebacks == [
+        ["KeyboardInterrupt: the cell was interrupted; run it again"],
+        ["KeyboardInterrupt: run it again to resume"],
+    ]
+
+
 def story() -> nbformat.NotebookNode:
     figure = v4.new_output(
         "display_data",

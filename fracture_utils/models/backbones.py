@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fracture_utils import artifacts
 from fracture_utils.config import PREFIX, Config, InputError
@@ -238,6 +238,8 @@ def import_keras() -> ModuleType:
     """Keras for the notebook: quiet and, to leave the GPU memory to the trainings, on the CPU."""
     for name, value in (DEFAULTS | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
         os.environ.setdefault(name, value)
+    from IPython import get_ipython
+
     with quiet():
         import keras
 
@@ -247,7 +249,16 @@ def import_keras() -> ModuleType:
             tensorflow.config.set_visible_devices([], "GPU")
             tensorflow.get_logger().setLevel("ERROR")  # or each further model is a warning
         apply_precision("float32")
+    if shell := get_ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), _show_interruption)
     return keras
+
+
+def _show_interruption(shell: Any, kind: type, error: Any, trace: Any, tb_offset: int) -> None:
+    """One line instead of the traceback of an interrupted cell."""
+    line = f"{kind.__name__}: {str(error) or 'the cell was interrupted; run it again'}"
+    error._render_traceback_ = lambda: [line]
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
 @contextlib.contextmanager

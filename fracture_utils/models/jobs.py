@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import PREFIX, Config, InputError, Interruption, first_line
+from fracture_utils.config import PREFIX, Config, InputError, first_line
 from fracture_utils.data import reader, splits
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import Weights
@@ -153,7 +153,7 @@ def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) ->
                 future.cancel()
             if isinstance(error, KeyboardInterrupt):
                 why = "the training was stopped; run this cell again to resume it"
-                raise Interruption(why) from None
+                raise KeyboardInterrupt(why) from None
             raise
         finally:
             for bar in bars.values():
