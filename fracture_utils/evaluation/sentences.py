@@ -160,8 +160,8 @@ def topics(results: Any) -> dict[str, list[str]]:
     origin = "default" if point["rule"].startswith("default") else origin
     threshold = f"{estimate(point, 'threshold', 2)}, {origin}"
     errors.append(f"{model} at the threshold {threshold}: {'; '.join(numbers)}.")
-    groups = results.subgroups[results.subgroups["model"] == model].dropna(subset="sensitivity")
-    parts = groups[groups["column"] != "all"].groupby("column", sort=False)
+    groups = results.subgroups[results.subgroups["model"] == model].query("column != 'all'")
+    parts = groups.dropna(subset="sensitivity").groupby("column", sort=False)
     for (column, rows), metric in itertools.product(parts, ("sensitivity", "specificity")):
         if (p := rows[f"p_{metric}_holm"].iloc[0]) < SIGNIFICANCE:
             values = ", ".join(
@@ -170,6 +170,12 @@ def topics(results: Any) -> dict[str, list[str]]:
             )
             name = f"{metric.capitalize()} of {model} differs by {str(column).replace('_', ' ')}"
             errors.append(f"{name}: {values}; {p_value(p)} (Holm).")
+    few = [
+        f"{str(name).replace('_', ' ')} {FLAGS.get(value, value)} ({count}/{of})"
+        for name, value, _, of, count, *_ in groups[groups["sensitivity"].isna()].to_numpy()
+    ]
+    if few:
+        errors.append(f"Not tested, with too few images ({word}/all): {listed(few)}.")
     located = results.localization[results.localization["model"] == model]
     heat_maps = [
         f"Use for localization: {_grade(of)}. {_pointing(of)} The heat maps of {of['model']} "
