@@ -213,8 +213,8 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
         models = texts.index.to_series().groupby(texts, sort=False).agg(listed)
         parts = [f"{text} ({names})" for text, names in models.items()]
         lines.append(f"{name}: {'; '.join(parts) if len(parts) > 1 else texts.iloc[0]}.")
-    changes = [f"{name} {settings[name]:g}" for name in AUGMENTATION if settings[name]]
-    changes += [name.replace("_", " ") for name in FLIPS if settings[name]]
+    changes = [f"{name} {settings[name]:g}" for name in AUGMENTATION if settings.get(name)]
+    changes += [name.replace("_", " ") for name in FLIPS if settings.get(name)]
     return [*lines, f"Augmentation: {', '.join(changes) or 'none'}."] if lines else []
 
 
