@@ -121,7 +121,7 @@ def test_photographs_get_a_warning_and_no_decision(trained, answered, paths, tmp
     assert set(table["warning"]) <= set(ood.WEIGHTS)
     assert set(table["decision"]) == {""}
     text = list(sentences.answers(table, predictor.cards))
-    flagged = f"  No decision: flagged as out of distribution ({table['warning'][0]})"
+    flagged = f"  No decision: out of distribution ({table['warning'][0]})"
     assert text[1].startswith(flagged)
 
 

@@ -158,7 +158,7 @@ def test_a_readme_of_other_origin_is_kept(run, folder, tmp_path):
     (tmp_path / "README.md").write_text(f"{report.GENERATED}\nold\n")
     report.write(run, tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "DenseNet121" not in text and "**A, selected on validation" in text
+    assert "DenseNet121" not in text and "**A, selected on the validation set" in text
     assert "![Dot plot: Test AUC" in text and "(figures/ranking.png)" in text
     for name in ("scores", "most_confident_errors", "decision_curve"):
         assert f"### [{name}.csv]({name}.csv)" in text

@@ -46,8 +46,8 @@ def test_the_headline_has_selection_auc_interval_and_test_set(run):
     better = {"auc": 0.91, "auc_low": 0.85, "auc_high": 0.94}
     line = text(changed(run, "scores", OWN, **better))
     assert line.startswith(
-        "DenseNet121, selected on validation, has a test AUC of 0.910 (95 % CI 0.850–0.940) on "
-        "90 images, 30 of them fractured."
+        "DenseNet121, selected on the validation set, has a test AUC of 0.910 (95 % CI "
+        "0.850–0.940) on 90 images, 30 of them fractured."
     )
     line = text(changed(run, "scores", run={"selected_on": "test"}))
     assert "selected on the test set, has" in line and "its AUC is optimistic" in line
@@ -75,13 +75,13 @@ def test_paired_tests_decide_what_is_significant(run, p, lead, phrase):
     line = text(dataclasses.replace(run, comparisons=pairs))
     assert f"Paired tests of the AUC (DeLong, Holm): {phrase}" in line
     number = "no test" if np.isnan(p) else f"p = {p:.{2 if p >= 0.1 else 3}f}"
-    assert f"difference from DenseNet121: {number}." in line
+    assert f"difference from DenseNet121: {number} (Holm)." in line
 
 
 def test_detectable_differences_and_ensemble(run):
     ends = {"difference_low": -0.05, "difference_high": 0.05}
     line = text(changed(run, "comparisons", **ends))
-    assert "Smallest detectable difference in AUC at 80 % power: 0.071." in line
+    assert "Smallest detectable difference in AUC (80 % power, unadjusted): 0.071." in line
     assert "Ensemble: AUC " in line
     without = text(changed(run, "comparisons", difference_low=np.nan, p_delong_holm=0.2))
     assert "detectable" not in without and "no CI" in without
@@ -96,7 +96,7 @@ def test_calibration(run):
     assert f"No miscalibration detected: {fit}0.40." in text(fine)
     wrong = text(changed(fine, "scores", calibration_p=0.003))
     assert f"DenseNet121 is miscalibrated: {fit}0.003." in wrong
-    assert "Too few test images to test the calibration." in text(
+    assert "The calibration could not be tested: too few images or groups." in text(
         changed(run, "scores", calibration_p=np.nan)
     )
 
@@ -116,14 +116,14 @@ def test_errors_at_the_threshold(run):
     results = changed(run, "clinical_utility", **rates)
     results = changed(results, "scores", OWN, sensitivity=29 / 30, specificity=0.8)
     point = {"threshold": 0.31, "threshold_low": 0.1, "threshold_high": 0.62}
-    line = text(changed(results, "operating_points", positives=102, **point))
+    line = text(changed(results, "operating_points", n=656, positives=102, **point))
     assert (
-        "DenseNet121 at the threshold 0.31 (95 % CI 0.10–0.62), chosen on 102 fractured validation "
-        "images: 1 false negative in 30 fractured images, 20 % (95 % CI 12–31); 12 false positives "
-        "in 60 normal images, 20 % (95 % CI 12–31)."
+        "DenseNet121 at the threshold 0.31 (95 % CI 0.10–0.62), chosen on 656 validation images, "
+        "102 of them fractured: 1 false negative among 30 fractured images, 20 % (95 % CI 12–31); "
+        "12 false positives among 60 normal images, 20 % (95 % CI 12–31)."
     ) in line
     few = text(changed(results, "operating_points", positives=1))
-    assert "chosen on only 1 fractured validation image:" in few
+    assert "validation images, only 1 of them fractured: 1 false" in few
     default = changed(results, "operating_points", rule="default: no validation images")
     assert ", default: 1 false" in text(default)
 
@@ -160,7 +160,7 @@ def test_heat_maps_and_their_caution(run, assessment):
         "Pointing game on 60 images: hit rate of DenseNet121 60 % (95 % CI 45–70), permutation "
         "control 8 % (p < 0.001), image center 52 % (p = 0.034)."
     )
-    energy = "concentrate 2.4 times more energy inside the boxes than a uniform map."
+    energy = "have 2.4 times as much energy inside the boxes as a uniform map."
     assert f"{pointing} The heat maps of DenseNet121 {energy}" in text(results)
     caution = sentences.heat_map_caution(results.localization, "DenseNet121")
     good = assessment == "above the controls"
@@ -172,7 +172,9 @@ def test_heat_maps_and_their_caution(run, assessment):
 
 def test_the_data_audit_the_shortcut_and_caveats(run):
     assert "Findings of the data audit: none." in text(run)
-    audit = evaluated.audit(("red", "exact copies"), ("red", "exact copies"), ("amber", "inverted"))
+    audit = evaluated.audit(
+        ("red", "exact copies"), ("red", "exact copies"), ("amber", "inverted"), ("info", "balance")
+    )
     line = text(dataclasses.replace(run, audit=audit))
     assert "Findings of the data audit: exact copies (2 red), inverted (1 amber)." in line
     for word in ("phantoms", "random", "Metadata-only"):
@@ -191,7 +193,7 @@ def test_the_data_audit_the_shortcut_and_caveats(run):
     phantoms = changed(run, "scores", run={"source": "phantoms"})
     assert "All images are synthetic phantoms" in text(phantoms)
     random = changed(run, "scores", "model == 'VGG16'", initialization="random")
-    assert "Trained from random instead of ImageNet weights: VGG16." in text(random)
+    assert "Trained from random initialization, not from ImageNet weights: VGG16." in text(random)
 
 
 def test_reversed_classes_are_reported_and_nothing_is_ranked(run):
@@ -274,8 +276,8 @@ def test_answers_about_single_images():
     card |= {"heat_map_caution": "Unchecked.", "released": {"statement": "Released."}}
     lines = sentences.answers(pd.DataFrame([row, odd]), {"MobileNet": card})
     assert lines[3] == (
-        "  No decision: flagged as out of distribution (brightness). About 5 % of in-distribution "
-        "images are also flagged."
+        "  No decision: out of distribution (brightness). At most 5 % of in-distribution images "
+        "are flagged."
     )
     assert lines[4:6] == ["  MobileNet: probability 0.731, threshold 0.500", "  b-1.png"]
     assert lines[6:8] == ["Unchecked.", "Released."]

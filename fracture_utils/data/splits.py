@@ -1,4 +1,4 @@
-"""Groups of images that belong to one patient or one original, and splits that keep them whole."""
+"""Groups of images of one patient or one original; splits and folds that keep them whole."""
 
 import hashlib
 import itertools

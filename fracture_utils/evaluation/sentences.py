@@ -1,4 +1,4 @@
-"""All English that is computed from results; the word for the positive class is a parameter."""
+"""All sentences about results; the word for the positive class is a parameter."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ MOST_LISTED = 20
 FLAGS = {"0": "no", "1": "yes"}
 AUGMENTATION = ("rotation", "zoom", "shift", "brightness", "contrast")
 FLIPS = ("horizontal_flip", "vertical_flip")
-SELECTED = {"validation": "selected on validation", "test": "selected on the test set",
+SELECTED = {"validation": "selected on the validation set", "test": "selected on the test set",
             OUT_OF_FOLD: "selected by its mean out-of-fold AUC",
             "model card": "selected before this external test"}  # fmt: skip
 
@@ -47,7 +47,7 @@ def p_value(p: float) -> str:
 
 
 def estimate(row: Mapping, name: str, digits: int = 3, scale: int = 1, ci: str = "95 % CI ") -> str:
-    """An estimate with its interval: "0.922 (95 % CI 0.873–0.952)", "46 % (95 % CI 40–53)"."""
+    """An estimate with its interval: "0.922 (95 % CI 0.858–0.957)", "46 % (95 % CI 40–53)"."""
     value, low, high = (scale * float(row[f"{name}{end}"]) for end in ENDS)
     limits = "no CI" if np.isnan(low + high) else f"{ci}{low:.{digits}f}–{high:.{digits}f}"
     unit = " %" if scale == 100 or name.endswith("_per_100") else ""
@@ -79,7 +79,8 @@ def topics(results: Any) -> dict[str, list[str]]:
     result, ranking, cross_validation, probabilities, errors, data = [], [], [], [], [], []
 
     if len(results.images):
-        counts = results.audit.groupby(["severity", "check"], sort=False).size().items()
+        findings = results.audit[results.audit["severity"] != "info"]
+        counts = findings.groupby(["severity", "check"], sort=False).size().items()
         findings = ", ".join(f"{check} ({n} {severity})" for (severity, check), n in counts)
         data.append(f"Findings of the data audit: {findings or 'none'}.")
     for baseline in results.scores[results.scores["model"] == METADATA_ONLY].to_dict("records"):
@@ -89,7 +90,9 @@ def topics(results: Any) -> dict[str, list[str]]:
         images = counted(fewer, f"{word if 2 * positives <= n else NORMAL} test image")
         data.append(f"With only {images}, the intervals are wide.")
     if len(random := networks.index[networks["initialization"] == "random"]):
-        data.append(f"Trained from random instead of ImageNet weights: {listed(random)}.")
+        data.append(
+            f"Trained from random initialization, not from ImageNet weights: {listed(random)}."
+        )
     if run["source"] == "phantoms":
         data.append("All images are synthetic phantoms; nothing here applies to radiographs.")
     if len(reverse := networks.index[networks["auc_high"] < 0.5]):
@@ -113,18 +116,21 @@ def topics(results: Any) -> dict[str, list[str]]:
             result.append(f"Paired tests of the AUC (DeLong, Holm): {_differences(tests[own])}.")
         sizes = tests.loc[own, "detectable"].dropna().agg(["min", "max"]).map("{:.3f}".format)
         if (size := "–".join(sizes.unique())) != "nan":
-            ranking.append(f"Smallest detectable difference in AUC at 80 % power: {size}.")
+            ranking.append(
+                f"Smallest detectable difference in AUC (80 % power, unadjusted): {size}."
+            )
         for name, p in tests.loc[~own, "p"].items():
             other = f"{name}: AUC {estimate(scores.loc[name], 'auc')}"
-            ranking.append(f"{other}; difference from {model}: {p_value(p)}.")
+            ranking.append(f"{other}; difference from {model}: {p_value(p)} (Holm).")
 
     for best in results.cross_validation.head(1).to_dict("records"):
         tests = comparison.against(results.comparisons, best["model"], OUT_OF_FOLD)
-        cross_validation.append(
-            f"{best['model']} has the highest mean out-of-fold AUC, {estimate(best, 'auc')}, the "
-            f"interval corrected for the selection; {counted(best['n'], 'training image')} in "
-            f"{results.cross_validation['fold'].max()} folds."
-        )
+        folds = f"{counted(best['n'], 'image')} in {results.cross_validation['fold'].max()} folds"
+        claim = f"a mean out-of-fold AUC of {estimate(best, 'auc')}"
+        if others:
+            claim = f"the highest mean out-of-fold AUC, {estimate(best, 'auc')} (its lower limit "
+            claim += "corrected for the selection),"
+        cross_validation.append(f"{best['model']} has {claim} on {folds}.")
         if len(tests):
             cross_validation.append(f"Paired tests out of fold: {_differences(tests)}.")
         if not np.isnan(best.get("auc_without_run", np.nan)):
@@ -132,7 +138,7 @@ def topics(results: Any) -> dict[str, list[str]]:
             run_of = "the longest run of images of one class (see the audit)"
             cross_validation.append(f"Without {run_of}, its mean out-of-fold AUC is {without}.")
     if np.isnan(row["calibration_p"]):
-        probabilities.append("Too few test images to test the calibration.")
+        probabilities.append("The calibration could not be tested: too few images or groups.")
     else:
         wrong = row["calibration_p"] < SIGNIFICANCE
         fit = f"{model} is miscalibrated" if wrong else "No miscalibration detected"
@@ -152,11 +158,12 @@ def topics(results: Any) -> dict[str, list[str]]:
         if count:
             false = counted(round((1 - row[metric]) * count), f"false {kind}")
             rate = estimate(utility, f"false_{kind}s_per_100", 0)
-            numbers.append(f"{false} in {counted(count, f'{name} image')}, {rate}")
+            numbers.append(f"{false} among {counted(count, f'{name} image')}, {rate}")
     point = results.operating_points.set_index("model").loc[model]
-    origin = "out-of-fold" if run["selected_on"] == OUT_OF_FOLD else "validation"
-    images = counted(point["positives"], f"{word} {origin} image")
-    origin = f"chosen on {'only ' if point['positives'] < FEW else ''}{images}"
+    origin = {OUT_OF_FOLD: "out-of-fold ", "validation": "validation "}.get(run["selected_on"], "")
+    images = counted(point["n"], f"{origin}image")
+    origin = f"chosen on {images}, {'only ' if point['positives'] < FEW else ''}"
+    origin += f"{point['positives']:,} of them {word}"
     origin = "default" if point["rule"].startswith("default") else origin
     threshold = f"{estimate(point, 'threshold', 2)}, {origin}"
     errors.append(f"{model} at the threshold {threshold}: {'; '.join(numbers)}.")
@@ -179,8 +186,7 @@ def topics(results: Any) -> dict[str, list[str]]:
     located = results.localization[results.localization["model"] == model]
     heat_maps = [
         f"Use for localization: {_grade(of)}. {_pointing(of)} The heat maps of {of['model']} "
-        f"concentrate {of['energy_ratio']:.1f} times more energy inside the boxes than a uniform "
-        "map."
+        f"have {of['energy_ratio']:.1f} times as much energy inside the boxes as a uniform map."
         for of in located.to_dict("records")
     ]
     about = {"Result": result, "External test": external_test(run, n)}
@@ -237,7 +243,7 @@ def _grade(row: Mapping) -> str:
     """How far heat maps locate fractures, by the hit rate of the pointing game."""
     if row["hit_rate_low"] >= USUALLY:
         return "usually reliable"
-    return "with care" if row["assessment"] == ASSESSMENTS[0] else "no"
+    return "with caution" if row["assessment"] == ASSESSMENTS[0] else "not recommended"
 
 
 def external_test(run: Mapping, n: int) -> list[str]:
@@ -255,8 +261,8 @@ def external_test(run: Mapping, n: int) -> list[str]:
         f"The models were trained on {facts['trained_on']}; weights, calibration and thresholds "
         "are those of the model cards, and nothing was fitted on these images.",
         f"{prevalence}.",
-        f"Out of distribution: {facts['warnings']} of {n:,} test images (expected in distribution: "
-        f"{100 * facts['warning_rate']:.2g} %); they are scored like the others.",
+        f"Out of distribution: {facts['warnings']} of {n:,} test images (in distribution, at "
+        f"most {100 * facts['warning_rate']:.2g} % are expected); they are scored like the others.",
     ]
 
 
@@ -270,10 +276,10 @@ def _pointing(row: Mapping) -> str:
 
 
 def heat_map_caution(localization: pd.DataFrame, model: str) -> str:
-    """What stands beside the heat maps of a model; empty where they are above the controls."""
+    """The caution shown with the heat maps of a model; empty if they are above the controls."""
     rows = localization[localization["model"] == model].to_dict("records")
     if not rows:
-        return "Heat maps unchecked: there are no boxes to compare them with."
+        return "Heat maps not validated: there are no boxes to compare them with."
     good = rows[0]["assessment"] == ASSESSMENTS[0]
     return "" if good else f"Do not use these heat maps for localization. {_pointing(rows[0])}"
 
@@ -282,10 +288,8 @@ def answer(rows: pd.DataFrame) -> list[str]:
     """The answers of all models about one image; where the last has a warning, no decision."""
     last, lines = rows.iloc[-1], []
     if last["warning"]:
-        rate = (
-            f"About {100 * last['warning_rate']:.2g} % of in-distribution images are also flagged."
-        )
-        lines.append(f"No decision: flagged as out of distribution ({last['warning']}). {rate}")
+        rate = f"{100 * last['warning_rate']:.2g} % of in-distribution images are flagged"
+        lines.append(f"No decision: out of distribution ({last['warning']}). At most {rate}.")
     for row in rows.itertuples():
         decision = f"{row.decision}, " if row.decision and not last["warning"] else ""
         numbers = f"probability {row.probability:.3f}, threshold {row.threshold:.3f}"
