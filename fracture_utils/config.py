@@ -68,7 +68,7 @@ class Config(BaseSettings):
         "report", description="what to do with copies and conflicting labels"
     )
     test_share: float = Field(
-        0.2, gt=0, le=0.5, description="share of the test set, drawn where no image has a split"
+        0.2, gt=0, le=0.5, description="fraction of test images, drawn if no image has a split"
     )
     folds: int = Field(
         5, ge=0, le=20, description="cross-validation folds of a frozen backbone's head; 0: none"
@@ -82,20 +82,20 @@ class Config(BaseSettings):
     zoom: float = Field(0.1, ge=0, lt=0.5, description="augmentation: maximum fraction of the side")
     shift: float = Field(0.05, ge=0, lt=0.5, description="augmentation: maximum fraction of side")
     brightness: float = Field(
-        0.1, ge=0, lt=1, description="augmentation: maximum change as a fraction of white"
+        0.1, ge=0, lt=1, description="augmentation: maximum change as a fraction of the gray levels"
     )
     contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest relative change")
     augmented_copies: int = Field(
-        1, ge=0, le=99, description="augmented copies of a training image with cached feature maps"
+        1, ge=0, le=99, description="augmented copies of an image in the cached feature maps"
     )
 
     backbones: Annotated[tuple[str, ...], NoDecode] = Field(
-        BACKBONES, min_length=1, description="networks of keras.applications, separated by commas"
+        BACKBONES, min_length=1, description="networks from keras.applications, separated by commas"
     )
     initialization: Literal["imagenet", "random"] = Field("imagenet", description="initial weights")
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels; None: by backbone")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16", "graph_bfloat16"] = (
-        Field("auto", description="dtype policy; auto: the fastest that this hardware supports")
+        Field("auto", description="of training; auto: the fastest that this hardware supports")
     )
     batch_size: int = Field(32, ge=1, le=4096, description="images per step")
     head: Literal["auto", "localization", "pooled"] = Field(
@@ -168,7 +168,7 @@ class Config(BaseSettings):
 
     @property
     def run_length(self) -> int:
-        """Consecutive numbered training images that form one group; 0: none."""
+        """Number of consecutive file numbers that form one group; 0: none."""
         own = self.neighbors
         return int(self._described().get("neighbors") or 0) if own is None else own
 

@@ -2,6 +2,7 @@
 
 import functools
 import glob
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,8 +42,13 @@ class Predictor:
         """The Keras models with heat maps, and their reference sets. Their precision is float32
         unless the setting names another one: 16 bits change probabilities by more than 0.02.
         """
+        # Keras would import both, for a second, for functions that are not used here.
+        hidden = {name: None for name in ("matplotlib", "sklearn") if name not in sys.modules}
+        sys.modules.update(hidden)
         from fracture_utils.models import heatmaps
 
+        for name in hidden:
+            del sys.modules[name]
         named, models = "precision" in self.config.model_fields_set, {}
         precision = self.config.precision if named else "float32"
         for name, card in self.members.items():
@@ -55,7 +61,7 @@ class Predictor:
     ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
         """The answers about uint8 images (height, width), image by image (the index) and without
         overlay, and by model the heat map of each image, float32 (GRID, GRID). The logit of the
-        ensemble is the mean of the calibrated ones; where a warning stands, the decision is empty.
+        ensemble is the mean of the calibrated ones; the decision is empty if there is a warning.
         """
         shapes = np.array([image.shape for image in images.values()])
         logits, warnings, rates, maps = {}, {}, {}, {}
@@ -88,7 +94,7 @@ class Predictor:
 
 
 def find(names: Sequence[Path], config: Config) -> list[Path]:
-    """The files that `names` (files, folders and wildcards) mean, each once, without documents.
+    """The files that `names` (files, folders and wildcards) match, each once, without documents.
     InputError where there is none.
     """
     paths, apart = [], {config.results_dir, config.models_dir}

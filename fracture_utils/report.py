@@ -33,7 +33,7 @@ def write(results: Results, folder: Path) -> Path:
     """Write report.html and README.md into `folder`; the path of the page.
 
     Shows the figures drawn since `style.save_to(folder / "figures")`, and draws the others that
-    need no images. A README.md of other origin is kept.
+    need no images. A README.md that this function did not write is kept.
     """
     folder, run, topics = Path(folder), results.run, sentences.topics(results)
     if style.output.folder != folder / "figures":
@@ -81,7 +81,7 @@ def write(results: Results, folder: Path) -> Path:
             "All metrics": results.scores.set_index("model").T.reset_index(names="metric"),
             "Calibration and thresholds": results.operating_points,
             "Versions, hardware and settings": pd.DataFrame(
-                record.items(), columns=["fact", "value"]
+                record.items(), columns=["item", "value"]
             ),
         },
         "tables": [name for name in TABLES if len(getattr(results, name))],
@@ -133,7 +133,7 @@ def _cards(results: Results, models: list[str]) -> list[dict[str, Any]]:
 
 
 def _webp(image: Image.Image, **options: Any) -> str:
-    """An image as a data address."""
+    """An image as a data URL."""
     image.save(buffer := io.BytesIO(), "WEBP", quality=70, **options)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

@@ -174,7 +174,7 @@ def test_every_file_is_read_or_has_a_reason(monkeypatch):
     for name in ("._x.png", "notes.txt", "a.webp"):
         assert reasons[f"train/normal/{name}"] == "not an image"
     assert "empty" in reasons["train/normal/empty.png"]
-    assert "unsupported kind" in reasons["train/normal/text.png"]
+    assert "unsupported format" in reasons["train/normal/text.png"]
     assert reasons["train/normal/self.png"] == "it cannot be opened"
     assert "not valid UTF-8" in reasons["train/normal/\\udcff.png"]
 
@@ -183,7 +183,7 @@ def test_a_class_without_a_readable_image_is_named_with_the_reason():
     config = make(patients=6)
     for path in Path("data/test/normal").iterdir():
         path.write_text("x")
-    with pytest.raises(InputError, match=r"no readable normal test image \(test/normal/.*kind"):
+    with pytest.raises(InputError, match=r"no readable normal test image \(test/normal/.*format"):
         dataset.load(config)
     shutil.rmtree("data/test/normal")
     with pytest.raises(InputError, match="test set has no normal image") as caught:
@@ -330,7 +330,7 @@ def test_a_table_that_names_no_file_stops_with_its_row(name, path):
     for number, folder in enumerate(("train", "test")):
         save(f"data/{folder}/normal/patient{number + 70}/twin.png", 900 + number)
     write(name, "path,xmin,ymin,xmax,ymax", ",,,,", f"{path},1,2,3,4")
-    problem = f"the path is not in the data folder: {path}, not test/fractured/"
+    problem = f"no file in the data folder has this path: {path}, not test/fractured/"
     with pytest.raises(InputError, match=f"{name}, row 3: {problem}"):
         dataset.load(config)
 
@@ -339,7 +339,7 @@ def test_a_table_that_names_no_file_stops_with_its_row(name, path):
     ("content", "sentence"),
     [
         (b"name,patient\na,b\n", "has no column path"),
-        (f"path,x\n{KNOWN},b\n{KNOWN},c\n".encode(), "row 3: the path of an earlier row"),
+        (f"path,x\n{KNOWN},b\n{KNOWN},c\n".encode(), "row 3: the path repeats"),
         (f"path,x\n{KNOWN},b,c\n".encode(), "row 2: more cells than"),
         (b"", "is not a table"),
         (b"\npath,label,x\na,1,b\n", "is not a table"),
@@ -564,7 +564,7 @@ def test_a_test_set_of_the_requested_share_is_drawn_from_a_table_without_splits(
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [("pool/1.png,fx", r"row 62: the label is not one of fractured, fracture, .*; correct"),
-     ("pool/0.png,0", "row 62: the path of an earlier row")],
+     ("pool/0.png,0", "row 62: the path repeats")],
 )  # fmt: skip
 def test_a_wrong_row_of_a_table_of_labels_is_one_sentence(row, sentence):
     pool()

@@ -415,7 +415,7 @@ def test_a_scheduler_that_is_lost_is_a_reason_for_each_model(tmp_path, cluster, 
     reasons, _ = trained_by_stand_in(config, address)
     killer.join()
     assert set(reasons) == set(NAMES)
-    assert all("The cluster lost it" in reason for reason in reasons.values())
+    assert all("The cluster lost this training" in reason for reason in reasons.values())
 
 
 @needs_dask

@@ -344,7 +344,7 @@ def test_jupyter_shows_a_figure_with_its_alternative_text_and_pyplot_does_not_kn
     finally:
         InteractiveShell.clear_instance()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["text/plain"].startswith("Dot plot: Test AUC of each model")
+    assert data["text/plain"].startswith("Dot plot: test AUC of each model")
     assert metadata["image/png"] == {"width": 800, "alt": data["text/plain"]}
     assert pyplot.get_fignums() == []
 

@@ -247,7 +247,7 @@ def test_every_mode_that_pillow_writes_is_the_same_gray_image_in_every_format(mo
     ],
 )
 def test_rare_kinds_are_refused_with_what_to_do(data):
-    with pytest.raises(reader.ReadError, match=r"save it as grayscale PNG|unsupported kind"):
+    with pytest.raises(reader.ReadError, match=r"save it as grayscale PNG|unsupported format"):
         reader.read(written(data, "a"))
 
 
@@ -294,10 +294,10 @@ def pages():
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"not an image", "unsupported kind"),
-        (b"GIF89a" + bytes(100), "unsupported kind"),
+        (b"not an image", "unsupported format"),
+        (b"GIF89a" + bytes(100), "unsupported format"),
         (jpeg()[:-300], "damaged .*truncated"),
-        (b"II*\0 and nothing else", "damaged or of an unsupported kind"),
+        (b"II*\0 and nothing else", "damaged or has an unsupported format"),
         (png_declaring(30_000, 30_000), "exceeds limit"),
         (png_declaring(7_000, 7_000), "declares 7000 x 7000 pixels"),
         (png_declaring(2**31 - 1, 2**31 - 1), "damaged"),
@@ -504,7 +504,7 @@ DOWNLOAD = "HTML, XML or JSON; download the image again"
 )
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.dcm"])
 def test_a_file_of_another_kind_is_named_with_the_next_action(content, sentence, name):
-    with pytest.raises(reader.ReadError, match=f"unsupported kind, {sentence}"):
+    with pytest.raises(reader.ReadError, match=f"unsupported format, {sentence}"):
         reader.read(written(content, name))
 
 

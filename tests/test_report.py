@@ -159,7 +159,7 @@ def test_a_readme_of_other_origin_is_kept(run, folder, tmp_path):
     report.write(run, tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "DenseNet121" not in text and "**A, selected on the validation set" in text
-    assert "![Dot plot: Test AUC" in text and "(figures/ranking.png)" in text
+    assert "![Dot plot: test AUC" in text and "(figures/ranking.png)" in text
     for name in ("scores", "most_confident_errors", "decision_curve"):
         assert f"### [{name}.csv]({name}.csv)" in text
     (tmp_path / "README.md").write_text("Mine.\n")

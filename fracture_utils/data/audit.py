@@ -83,7 +83,7 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
         ("amber", "blank image", blank, "it has no contrast", "remove it"),
         ("amber", "unusual size", odd, "it is very small or very long", "is it cropped or scaled?"),
         ("amber", "box on rotated image", rotated, turned, "check its boxes"),
-        ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "correct either"),
+        ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "correct one"),
         ("info", "bit depth", depth != usual, f"most images have {usual}", "another source?"),
     ):
         for path in images.loc[np.asarray(where), "path"]:
@@ -96,7 +96,7 @@ def _copies(data: dataset.Dataset) -> Iterator[tuple]:
         check = EXACT if one["sha256"] == other["sha256"] else NEAR
         finding = f"{check}{', mirrored' if pair.mirrored else ''} (agreement {pair.agreement:.3f})"
         tested = "test" in (one["split"], other["split"])
-        severity, advice = "amber", "keep one of them: it counts twice"
+        severity, advice = "amber", "keep one of them: otherwise it counts twice"
         if one["label"] != other["label"]:
             severity, check, finding = "red", CONFLICT, f"{finding}, but one is fractured"
             advice = "look at both and correct the wrong label"
@@ -119,7 +119,7 @@ def _groups(data: dataset.Dataset) -> Iterator[tuple]:
     if len(images) > 1 and (guessed | runs).mean() > 0.5:
         finding = "most images have no patient identifier: groups are clusters of near duplicates"
         finding += ", or runs of consecutive file numbers" if runs.any() else ""
-        yield "amber", "no patient identifiers", "", "", finding, "add column patient to images.csv"
+        yield "amber", "no patient identifiers", "", "", finding, "name patients in images.csv"
     for column in (name for name in ("patient", "study") if name in images):
         if empty := sorted(set(splits.empty_identities(images, column)) - set(images["group"])):
             finding = f"the {column} of every image is {' or '.join(empty)}, as after "
@@ -145,7 +145,7 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
     if run.any():
         numbers = images["path"][run].str.extract(r"(\d+)\D*$")[0].astype(int)
         finding = f"the {run.sum()} images numbered {numbers.min()} to {numbers.max()} are all "
-        finding += f"{images['label'][run].iloc[0]}, where the longest run by chance has about "
+        finding += f"{images['label'][run].iloc[0]}; by chance, the longest run would have about "
         advice = "compare scores without them: the number predicts the class"
         yield "amber", "run of one class", "", "", f"{finding}{chance:.0f}", advice
 
@@ -170,7 +170,7 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
             yield "amber", "missing file", missing.iloc[0], "", finding, "correct its paths"
     for cell, count in data.other_boxes.items():
         finding = f"{count} boxes of the class {cell!r} in boxes.csv are not used"
-        yield "info", "other class of boxes", "", "", finding, "rename fractures to fracture"
+        yield "info", "other class of boxes", "", "", finding, "name fractures fracture"
     for path in data.files["path"]:
         is_read = path in ("images.csv", "boxes.csv")
         if not is_read and re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path):

@@ -125,7 +125,7 @@ def assign(path: Path, paths: pd.Series, table: pd.DataFrame, words: dict = WORD
     split = cells["split"].mask(cells["split"] == "", folders["split"])
     other = (folders["split"] != "") & (split != folders["split"])
     wrong = paths[other & ((folders["split"] != "train") | (split != "validation"))]
-    problem = "the split differs from that of the folder; correct either"
+    problem = "the split differs from that of the folder; correct one of them"
     _refuse(path, table["path"].isin(wrong), problem)
     return pd.DataFrame({"label": label, "split": split})
 
@@ -185,7 +185,7 @@ def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
 def read_annotations(path: Path, paths: pd.Series, without: Sequence[str] = ()) -> pd.DataFrame:
     """images.csv about the files at `paths` as text; words for a missing identity become empty."""
     table = read_table(path, ["path"], paths).drop(columns=without, errors="ignore")
-    _refuse(path, table["path"].duplicated(), "the path of an earlier row; keep one row each")
+    _refuse(path, table["path"].duplicated(), "the path repeats; keep one row per image")
     for column in set(splits.IDENTITIES).intersection(table):
         table[column] = table[column].mask(table[column].str.lower().isin(MISSING), "")
     if "split" in table:
@@ -209,7 +209,7 @@ def read_boxes(path: Path, files: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series
     clipped = corners.clip(0, sides)
     right = ((clipped - corners).abs() <= SLACK).all(axis=1) & (corners.abs() > 1).any(axis=1)
     right &= (clipped["xmin"] < clipped["xmax"]) & (clipped["ymin"] < clipped["ymax"])
-    _refuse(path, ~right, "the box is empty, relative or outside its image; give pixels")
+    _refuse(path, ~right, "the box is empty, not in pixels, or outside its image; correct it")
     return table[["path"]].join(clipped).reset_index(drop=True), others
 
 
@@ -228,7 +228,7 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
     cells = table["path"].str.replace("\\", "/").str.removeprefix("./")
     table = table.assign(path=cells.map(lambda cell: known.get(COMPOSED(cell), cell)))
     exists, example = table["path"].isin(paths), f"{''.join(cells[:1])}, not {''.join(paths[:1])}"
-    _refuse(path, ~exists & ~exists.any(), f"the path is not in the data folder: {example}")
+    _refuse(path, ~exists & ~exists.any(), f"no file in the data folder has this path: {example}")
     return table
 
 
@@ -253,7 +253,7 @@ def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
         ) from None
     cells = cells.fillna("").apply(lambda column: column.str.strip())
     written, cells = cells.iloc[0], cells[1:].reset_index(drop=True)
-    _refuse(path, cells.iloc[:, -1] != "", "more cells than names in the first row")
+    _refuse(path, cells.iloc[:, -1] != "", "more cells than column names")
     header = written[written != ""].map(lambda name: (names or {}).get(plain(name), name))
     for name in header[header.duplicated()]:
         columns = ", ".join(written[header.index][header == name])

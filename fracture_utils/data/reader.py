@@ -70,7 +70,7 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         if isinstance(error, ImportError) or "missing dependencies" in str(error):
             raise ReadError(path, f"it is DICOM, which needs a decoder: {DECODERS}") from None
         detail = first_line(error).partition(" <")[0]  # without the address of a Python object
-        raise ReadError(path, f"it is damaged or of an unsupported kind ({detail})") from None
+        raise ReadError(path, f"it is damaged or has an unsupported format ({detail})") from None
     facts |= {"height": pixels.shape[0], "width": pixels.shape[1], "file_bytes": len(data)}
     facts["sha256"] = hashlib.sha256(data).hexdigest()
     return np.ascontiguousarray(pixels), {"jpeg_quality": np.nan, "patient": ""} | facts
@@ -136,13 +136,13 @@ def stretch(values: np.ndarray, inverted: bool = False, hidden: Any = None) -> n
 
 def _check_size(width: int, height: int) -> None:
     if not 0 < width * height <= MAX_PIXELS:
-        raise InputError(f"it declares {width} x {height} pixels; allowed are {MAX_PIXELS:,}")
+        raise InputError(f"it declares {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     for pattern, kind in FOREIGN.items():
         if re.match(pattern, data, re.DOTALL | re.IGNORECASE):
-            raise InputError(f"it is of an unsupported kind, {kind}")
+            raise InputError(f"it has an unsupported format, {kind}")
     image: Any = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF", "BMP"))
     pages = [*range(getattr(image, "n_frames", 1))]
     for page in [*pages] if image.format == "TIFF" else []:
@@ -191,7 +191,7 @@ def _decode_dicom(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         raise InputError("it is deflated DICOM, which is not supported; export it uncompressed")
     dataset = dcmread(io.BytesIO(data), force=True)
     if not any(dataset.get(f"{kind}PixelData") for kind in ("", "Float", "DoubleFloat")):
-        raise InputError("it is DICOM without an image, or cut short")
+        raise InputError("it is DICOM without pixel data, or cut short")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise InputError(f"it holds {frames} frames; export the one that shows the bone")
     _check_size(int(dataset.Columns), int(dataset.Rows))

@@ -91,7 +91,7 @@ def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
 
 
 def draw_folds(images: pd.DataFrame, count: int, seed: int) -> pd.Series:
-    """The cross-validation fold of each image, 0 for test images: fold 1 are the groups of
+    """The cross-validation fold of each image, 0 for test images: fold 1 has the groups of
     validation, up to `count` - 1 others are drawn from train. All 0 where fewer than two would
     have both classes.
     """

@@ -58,11 +58,11 @@ def align_folds(
     labels: np.ndarray, logits: np.ndarray, groups: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """Logits (n,) of heads of different folds on one scale, and the p value of the test that the
-    folds share one calibration intercept (NaN for one fold). Where they do not, each fold is
-    shifted by its own one relative to their mean.
+    folds share one calibration intercept (NaN for one fold). If not, each fold is shifted by its
+    own intercept minus their mean.
 
-    The test: expected fractures by fold, relative to all images of the same classes (the mix of the
-    classes, which groups determine, is no property of a head), with a variance by groups.
+    The test compares the expected fractures of each fold with those of the same class mix over all
+    folds (the mix depends on the groups, not on the head); the variance is clustered by group.
     """
     numbers = np.unique(folds)
     if len(numbers) < 2 or not 0 < labels.sum() < len(labels):
@@ -174,7 +174,7 @@ def ensemble(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.Da
 
 def select_model(predictions: pd.DataFrame) -> str | None:
     """The network with the highest AUC on validation, or mean AUC out of fold; ties by the
-    likelihood of its calibrated probabilities; None where a class lacks, or lacks in a fold.
+    likelihood of its calibrated probabilities; None if a class is missing, overall or in a fold.
     """
     rows = calibrating(predictions[predictions["kind"] == "network"])
     if rows["label"].nunique() < 2:

@@ -18,7 +18,7 @@ DRAWS = 2000  # of the largest error of several AUCs
 
 def pairs(predictions: pd.DataFrame, selected: str | None = None) -> pd.DataFrame:
     """The comparisons table. On the test images: `selected`, a model that was selected without
-    them, against each other one except references; without it a row per pair. Out of fold: a row
+    them, against every other model except references; without it a row per pair. Out of fold: a row
     per pair of networks, by the mean AUC of the folds.
 
     Clustered DeLong with Student's t (interval and test) and, on the test images, `paired`. Holm's

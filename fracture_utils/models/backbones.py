@@ -93,8 +93,8 @@ def _infer(name: str) -> Backbone:
 
 
 def by_hardware(config: Config) -> Config:
-    """The settings, with those of fine-tuning that are left open filled in: with a GPU the whole
-    network, without one the top block, which learns from cached feature maps.
+    """The settings, with unset ones of fine-tuning filled in: with a GPU, GPU_EPOCHS epochs of
+    the whole network; without one, none (of the top block, if epochs are set).
     """
     has_gpu = bool({*gpus()} - {"-1"})
     epochs = (1 if config.quick else GPU_EPOCHS) if has_gpu else CPU_EPOCHS
@@ -235,7 +235,7 @@ def environment() -> dict[str, str]:
 
 
 def import_keras() -> ModuleType:
-    """Keras for the notebook: quiet and, to leave the GPU memory to the trainings, on the CPU."""
+    """Keras for the notebook: quiet and, on the CPU: the GPU memory is for training."""
     for name, value in (DEFAULTS | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
         os.environ.setdefault(name, value)
     from IPython import get_ipython

@@ -2,7 +2,7 @@
 
 The pooled head is a linear logit on global average pooling. The localization head gives each grid
 cell a logit and pools them by log-sum-exp (multiple-instance learning, Pinheiro & Collobert 2015,
-arXiv:1411.6228), because a fracture fills half a percent of a radiograph; its cells also learn from
+arXiv:1411.6228), because a fracture fills a small part of a radiograph; its cells also learn from
 boxes, and are the heat map.
 """
 
@@ -27,7 +27,7 @@ HEADS = ("pooled", "localization")
 DROPOUT, CELL_DROPOUT = 0.2, 0.5  # of pooled features; of channels in the localization head
 WIDTH = 64  # channels of a grid cell in the localization head
 UNKNOWN = -1.0  # target of a grid cell that may be normal or fractured
-CELL_WEIGHT = 8.0  # of fractured cells, some hundred times rarer than normal ones, in `cell_loss`
+CELL_WEIGHT = 8.0  # of fractured cells, a hundred times rarer than normal ones, in `cell_loss`
 CELL_BIAS, PADDING_LOGIT = -3.0, -1e4
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
@@ -79,7 +79,7 @@ def build_body(
 
 
 def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
-    """The layer of the early feature maps, which have about twice the grid of the last ones: that
+    """The layer of the early feature maps, which have about twice the resolution of the last: that
     of a `name`, or the last one from whose output alone the last ones follow, by layers with
     MIN_TOP of the parameters (the top block). InputError where there is none, as in NASNet.
     """
@@ -211,7 +211,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
         model.set_weights([stored[name].astype(np.float32) * scale for name, scale in pairs])
     except (ValueError, OSError, KeyError) as error:
         what = f"{path} does not hold weights for {model.name}"
-        raise InputError(f"{what}; replace the file by the original.") from error
+        raise InputError(f"{what}; replace the file with the original.") from error
 
 
 def image_loss(weights: np.ndarray):

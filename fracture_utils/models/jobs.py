@@ -51,7 +51,7 @@ class Training(NamedTuple):
 def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training:
     """Train every backbone of the settings that has no valid model of an earlier run.
 
-    InputError where all fail, or another run uses the folders.
+    InputError if all fail or another run uses the folders.
     """
     absolute = {n: getattr(config, n).absolute() for n in ("results_dir", "models_dir")}
     config = backbones.by_hardware(config).model_copy(update=absolute)
@@ -164,7 +164,7 @@ def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) ->
             reasons[name] = future.result()
         except Exception as error:  # of the cluster
             what = f"{type(error).__name__}: {first_line(error)}"
-            reasons[name] = f"The cluster lost it ({what}); run again."
+            reasons[name] = f"The cluster lost this training ({what}); run again."
     return {name: reason for name, reason in reasons.items() if reason}
 
 

@@ -29,8 +29,9 @@ def sample(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Reference:
-    """The reference set of n > 1 training images: `squares` uint8 (n, size, size), early `features`
-    (n, channels), `images` with group, width, height. Only images of other groups are neighbors.
+    """The reference set of n > 1 images, none of test: `squares` uint8 (n, size, size), early
+    `features` (n, channels), `images` with group, width, height. Only images of other groups are
+    neighbors.
     """
     groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
     groups = groups if groups.any() else np.arange(len(images))
@@ -62,8 +63,8 @@ def read(path: Path) -> Reference:
 
 
 def warnings(reference: Reference, squares: np.ndarray, features: np.ndarray, shapes) -> list[str]:
-    """For each of n images (`shapes` (n, 2): height, width) the decisive check, or "". A warning
-    stands where the score, the sum of the `distances`, is above `threshold`.
+    """For each of n images (`shapes` (n, 2): height, width) the check with the largest distance
+    if the sum of the `distances` exceeds `threshold`, or else "".
     """
     by_check = distances(reference, _describe(squares, shapes), features)
     flags = np.sum(by_check, axis=0) > threshold(reference)

@@ -107,7 +107,7 @@ def fit(
 
 
 class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW whose learning rate is that of the head; it is BODY_RATE times as high elsewhere."""
+    """AdamW with the learning rate of the head, and BODY_RATE times that in other layers."""
 
     def update_step(self, gradient, variable, learning_rate) -> None:
         path = self._trainable_variables[self._get_variable_index(variable)].path
@@ -247,7 +247,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     cached_batches = functools.partial(FeatureBatches, batch_size=config.batch_size)
 
     # Heads: the pooled one, the localization one where there are boxes. The one with the higher
-    # AUC on held-out images stays; all heads run for a fixed number of epochs.
+    # AUC on held-out images is kept. The pooled one is a logistic regression.
     begin("head")
     weights, histories, logits = {}, {}, {}
     boxed = images["path"].isin(boxes["path"])[learned]

@@ -41,7 +41,7 @@ def class_distribution(images: Any) -> style.Chart:
     return chart
 
 
-@style.figure("Line charts: AUC by epoch; dot and number: best validation AUC.", "history")
+@style.figure("Line charts: AUC by epoch; dot and number: highest validation AUC.", "history")
 def history(table: Any) -> style.Chart:
     """A panel per model: AUC by epoch; takes the history table or Results."""
     table = getattr(table, "history", table)
@@ -68,7 +68,7 @@ def history(table: Any) -> style.Chart:
     return chart
 
 
-@style.figure("Dot plot: Test AUC of each model with its 95 % CI.", "scores")
+@style.figure("Dot plot: test AUC of each model with its 95 % CI.", "scores")
 def ranking(results: Results) -> style.Chart:
     """The AUC of each model with its interval, the highest first, references last."""
     rows = results.scores.assign(last=results.scores["kind"] == "reference")
@@ -178,7 +178,7 @@ def comparisons(results: Results) -> style.Chart:
     chart, axes = style.intervals(rows, names, results, texts=texts)
     for ax in axes:
         ax.axvline(0, **DASHED)
-    title = f"AUC of {selected} minus that of the model, unadjusted 95 % CI"
+    title = f"AUC of {selected} minus that of each other model, unadjusted 95 % CI"
     chart.suptitle(f"{title}\n{significant} of {len(rows)} test differences are significant")
     return chart
 
