@@ -319,6 +319,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     turned = run.run["settings"] | {"rotation": 45, "zoom": 0, "horizontal_flip": False}
     lines = sentences.topics(changed(run, "history", run={"settings": turned}))["Training"]
     assert lines[-1] == "Augmentation: rotation 45, shift 0.05, brightness 0.1, contrast 0.1."
+    assert len(sentences.topics(changed(run, "networks", augmented_copies=0))["Training"]) == 4
     facts = {"trained_on": "others", "prevalence": {"test": 0.3}, "warnings": 0}
     external = changed(run, "history", run={"external": facts | {"warning_rate": 0.025}})
     assert "Training" not in sentences.topics(external)

@@ -126,11 +126,10 @@ def topics(results: Any) -> dict[str, list[str]]:
     for best in results.cross_validation.head(1).to_dict("records"):
         tests = comparison.against(results.comparisons, best["model"], OUT_OF_FOLD)
         folds = f"{counted(best['n'], 'image')} in {results.cross_validation['fold'].max()} folds"
-        claim = f"a mean out-of-fold AUC of {estimate(best, 'auc')}"
-        if others:
-            claim = f"the highest mean out-of-fold AUC, {estimate(best, 'auc')} (its lower limit "
-            claim += "corrected for the selection),"
-        cross_validation.append(f"{best['model']} has {claim} on {folds}.")
+        claim = "the highest" if others else "a"
+        note = "; the lower limit is corrected for the selection" if others else ""
+        auc = f"mean out-of-fold AUC of {estimate(best, 'auc')}"
+        cross_validation.append(f"{best['model']} has {claim} {auc} on {folds}{note}.")
         if len(tests):
             cross_validation.append(f"Paired tests out of fold: {_differences(tests)}.")
         if not np.isnan(best.get("auc_without_run", np.nan)):
@@ -219,9 +218,11 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
         models = texts.index.to_series().groupby(texts, sort=False).agg(listed)
         parts = [f"{text} ({names})" for text, names in models.items()]
         lines.append(f"{name}: {'; '.join(parts) if len(parts) > 1 else texts.iloc[0]}.")
-    changes = [f"{name} {settings[name]:g}" for name in AUGMENTATION if settings.get(name)]
-    changes += [name.replace("_", " ") for name in FLIPS if settings.get(name)]
-    return [*lines, f"Augmentation: {', '.join(changes) or 'none'}."] if lines else []
+    if (rows["augmented_copies"] > 0).any() or (rows["fine_tune_depth"] == "all").any():
+        changes = [f"{name} {settings[name]:g}" for name in AUGMENTATION if settings.get(name)]
+        changes += [name.replace("_", " ") for name in FLIPS if settings.get(name)]
+        lines.append(f"Augmentation: {', '.join(changes) or 'none'}.")
+    return lines
 
 
 def _differences(tests: pd.DataFrame) -> str:
