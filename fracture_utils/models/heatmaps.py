@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from fracture_utils.config import Config
-from fracture_utils.data.generators import ImageBatches
+from fracture_utils.data.generators import ImageBatches, inside_grid
 from fracture_utils.models import builder
 
 
@@ -51,12 +51,14 @@ def randomized_correlation(
 ) -> float:
     """Mean correlation of the heat maps of a few of the `rows` of `pixels` with those of the same
     model after permuting the weights within each kernel of its top block and head (Adebayo et al.
-    2018): near 0 where a map depends on what was learned. Constant maps count as 0.
+    2018), without the padding: near 0 where a map depends on what was learned. Constant maps count
+    as 0.
     """
     random = np.random.default_rng(config.seed)
     rows = np.sort(random.permutation(rows)[:16])
     batches = ImageBatches(pixels, np.zeros(len(pixels)), rows, config)
     _, before, _ = explained.predict(batches, verbose=0)
+    inside = [inside_grid(square, before.shape[1]) for square in pixels[rows]]
     model = builder.top(explained)
     trained = model.get_weights()
     for layer in model.layers:
@@ -66,5 +68,7 @@ def randomized_correlation(
     _, after, _ = explained.predict(batches, verbose=0)
     model.set_weights(trained)
     with np.errstate(invalid="ignore", divide="ignore"):
-        pairs = [np.corrcoef(a.flat, b.flat)[0, 1] for a, b in zip(before, after, strict=True)]
+        pairs = [
+            np.corrcoef(a[i], b[i])[0, 1] for a, b, i in zip(before, after, inside, strict=True)
+        ]
     return float(np.nan_to_num(pairs).mean())
