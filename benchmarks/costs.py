@@ -5,9 +5,9 @@
 Reads results/examples/fracatlas/networks.csv (two shared cores: an upper bound) and prints a row
 per data set for the README. Every network has its own input size for radiographs. Hours are those
 of the frozen feature maps of all networks, of predictions and, where there are boxes, of the
-localization heads; that run had no augmented copies, so feature maps are scaled by the share of
-training images. The disk for maps is that of the network that needs most, because only one
-network's maps are on the disk at a time.
+localization heads of five folds; that run had no augmented copies, so feature maps are scaled by
+the share of the images that have some. The disk for maps is that of the network that needs most,
+because only one network's maps are on the disk at a time.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main() -> None:
     """Print the table."""
     config = Config(source="images")
     networks, images = tables.read(RUN, "networks"), tables.read(RUN, "images")
-    passes = 1 + config.augmented_copies * (images["split"] == "train").mean()
+    passes = 1 + config.augmented_copies * (images["split"] != "test").mean()
     features = passes * networks["seconds_features"].sum() / len(images)
     features += networks["seconds_predict"].sum() / len(images)
     heads = networks["seconds_head"].sum() / len(images)
@@ -46,7 +46,7 @@ def main() -> None:
     for name, (count, boxes) in SETS.items():
         hours = count * (features + heads * boxes) / 3600
         sys.stdout.write(
-            f"| {name} | {count:,} | {hours:.1f} h | {count * pixels / 1e9:.1f} GB | "
+            f"| {name} | {count:,} | {hours:.1f} h | {count * pixels / 2**30:.1f} GiB | "
             f"{count * maps:.0f} GiB |\n"
         )
 
