@@ -233,7 +233,7 @@ def test_a_signal_ends_a_run_its_kernel_and_its_trainings(number, code, sources,
             time.sleep(0.1)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
-        _, message = process.communicate(timeout=30)
+        _, message = process.communicate(timeout=120)
     assert message == "Interrupted; the next run continues where this one stopped.\n"
     assert process.returncode == code
     assert len(family) >= 2 and not psutil.wait_procs(family, 10)[1]
