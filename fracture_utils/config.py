@@ -95,7 +95,7 @@ class Config(BaseSettings):
     initialization: Literal["imagenet", "random"] = Field("imagenet", description="initial weights")
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels; None: by backbone")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16", "graph_bfloat16"] = (
-        Field("auto", description="of training; auto: the fastest that this hardware supports")
+        Field("auto", description="precision; auto: the fastest that this hardware supports")
     )
     batch_size: int = Field(32, ge=1, le=4096, description="images per step")
     head: Literal["auto", "localization", "pooled"] = Field(

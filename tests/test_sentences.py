@@ -298,7 +298,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     """Another setting, another sentence: none of them is written down."""
     assert sentences.topics(run)["Training"] == [
         "Backbone: top block fine-tuned for 2 epochs.",
-        "Head: pooled, 0 training images with boxes.",
+        "Head: pooled, learned from the boxes of 0 images.",
         "Augmented copies: 1 of each training image.",
         "Input size: 384 px.",
         "Augmentation: rotation 10, zoom 0.1, shift 0.05, brightness 0.1, contrast 0.1, horizontal "
@@ -310,8 +310,8 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     others = "VGG16 and MobileNet"
     assert lines[:4] == [
         f"Backbone: whole network fine-tuned for 2 epochs (DenseNet121); frozen ({others}).",
-        "Head: localization, 454 training images with boxes (DenseNet121); pooled, 0 training "
-        f"images with boxes ({others}).",
+        "Head: localization, learned from the boxes of 454 images (DenseNet121); pooled, learned "
+        f"from the boxes of 0 images ({others}).",
         "Augmented copies: new ones each epoch (DenseNet121); 3 of each training image "
         f"({others}).",
         f"Input size: 512 px (DenseNet121); 384 px ({others}).",
@@ -323,3 +323,12 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     facts = {"trained_on": "others", "prevalence": {"test": 0.3}, "warnings": 0}
     external = changed(run, "history", run={"external": facts | {"warning_rate": 0.025}})
     assert "Training" not in sentences.topics(external)
+
+
+def test_the_correction_for_the_selection_is_named_where_it_was_made(run):
+    row = {"model": "DenseNet121", "fold": 0, "n": 90, "positives": 30, "auc": 0.9}
+    for low, corrected in ((0.8, True), (np.nan, False)):
+        folds = pd.DataFrame([row | {"auc_low": low, "auc_high": low + 0.15}, {"fold": 5}])
+        line = text(dataclasses.replace(run, cross_validation=folds))
+        assert "DenseNet121 has the highest mean out-of-fold AUC of 0.900" in line
+        assert ("on 90 images in 5 folds; the lower limit is corrected" in line) == corrected

@@ -83,7 +83,7 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
         ("amber", "blank image", blank, "it has no contrast", "remove it"),
         ("amber", "unusual size", odd, "it is very small or very long", "is it cropped or scaled?"),
         ("amber", "box on rotated image", rotated, turned, "check its boxes"),
-        ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "correct one"),
+        ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "check both"),
         ("info", "bit depth", depth != usual, f"most images have {usual}", "another source?"),
     ):
         for path in images.loc[np.asarray(where), "path"]:
@@ -170,7 +170,7 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
             yield "amber", "missing file", missing.iloc[0], "", finding, "correct its paths"
     for cell, count in data.other_boxes.items():
         finding = f"{count} boxes of the class {cell!r} in boxes.csv are not used"
-        yield "info", "other class of boxes", "", "", finding, "name fractures fracture"
+        yield "info", "other class of boxes", "", "", finding, "if fractures, name them fracture"
     for path in data.files["path"]:
         is_read = path in ("images.csv", "boxes.csv")
         if not is_read and re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path):

@@ -127,7 +127,8 @@ def topics(results: Any) -> dict[str, list[str]]:
         tests = comparison.against(results.comparisons, best["model"], OUT_OF_FOLD)
         folds = f"{counted(best['n'], 'image')} in {results.cross_validation['fold'].max()} folds"
         claim = "the highest" if others else "a"
-        note = "; the lower limit is corrected for the selection" if others else ""
+        corrected = others and np.isfinite(best["auc_low"])
+        note = "; the lower limit is corrected for the selection" if corrected else ""
         auc = f"mean out-of-fold AUC of {estimate(best, 'auc')}"
         cross_validation.append(f"{best['model']} has {claim} {auc} on {folds}{note}.")
         if len(tests):
@@ -206,10 +207,11 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
         f"{layers[depth]} fine-tuned for {counted(epochs[model], 'epoch')}" if depth else "frozen"
         for model, depth in rows["fine_tune_depth"].items()
     ]
+    boxes = rows["boxes"].map(", learned from the boxes of {:,.0f} images".format)
     copies = rows["augmented_copies"].map("{:g} of each training image".format)
     facts = {
         "Backbone": pd.Series(backbones, rows.index),
-        "Head": rows["head"] + rows["boxes"].map(", {:,.0f} training images with boxes".format),
+        "Head": rows["head"] + boxes,
         "Augmented copies": copies.mask(rows["fine_tune_depth"] == "all", "new ones each epoch"),
         "Input size": rows["input_size"].map("{:g} px".format),
     }

@@ -235,7 +235,7 @@ def environment() -> dict[str, str]:
 
 
 def import_keras() -> ModuleType:
-    """Keras for the notebook: quiet and, on the CPU: the GPU memory is for training."""
+    """Keras for the notebook: quiet, and on the CPU, because the trainings need the GPU memory."""
     for name, value in (DEFAULTS | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
         os.environ.setdefault(name, value)
     from IPython import get_ipython
