@@ -1,5 +1,8 @@
 """Every test starts without FRACTURE_* variables, in an empty working folder of its own."""
 
+# ruff: noqa: I001
+import fracture_utils  # noqa: F401  (first, because it limits the threads of NumPy)
+
 import gc
 import os
 

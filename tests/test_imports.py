@@ -1,7 +1,10 @@
 """A module imports only from modules above it in the map of fracture_utils/__init__.py."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -112,3 +115,17 @@ def test_every_folder_of_the_package_is_installed():
     ]
     patterns = project["tool"]["setuptools"]["package-data"]["fracture_utils"]
     assert all(any(path.match(pattern) for pattern in patterns) for path in data)
+
+
+@pytest.mark.parametrize("variable", [None, "2"])
+def test_matrix_products_have_one_thread_unless_the_variable_is_set(variable):
+    """`python -m fracture_utils` imports the package before NumPy."""
+    name = "OPENBLAS_NUM_THREADS"
+    others = {key: value for key, value in os.environ.items() if key != name}
+    code = f"import fracture_utils.tables, os; print(os.environ['{name}'])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+        env=others | ({name: variable} if variable else {}),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == (variable or "1")
