@@ -1,5 +1,5 @@
 """Seconds of `python -m fracture_utils predict` from a cold start, for one image and for many,
-beside the forward pass of the same models: `python benchmarks/predict.py IMAGES [ROUNDS]`.
+beside the forward pass of the same model: `python benchmarks/predict.py IMAGES [ROUNDS]`.
 
 Uses the models in FRACTURE_MODELS_DIR. Prints medians, and the cost of a further image as a
 multiple of the forward pass (same process, same batches, pixels already in memory).
@@ -33,17 +33,15 @@ def seconds(paths: list[Path], *options: str) -> float:
 
 
 def forward(config: Config, paths: list[Path]) -> float:
-    """Of all models over the same images in memory, after a warm-up."""
-    predictor, total = Predictor(config), 0.0
-    for name, (model, _) in predictor.models.items():
-        size = predictor.members[name]["input_size"]
-        pixels = np.stack([reader.fit(reader.read(path), size) for path in paths])
-        batch = pixels[..., None].astype(np.float32)
-        model.predict(batch[:64], verbose=0)
-        started = time.perf_counter()
-        model.predict(batch, verbose=0, batch_size=config.batch_size)
-        total += time.perf_counter() - started
-    return total
+    """Of the model over the same images in memory, after a warm-up."""
+    predictor = Predictor(config)
+    (model, _), size = predictor.model, predictor.card["input_size"]
+    pixels = np.stack([reader.fit(reader.read(path), size) for path in paths])
+    batch = pixels[..., None].astype(np.float32)
+    model.predict(batch[:64], verbose=0)
+    started = time.perf_counter()
+    model.predict(batch, verbose=0, batch_size=config.batch_size)
+    return time.perf_counter() - started
 
 
 def main() -> None:

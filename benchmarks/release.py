@@ -18,7 +18,7 @@ from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import CLASS_NAMES, Config, InputError
+from fracture_utils.config import Config, InputError
 from fracture_utils.data import reader
 from fracture_utils.data.generators import ImageBatches
 from fracture_utils.evaluation import calibration
@@ -145,13 +145,12 @@ def quantization(
 
 
 def main(data: str, results: str, models: str) -> None:
-    """Release every model of the run; `predict` uses the one that was selected on validation."""
+    """Release every model of the run, and the name of the one that it selected."""
     config = Config(source="images", data_dir=data, results_dir=results, models_dir=models)
-    members, _ = model_cards.read(config.models_dir)
+    members, selected, _ = model_cards.read(config.models_dir)
     cards = {name: release(name, card, Path(data), config) for name, card in members.items()}
-    selected = calibration.select_model(read(config.results_dir / "predictions.csv"))
-    ensemble = {"members": {selected: cards[selected]["weights_sha256"]}}
-    ensemble |= {"class_names": list(CLASS_NAMES)}
+    digests = {name: card["weights_sha256"] for name, card in cards.items()}
+    ensemble = {"members": digests, "selected": selected}  # without operating point: not scored
     artifacts.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", ensemble)
     for name, card in cards.items():
         size = (RELEASED_DIR / f"{name}.npz").stat().st_size / 1e6

@@ -34,10 +34,10 @@ def predict(
     config = Config(source="phantoms", **settings)  # needs no data folder
     paths, predictor = prediction.find(images, config), prediction.Predictor(config)
     answers, problems = prediction.predict(paths, predictor, heat_maps, output)
-    print(*sentences.answers(answers, predictor.cards), sep="\n")
+    print(*sentences.answers(answers, predictor.card), sep="\n")
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     if predictor.folder != config.models_dir and any(config.models_dir.glob("*.json")):
-        unused = f"The models in {config.models_dir} were trained on phantoms, so others answered"
+        unused = f"The models in {config.models_dir} were trained on phantoms, so another answered"
         sys.stderr.write(f"{unused}. To use them, name their folder with --models-dir.\n")
     return 2 if problems else 0
 
@@ -108,7 +108,7 @@ COMMANDS: dict[str, tuple] = {
     "run": (run, "Execute the notebook.", "--quick", Config.model_fields, {}),
     "audit": (audit, "Audit a data set before training.", "--data-dir my_xrays",
               ("data_dir", "results_dir", "seed", "neighbors"), {"--output": OUTPUT}),
-    "predict": (predict, "Apply trained models to radiographs.", "my_xrays --output answers.csv",
+    "predict": (predict, "Apply a trained model to radiographs.", "my_xrays --output answers.csv",
                 ("results_dir", "models_dir", "precision"),
                 {"images": FILE | {"nargs": "+", "help": "PNG, JPEG, TIFF, BMP or DICOM files, "
                                    "folders or wildcards"},
@@ -128,7 +128,7 @@ COMMANDS: dict[str, tuple] = {
                 "--fractured": {"metavar": "NAME", "help": "folder or label of fractured images"},
                 "--normal": {"metavar": "NAME", "help": "folder or label of normal images"}}),
     "export": (export, "Write models as ONNX files.", "DenseNet121", ("models_dir",),
-               {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: as predict"},
+               {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: that of predict"},
                 "--to": FILE | {"default": Path("exported"), "help": "default: exported"}}),
 }  # fmt: skip
 """Of each command: function, summary, example, its settings and its own arguments."""

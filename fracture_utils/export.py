@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parent / "templates" / "run_onnx.py.txt"
 
 
 def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
-    """Write models (none named: those that `predict` uses) into `folder`; yields a line per model.
+    """Write models (none named: that of `predict`) into `folder`; yields a line per model.
 
     Each becomes <name>.onnx and a card <name>.json, beside run_onnx.py: from "image" uint8
     (n, size, size, 1) and "statistics" float32 (n, 23) to "probability" (calibrated), "logit",
@@ -34,7 +34,7 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
     if missing := [package for package in PACKAGES if not importlib.util.find_spec(package)]:
         raise InputError(f'The export needs {", ".join(missing)}: pip install -e ".[export]".')
     home = model_cards.home(config)
-    for name in dict.fromkeys(names or model_cards.read(home)[0]):
+    for name in dict.fromkeys(names or [model_cards.read(home)[1]]):
         path, target = folder / f"{name}.onnx", folder / f"{name}.json"
         for file in (path, target):
             ours = target.is_file() and "exported" in artifacts.read_json(target)

@@ -20,7 +20,7 @@ from fracture_utils import artifacts, tables
 from fracture_utils.config import FRACTURED, Config, InputError, may_be_image
 from fracture_utils.data import dataset, reader
 from fracture_utils.evaluation import calibration, localization, sentences
-from fracture_utils.evaluation.predictions import ENSEMBLE, KIND_OF
+from fracture_utils.evaluation.predictions import ENSEMBLE
 from fracture_utils.models import backbones, model_cards, ood
 
 CHUNK = 32  # images in memory at once
@@ -30,17 +30,18 @@ SIDE, WIDTH, FONT = 512, 800, 18
 
 
 class Predictor:
-    """The models of the last run, or the released ones; `cards` with the ensemble (if any) last."""
+    """The selected model of the last run, or of the released ones, or the one with this `name`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, name: str = "") -> None:
         self.config, self.folder = config, model_cards.home(config)
-        self.members, ensemble = model_cards.read(self.folder)
-        self.cards = self.members | ({ENSEMBLE: ensemble} if ensemble else {})
+        self.members, selected, self.ensemble = model_cards.read(self.folder)
+        self.name = name or selected
+        self.card = self.members[self.name]
 
     @functools.cached_property
-    def models(self) -> dict[str, tuple[Any, ood.Reference]]:
-        """The Keras models with heat maps, and their reference sets. Their precision is float32
-        unless the setting names another one: 16 bits change probabilities by more than 0.02.
+    def model(self) -> tuple[Any, ood.Reference]:
+        """The Keras model with heat maps, and its reference set. Its precision is float32 unless
+        the setting names another one: 16 bits change probabilities by more than 0.02.
         """
         # Keras would import both, for a second, for functions that are not used here.
         hidden = {name: None for name in ("matplotlib", "sklearn") if name not in sys.modules}
@@ -49,48 +50,31 @@ class Predictor:
 
         for name in hidden:
             del sys.modules[name]
-        named, models = "precision" in self.config.model_fields_set, {}
+        named = "precision" in self.config.model_fields_set
         precision = self.config.precision if named else "float32"
-        for name, card in self.members.items():
-            model = heatmaps.explain(model_cards.load(name, card, self.folder, precision))
-            models[name] = model, ood.read(self.folder / f"{name}.ood.npz")
-        return models
+        model = model_cards.load(self.name, self.card, self.folder, precision)
+        return heatmaps.explain(model), ood.read(self.folder / f"{self.name}.ood.npz")
 
-    def answer(
-        self, images: Mapping[Path, np.ndarray]
-    ) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
-        """The answers about uint8 images (height, width), image by image (the index) and without
-        overlay, and by model the heat map of each image, float32 (GRID, GRID). The logit of the
-        ensemble is the mean of the calibrated ones; the decision is empty if there is a warning.
+    def answer(self, images: Mapping[Path, np.ndarray]) -> tuple[pd.DataFrame, list[np.ndarray]]:
+        """The answers about uint8 images (height, width), a row per image without overlay, and the
+        heat map of each, float32 (GRID, GRID). The decision is empty if there is a warning.
         """
+        card, size, (model, reference) = self.card, self.card["input_size"], self.model
         shapes = np.array([image.shape for image in images.values()])
-        logits, warnings, rates, maps = {}, {}, {}, {}
-        for name, card in self.members.items():
-            size, (model, reference) = card["input_size"], self.models[name]
-            squares = np.stack([reader.fit(image, size) for image in images.values()])
-            inputs = squares[..., None].astype(np.float32)
-            few = len(images) <= FEW
-            outputs = model(inputs) if few else model.predict(inputs, CHUNK, verbose=0)
-            logit, heat_maps, features = map(np.asarray, outputs)
-            logits[name], rates[name] = logit[:, 0].astype(float), ood.rate(reference)
-            warnings[name] = ood.warnings(reference, squares, features, shapes)
-            maps[name] = [reader.unfit(*of, size) for of in zip(heat_maps, shapes, strict=True)]
-        if ENSEMBLE in self.cards:
-            pairs = zip(logits.values(), self.members.values(), strict=True)
-            logits[ENSEMBLE] = np.mean([calibration.calibrated(*pair) for pair in pairs], axis=0)
-            warnings[ENSEMBLE] = [_majority(of) for of in zip(*warnings.values(), strict=True)]
-            scaled = [calibration.calibrated(np.array(maps[n]), c) for n, c in self.members.items()]
-            maps[ENSEMBLE] = [localization.combine(of) for of in zip(*scaled, strict=True)]
-            rates[ENSEMBLE] = 2 * np.mean([*rates.values()])  # a bound for a vote of half of them
-        paths, columns, parts = list(map(str, images)), tables.columns("answers"), []
-        for name, card in self.cards.items():
-            probability = special.expit(calibration.calibrated(logits[name], card))
-            decision = np.where(probability >= card["threshold"], *card["class_names"][::-1])
-            decision = np.where(np.array(warnings[name]) == "", decision, "")
-            values = [paths, name, logits[name], probability, card["threshold"], decision]
-            values += [warnings[name], rates[name]]
-            parts.append(pd.DataFrame(dict(zip(columns, values, strict=False))))
-        return pd.concat(parts).sort_index(kind="stable"), maps
+        squares = np.stack([reader.fit(image, size) for image in images.values()])
+        inputs = squares[..., None].astype(np.float32)
+        few = len(images) <= FEW
+        outputs = model(inputs) if few else model.predict(inputs, CHUNK, verbose=0)
+        logits, heat_maps, features = map(np.asarray, outputs)
+        table = pd.DataFrame({"path": list(map(str, images)), "model": self.name})
+        table["logit"] = logits[:, 0].astype(float)
+        table["probability"] = special.expit(calibration.calibrated(table["logit"], card))
+        decision = np.where(table["probability"] >= card["threshold"], *card["class_names"][::-1])
+        warnings = np.array(ood.warnings(reference, squares, features, shapes))
+        decision = np.where(warnings == "", decision, "")
+        table = table.assign(threshold=card["threshold"], decision=decision, warning=warnings)
+        maps = [reader.unfit(*of, size) for of in zip(heat_maps, shapes, strict=True)]
+        return table.assign(warning_rate=ood.rate(reference)), maps
 
 
 def find(names: Sequence[Path], config: Config) -> list[Path]:
@@ -120,7 +104,7 @@ def predict(
 ) -> tuple[pd.DataFrame, list[str]]:
     """The answers table, also written to `output` (None: answers.csv in results_dir), and a
     sentence per file that cannot be read; `draw` (None: if there are few) writes each image
-    beside the heat map of the last card.
+    beside its heat map.
     """
     folder, few = predictor.config.results_dir, len(paths) <= sentences.MOST_LISTED
     draw, output = few if draw is None else draw, output or folder / "answers.csv"
@@ -143,26 +127,26 @@ def predict(
             if images:
                 with backbones.quiet():
                     table, maps = predictor.answer(images)
+                overlays: str | list[str] = ""
                 if draw:
-                    rows = [part for _, part in table.groupby(level=0)]
-                    name, card = list(predictor.cards.items())[-1]
-                    write = functools.partial(_draw, card=card, folder=folder / "answers")
-                    overlays = list(pool.map(write, images, images.values(), maps[name], rows))
-                parts.append(table.assign(overlay=np.array(overlays)[table.index] if draw else ""))
+                    write = functools.partial(_draw, card=predictor.card, folder=folder / "answers")
+                    rows = table.to_dict("records")
+                    overlays = list(pool.map(write, images, images.values(), maps, rows))
+                parts.append(table.assign(overlay=overlays))
         table = pd.concat(parts[1:] or parts, ignore_index=True)
         digits = f"%.{artifacts.DIGITS}g"
         table.to_csv(temporary, index=False, lineterminator="\n", float_format=digits)
     return table, problems
 
 
-def _draw(path: Path, image: np.ndarray, heat_map, rows: pd.DataFrame, card, folder: Path) -> str:
-    """Write an image beside its heat map, above the answers, which are text chunks, too."""
+def _draw(path: Path, image: np.ndarray, heat_map, row: Mapping, card, folder: Path) -> str:
+    """Write an image beside its heat map, above the answer, whose values are text chunks, too."""
     stem = path.stem.encode()[:100].decode(errors="ignore")  # a name has at most 255 bytes
     target = folder / f"{stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
     small = np.asarray(ImageOps.contain(Image.fromarray(image), (SIDE, SIDE)))
-    heat_map = localization.relative_to_threshold(heat_map, rows["probability"].iloc[-1], card)
+    heat_map = localization.relative_to_threshold(heat_map, row["probability"], card)
     panels = np.hstack([np.dstack([small] * 3), localization.overlay(small, heat_map)])
-    lines = [*sentences.answer(rows), sentences.DIAGNOSIS]
+    lines = [*sentences.answer(row), sentences.DIAGNOSIS]
     width, information = max(panels.shape[1], WIDTH), PngInfo()
     text = "\n".join(textwrap.fill(line, 2 * width // FONT) for line in lines)
     height = small.shape[0] + 3 * FONT // 2 * (text.count("\n") + 2)
@@ -171,21 +155,15 @@ def _draw(path: Path, image: np.ndarray, heat_map, rows: pd.DataFrame, card, fol
     position, font = (FONT, small.shape[0] + FONT), ImageFont.load_default(FONT)
     ImageDraw.Draw(drawn).multiline_text(position, text, "white", font, spacing=FONT // 3)
     for name in ("model", "probability", "threshold", "decision", "warning"):
-        information.add_text(name.capitalize(), str(rows[name].iloc[-1]))
+        information.add_text(name.capitalize(), str(row[name]))
     information.add_text("Purpose", sentences.DIAGNOSIS)
     with artifacts.replacing(target) as temporary:  # the default compression takes twice as long
         drawn.save(temporary, compress_level=1, pnginfo=information)
     return str(target)
 
 
-def _majority(warnings: Sequence[str]) -> str:
-    """The check that most models name, where at least half of the models warn."""
-    checks = [check for check in warnings if check]
-    return max(checks, key=checks.count) if 2 * len(checks) >= len(warnings) else ""
-
-
 def external_test(config: Config) -> Any:
-    """Score the models of models_dir, or all released ones, on the labeled images of data_dir with
+    """Score the models of models_dir, or the released ones, on the labeled images of data_dir with
     the calibration, thresholds and selected model of the cards, and draw the figures.
     """
     from fracture_utils import plots  # these take seconds
@@ -197,25 +175,24 @@ def external_test(config: Config) -> Any:
     source = config.data_dir.resolve()
     results.check_target(config.results_dir, source)
     run_lock = artifacts.lock(config.results_dir)
-    predictor, data = Predictor(config), dataset.load(config, external=True)
-    selected, card = list(predictor.cards)[-1], next(iter(predictor.members.values()))
-    if predictor.folder == model_cards.RELEASED_DIR:  # predict needs the selected one only
-        predictor.members = predictor.cards = model_cards.cards_in(predictor.folder)
-    paths, answers, heat_maps = data.images["path"], [], {name: {} for name in predictor.cards}
+    selected, data = Predictor(config), dataset.load(config, external=True)
+    card, predictors = selected.card, [Predictor(config, name) for name in selected.members]
+    paths, answers, heat_maps = data.images["path"], [], {name: {} for name in selected.members}
     for start in tqdm(range(0, len(paths), CHUNK), "Scoring images", delay=3):
         images = {path: reader.read(source / path) for path in paths[start : start + CHUNK]}
-        with backbones.quiet():
-            table, maps = predictor.answer(images)
-        answers.append(table)
-        for name, of in maps.items():
-            heat_maps[name] |= dict(zip(images, of, strict=True))
+        for predictor in predictors:
+            with backbones.quiet():
+                table, maps = predictor.answer(images)
+            answers.append(table)
+            heat_maps[predictor.name] |= dict(zip(images, maps, strict=True))
     table = pd.concat(answers, ignore_index=True)
-    own = table[table["model"] == selected]
+    own = table[table["model"] == selected.name]
     about = data.images.drop(columns=["width", "height", "bit_depth", "sha256"])
     about["out_of_distribution"] = np.where(own["warning"] == "", "0", "1")
     predictions = table[["path", "model", "logit", "probability"]].merge(about, on="path")
-    predictions["kind"] = [KIND_OF.get(name, "network") for name in predictions["model"]]
-    rows = pd.DataFrame([{"model": name} | card for name, card in predictor.cards.items()])
+    predictions["kind"] = "network"
+    cards = selected.members | ({ENSEMBLE: selected.ensemble} if selected.ensemble else {})
+    rows = pd.DataFrame([{"model": name} | card for name, card in cards.items()])
     counts = {name: card[name] for name in ("training", "validation") if name in card}
     fitted = counts.get("validation") or counts.get("training", {"images": 0, "fractured": 0})
     points = rows.reindex(columns=tables.columns("operating_points")).assign(
@@ -223,14 +200,14 @@ def external_test(config: Config) -> Any:
     )
     networks = rows[rows["model"] != ENSEMBLE].reindex(columns=tables.columns("networks"))
     scored = results.evaluate(
-        predictions, config, data.boxes, heat_maps, points, selected,
+        predictions, config, data.boxes, heat_maps, points, selected.name,
         images=data.images, audit=audit.run(data, config.seed),
         networks=networks.assign(status="trained", reason="").dropna(axis=1, how="all"),
     )  # fmt: skip
     shares = {name: of["fractured"] / of["images"] for name, of in counts.items()}
     shares["test"] = float((data.images["label"] == FRACTURED).mean())
     external = {
-        "models_dir": str(predictor.folder),
+        "models_dir": str(selected.folder),
         "trained_on": card.get("trained_on", "images that their cards do not name"),
         "prevalence": shares,
         "warnings": int((own["warning"] != "").sum()),

@@ -74,7 +74,7 @@ def write(results: Results, folder: Path) -> Path:
         "metrics": LEADERBOARD,
         "cards": _cards(results, models),
         "findings": found.drop_duplicates(checks).fillna("").to_dict("records"),
-        "cautions": {sentences.heat_map_caution(results.localization, m) for m in models} - {""},
+        "caution": sentences.heat_map_caution(results.localization, results.selected),
         "front": [figure for figure in figures if figure["name"] in IN_FRONT],
         "figures": [figure for figure in figures if figure["name"] not in IN_FRONT],
         "details": {

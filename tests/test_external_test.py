@@ -30,16 +30,18 @@ def test_a_labeled_folder_is_scored_with_the_cards_alone(capsys):
     assert main(["evaluate", folder(), "--output", "out", "--quick"]) == 0
     text = capsys.readouterr().out
     results = Results.load(Path("out"))
-    assert results.selected == ENSEMBLE and results.run["selected_on"] == "model card"
+    assert results.selected == "MobileNet" and results.run["selected_on"] == "model card"
     assert set(results.scores["model"]) == {"MobileNet", "VGG16", ENSEMBLE, "Majority class"}
     points = results.operating_points.set_index("model")
-    assert points["threshold"].eq(0.4).all() and points["intercept"].eq(0.2).all()
+    assert dict(points["threshold"]) == {"MobileNet": 0.4, "VGG16": 0.4, ENSEMBLE: 0.3}
     assert points["n"].eq(30).all() and points["positives"].eq(18).all()
-    called = results.predictions["probability"] >= 0.4
-    assert results.predictions["decision"].eq("fractured").equals(called)
-    assert set(results.images["split"]) == {"test"} and len(results.localization) == 3
+    table = results.predictions
+    called = table["probability"] >= table["model"].map(points["threshold"])
+    assert points["intercept"].eq(0.2).all() and table["decision"].eq("fractured").equals(called)
+    assert set(results.images["split"]) == {"test"}
+    assert list(results.localization["model"]) == ["MobileNet", "VGG16"]
     assert results.history.empty and len(results.most_confident_errors)
-    assert f"{ENSEMBLE}, selected before this external test, has a test AUC of" in text
+    assert "MobileNet, selected before this external test, has a test AUC of" in text
     assert "The models were trained on other images;" in text
     assert "50.0 % in training, 60.0 % in validation and 33.3 % in test" in text
     assert (
@@ -55,6 +57,22 @@ def test_a_labeled_folder_is_scored_with_the_cards_alone(capsys):
         assert words in page
     assert "selected on the validation" not in page and "the same source" not in page
     assert Path("out/figures/sample_predictions.png").is_file()
+
+
+def test_the_ensemble_is_the_mean_of_the_calibrated_logits_and_needs_a_card(monkeypatch, capsys):
+    assert main(["evaluate", folder(), "--output", "out", "--quick"]) == 0
+    table = Results.load(Path("out")).predictions
+    logits = table.pivot(index="path", columns="model", values=["logit", "probability"])
+    mean = logits["logit"][["MobileNet", "VGG16"]].mean(axis=1) + 0.2
+    np.testing.assert_allclose(logits["logit"][ENSEMBLE].astype(float), mean, rtol=1e-4)
+    probability = special.expit(mean.astype(float) + 0.2)
+    np.testing.assert_allclose(logits["probability"][ENSEMBLE].astype(float), probability, 1e-4)
+    monkeypatch.setattr(Predictor, "ensemble", None)
+    assert main(["evaluate", "my_xrays", "--output", "without", "--quick"]) == 0
+    assert set(Results.load(Path("without")).predictions["model"]) == {"MobileNet", "VGG16"}
+    command = ["evaluate", "without/predictions.csv", "--results-dir", "again", "--quick"]
+    assert main(command) == 0
+    assert set(Results.load(Path("again")).predictions["model"]) == {"MobileNet", "VGG16"}
 
 
 def test_its_predictions_are_scored_again_alike_and_its_folder_serves_no_other_test(capsys):

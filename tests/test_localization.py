@@ -189,27 +189,6 @@ def test_a_plateau_peaks_at_its_center_and_a_flat_map_is_empty():
     assert localization.energy(np.full(GRID, -7.3, np.float16), inside) == inside.mean()
 
 
-def standard(values):
-    return (values - values.mean()) / values.std()
-
-
-def test_the_ensemble_map_is_the_mean_of_standardized_maps_on_their_mean_scale():
-    random = np.random.default_rng(0)
-    one, other = random.normal(size=(2, 64, 64))
-    both = localization.combine([100 * one + 5, other])
-    np.testing.assert_allclose(standard(both), standard(standard(one) + standard(other)), atol=1e-4)
-    assert both.mean() == pytest.approx((100 * one.mean() + 5 + other.mean()) / 2, rel=1e-4)
-    np.testing.assert_allclose(localization.combine([3 * one - 2] * 3), 3 * one - 2, atol=1e-4)
-    flat = localization.combine([one, np.ones(GRID)])
-    np.testing.assert_allclose(standard(flat), standard(one), atol=1e-4)
-    maps = {name: {"1": one, "2": other} for name in "ABC"}
-    points = {name: {"slope": 2.0, "intercept": -1.0} for name in "ABC"}
-    result = localization.ensemble_maps(maps, points)
-    assert list(result) == ["A", "B", "C", "Ensemble"]
-    np.testing.assert_allclose(result["Ensemble"]["2"], 2 * other - 1, atol=1e-4)
-    assert list(localization.ensemble_maps({"A": maps["A"]}, points)) == ["A"]
-
-
 def test_a_map_relative_to_the_threshold_peaks_at_the_log_odds_of_its_image():
     heat, point = np.array([[-1.0, 4.0], [3.0, 0.0]]), {"slope": 0.5, "threshold": 0.5}
     above = localization.relative_to_threshold(heat, special.expit(2), point)

@@ -96,7 +96,6 @@ def test_damaged_files_and_values_that_are_not_finite_are_refused(tmp_path):
 NAMES = ("VGG16", "MobileNet")
 POINT = {"slope": 1.0, "intercept": 0.5, "threshold": 0.3, "rule": "Youden's J"}
 POINT |= {"threshold_low": 0.2, "threshold_high": 0.4}
-POINT |= {"threshold_low": 0.2, "threshold_high": 0.4}
 
 
 @pytest.fixture
@@ -110,20 +109,21 @@ def run(tmp_path):
     networks.loc[2, "status"] = "failed"
     models = [*NAMES, "Ensemble"]
     points = pd.DataFrame([POINT | {"model": name} for name in models])
-    localization = pd.DataFrame({"model": models, "assessment": "above the controls"})
+    localization = pd.DataFrame({"model": NAMES, "assessment": "above the controls"})
     splits = ["train", "train", "train", "validation", "validation", "test"]
     labels = ["fractured", "normal", "normal", "fractured", "normal", "normal"]
     images = pd.DataFrame({"split": splits, "label": labels})
     return config, types.SimpleNamespace(
-        networks=networks, operating_points=points, localization=localization, images=images
-    )
+        networks=networks, operating_points=points, localization=localization, images=images,
+        selected="MobileNet",
+    )  # fmt: skip
 
 
 def test_a_card_has_what_training_and_evaluation_measured(run):
     config, results = run
     model_cards.save(results, config)
-    cards, ensemble = model_cards.read(config.models_dir)
-    assert list(cards) == list(NAMES)
+    cards, selected, ensemble = model_cards.read(config.models_dir)
+    assert (list(cards), selected) == (list(NAMES), "MobileNet")
     expected = POINT | {"class_names": ["normal", "fractured"], "source": "phantoms"}
     expected |= {"heat_map_caution": "", "trained_on": "phantoms"}
     expected |= {"training": {"images": 3, "fractured": 1}}
@@ -134,8 +134,8 @@ def test_a_card_has_what_training_and_evaluation_measured(run):
     results.operating_points = results.operating_points.iloc[:2]
     results.localization = results.localization.iloc[:0]
     model_cards.save(results, config)
-    cards, ensemble = model_cards.read(config.models_dir)
-    assert ensemble is None
+    cards, selected, ensemble = model_cards.read(config.models_dir)
+    assert (selected, ensemble) == ("MobileNet", None)
     assert cards["VGG16"]["heat_map_caution"]  # unchecked
 
 
@@ -146,9 +146,12 @@ def test_only_models_of_the_last_run_are_read_and_an_ensemble_needs_all_members(
     complete = artifacts.read_json(path)
     for members in ({"VGG16": "another digest"}, {"DenseNet121": "missing"}):
         artifacts.write_json(path, complete | {"members": complete["members"] | members})
-        assert model_cards.read(config.models_dir)[1] is None
+        assert model_cards.read(config.models_dir)[1:] == ("MobileNet", None)
     artifacts.write_json(path, complete | {"members": {"VGG16": "digest of VGG16"}})
-    assert list(model_cards.read(config.models_dir)[0]) == ["VGG16"]
+    with pytest.raises(InputError, match=r"no card MobileNet\.json in .*Run the notebook first"):
+        model_cards.read(config.models_dir)
+    artifacts.write_json(path, {"members": {"VGG16": "digest of VGG16"}})  # of an older version
+    assert model_cards.read(config.models_dir)[1:] == ("VGG16", None)
     path.unlink()
     assert sorted(model_cards.read(config.models_dir)[0]) == sorted(NAMES)
 

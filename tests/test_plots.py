@@ -291,6 +291,7 @@ def test_heat_maps_are_on_one_scale_transparent_below_the_threshold(run, draw, m
     tops = {top for _, top in drawn}
     assert len(tops) == 1
     titles = [ax.get_title() for ax in chart.axes[::2] if ax.get_title()]
+    titles = [title for title in titles if title.startswith(run.selected)]  # others have no map
     called = np.array(["positive" in title for title in titles])
     peaks = np.array([above.max() for above, _ in drawn])
     assert len(peaks) == len(called) and ((peaks >= 0) == called).all()

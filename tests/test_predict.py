@@ -120,7 +120,7 @@ def test_photographs_get_a_warning_and_no_decision(trained, answered, paths, tmp
     table, _ = predict.predict([china, flower, tall], predictor)
     assert set(table["warning"]) <= set(ood.WEIGHTS)
     assert set(table["decision"]) == {""}
-    text = list(sentences.answers(table, predictor.cards))
+    text = list(sentences.answers(table, predictor.card))
     flagged = f"  No decision: out of distribution ({table['warning'][0]})"
     assert text[1].startswith(flagged)
 
@@ -148,34 +148,34 @@ def test_models_answer_in_float32_unless_a_precision_is_named(trained, monkeypat
             monkeypatch.setenv(name, value)
         config = Config(source="phantoms", models_dir=trained[0].models_dir)
         with pytest.raises(ZeroDivisionError):
-            predict.Predictor(config).models  # noqa: B018
+            predict.Predictor(config).model  # noqa: B018
     assert precisions == ["float32", "auto", "mixed_bfloat16"]
 
 
-def test_the_ensemble_is_the_mean_of_the_calibrated_logits(predictor, paths):
-    card = predictor.members["MobileNet"]
-    other = card | {"slope": 1 / 3, "intercept": 0.0, "threshold": 0.9}
-    predictor.models["Other"] = predictor.models["MobileNet"]
-    predictor.members = {"MobileNet": card, "Other": other}
-    ensemble = card | {"slope": 0.5, "intercept": 0.0, "threshold": 0.5}
-    predictor.cards = predictor.members | {"Ensemble": ensemble}
+def test_the_selected_model_alone_answers(trained, paths, tmp_path):
+    """Of two trained models; the other one where its name is given."""
+    folder = tmp_path / "models"
+    shutil.copytree(trained[0].models_dir, folder)
+    card = artifacts.read_json(folder / "MobileNet.json")
+    ensemble = {"members": dict.fromkeys(("VGG16", "MobileNet"), card["weights_sha256"])}
+    artifacts.write_json(folder / "VGG16.json", card | {"model": "VGG16", "intercept": 9.0})
+    config = trained[0].model_copy(update={"models_dir": folder})
+    for selected, first in (({"selected": "MobileNet"}, "MobileNet"), ({}, "VGG16")):
+        artifacts.write_json(folder / "Ensemble.json", ensemble | selected)
+        predictor = predict.Predictor(config)
+        assert (predictor.name, predictor.card["model"]) == (first, first)
+        assert predict.Predictor(config, "VGG16").card["intercept"] == 9
+    artifacts.write_json(folder / "Ensemble.json", ensemble | {"selected": "MobileNet"})
+    predictor = predict.Predictor(config)
     table, maps = predictor.answer({path: reader.read(path) for path in paths[:3]})
-    assert list(table["path"][::3]) == list(map(str, paths[:3]))
-    logits = {name: rows["logit"].to_numpy() for name, rows in table.groupby("model")}
-    mean = (calibration.calibrated(logits["MobileNet"], card) + logits["Other"] / 3) / 2
-    np.testing.assert_allclose(logits["Ensemble"], mean, rtol=1e-6)
-    rows = table[table["model"] == "Ensemble"]
-    np.testing.assert_allclose(rows["probability"], special.expit(mean / 2), rtol=1e-6)
-    assert {name: len(of) for name, of in maps.items()} == dict.fromkeys(predictor.cards, 3)
-    assert {heat_map.shape for of in maps.values() for heat_map in of} == {(reader.GRID,) * 2}
-
-
-def test_a_warning_of_the_ensemble_needs_half_of_its_members():
-    gray, content = ood.WEIGHTS
-    assert predict._majority([content, gray, content, "", "", ""]) == content
-    assert predict._majority([content, gray, "", "", ""]) == ""
-    assert predict._majority(["", content]) == content
-    assert predict._majority(["", ""]) == ""
+    assert list(table["path"]) == list(map(str, paths[:3]))
+    assert set(table["model"]) == {"MobileNet"}
+    calibrated = calibration.calibrated(table["logit"], card)
+    np.testing.assert_allclose(table["probability"], special.expit(calibrated), rtol=1e-6)
+    assert [heat_map.shape for heat_map in maps] == [(reader.GRID, reader.GRID)] * 3
+    artifacts.write_json(folder / "Ensemble.json", ensemble | {"selected": "Xception"})
+    with pytest.raises(InputError, match=r"no card Xception\.json in .*Run the notebook first"):
+        predict.Predictor(config)
 
 
 @pytest.mark.parametrize("name", ["MobileNet.json", "MobileNet.ood.npz", "MobileNet.weights.h5"])
@@ -198,7 +198,7 @@ def test_few_images_are_answered_as_many_are(predictor, paths):
     many, maps = predictor.answer(images)
     few, few_maps = predictor.answer(dict(list(images.items())[:2]))
     pd.testing.assert_frame_equal(few, many.loc[:1], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(few_maps["MobileNet"], maps["MobileNet"][:2], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(few_maps, maps[:2], rtol=1e-3, atol=1e-3)
 
 
 def test_one_answer_imports_neither_training_nor_statistics():

@@ -39,8 +39,9 @@ def outputs(name, images):
 
 
 def test_the_files_are_complete_and_small_and_the_cards_state_their_origin():
-    cards, ensemble = model_cards.read(RELEASED_DIR)
-    assert (list(cards), ensemble) == (["DenseNet121"], None)  # the selected model alone
+    assert model_cards.read(RELEASED_DIR) == (CARDS, "DenseNet121", None)
+    record = artifacts.read_json(RELEASED_DIR / "Ensemble.json")
+    assert record["members"] == {name: card["weights_sha256"] for name, card in CARDS.items()}
     sizes = [path.stat().st_size for path in RELEASED_DIR.iterdir()]
     assert sum(sizes) < 100e6
     assert max(sizes) < 45e6

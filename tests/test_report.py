@@ -358,7 +358,9 @@ def test_error_cards_are_filtered_and_show_image_heat_map_and_box(browser, run):
         assert sum(card.is_displayed() for card in cards) == wanted.sum()
         assert browser.find_element("id", "shown").text == f"{wanted.sum()} of {len(errors)}"
     images = [card.find_elements("css selector", "img") for card in cards]
-    assert all(len(pair) == 2 and pair[0].rect == pair[1].rect for pair in images)
+    own = errors["model"].sort_values(key=lambda _: errors["outcome"], kind="stable")
+    assert [len(pair) - 1 for pair in images] == [int(model == run.selected) for model in own]
+    assert all(pair[0].rect == pair[-1].rect for pair in images)
     script = "return arguments[0].complete && arguments[0].naturalWidth > 0"
     assert all(browser.execute_script(script, img) for pair in images for img in pair)
     boxed = errors["path"].isin(run.boxes["path"]).sum()
@@ -366,9 +368,9 @@ def test_error_cards_are_filtered_and_show_image_heat_map_and_box(browser, run):
     slider = browser.find_element("id", "opacity")
     for key, wanted in ((Keys.HOME, 0), (Keys.END, 1), (Keys.ARROW_LEFT, 0.95)):
         slider.send_keys(key)
-        shown = {pair[1].value_of_css_property("opacity") for pair in images}
+        shown = {pair[1].value_of_css_property("opacity") for pair in images if pair[1:]}
         assert [float(value) for value in shown] == [wanted]
-    caution = sentences.heat_map_caution(run.localization, "Ensemble")
+    caution = sentences.heat_map_caution(run.localization, run.selected)
     assert caution in browser.find_element("id", "errors").text
 
 

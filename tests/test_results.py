@@ -50,7 +50,7 @@ def test_a_run_has_every_table_its_ensemble_and_its_selected_model(run):
     assert run.run["selected_on"] == "validation"
     assert set(run.most_confident_errors["model"]) <= {"DenseNet121", "Ensemble"}
     assert set(run.subgroups["model"]) == {"DenseNet121"}
-    assert "Ensemble" in set(run.localization["model"])
+    assert set(run.localization["model"]) == {*evaluated.WORTH}
 
 
 def test_the_record_of_a_run(run):
@@ -69,7 +69,7 @@ def test_what_is_saved_is_loaded_and_written_again_without_a_change(run, tmp_pat
     assert loaded.conclusions == run.conclusions
     assert loaded.images_dir == run.images_dir  # for the figures of images
     pd.testing.assert_frame_equal(loaded.boxes, run.boxes, check_dtype=False)
-    assert set(loaded.heat_maps) == {run.selected, "Ensemble"}
+    assert set(loaded.heat_maps) == {run.selected}
     for model, maps in loaded.heat_maps.items():
         assert list(maps) == list(run.heat_maps[model])
         for path, heat_map in maps.items():

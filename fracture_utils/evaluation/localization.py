@@ -4,7 +4,7 @@ A heat map is an array (rows, columns) that covers its image; heat_maps[model][p
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,7 @@ from scipy import special
 
 from fracture_utils import tables
 from fracture_utils.config import FRACTURED
-from fracture_utils.evaluation.calibration import calibrated
 from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample, with_limits
-from fracture_utils.evaluation.predictions import ENSEMBLE
 
 HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
 """By model, then by path: float32 (rows, columns)."""
@@ -28,30 +26,6 @@ OPACITY, OPAQUE, SMALLEST_TOP = 0.7, 0.25, 3.0
 top of this scale, at least.
 """
 FLAT = 1e-5  # share of its largest value within which a map is flat, as interpolation has ripples
-
-
-def ensemble_maps(heat_maps: HeatMaps, points: Mapping[str, Mapping]) -> HeatMaps:
-    """The heat maps and, if there are several models, those of the Ensemble; `points` has slope and
-    intercept by model.
-    """
-    if len(heat_maps) < 2:
-        return heat_maps
-    means = {
-        path: combine([calibrated(maps[path], points[name]) for name, maps in heat_maps.items()])
-        for path in next(iter(heat_maps.values()))
-    }
-    return {**heat_maps, ENSEMBLE: means}
-
-
-def combine(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of calibrated heat maps of one image, all of the same weight: each standardized, and
-    the result brought back to the average of their means and standard deviations.
-    """
-    stack = np.asarray(maps, np.float32)
-    mean, spread = stack.mean((1, 2), keepdims=True), stack.std((1, 2), keepdims=True)
-    flat = spread <= FLAT * np.abs(stack).max((1, 2), keepdims=True)
-    standard = (stack - mean) / np.where(flat, np.inf, spread)
-    return mean.mean() + spread.mean() * standard.mean(0)
 
 
 def relative_to_threshold(heat_map: np.ndarray, probability: float, point: Mapping) -> np.ndarray:

@@ -37,7 +37,7 @@ BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 class Results:
     """The tables of a run by name (see columns.csv; empty where not available) and how they came
     about: `run` is run.json, `selected` the model that figures and report emphasize. Boxes, and the
-    heat maps of the selected model and of the ensemble, are saved in the cache of `folder`.
+    heat maps of the selected model, are saved in the cache of `folder`.
     """
 
     run: dict[str, Any]
@@ -78,11 +78,9 @@ class Results:
             tables.write(folder, name, getattr(self, name))
         tables.write(folder, "columns", tables.dictionary())
         artifacts.write_text(folder / "conclusions.txt", "\n".join(self.conclusions) + "\n")
-        shown = {m: of for m, of in self.heat_maps.items() if m in (self.selected, ENSEMBLE)}
-        if shown:
-            arrays = {m: np.array([*of.values()], np.float16) for m, of in shown.items()}
-            arrays["paths"] = np.array([*next(iter(shown.values()))])
-            artifacts.write_arrays(folder / HEAT_MAPS, **arrays)
+        if maps := self.heat_maps.get(self.selected):
+            arrays = {self.selected: np.array([*maps.values()], np.float16)}
+            artifacts.write_arrays(folder / HEAT_MAPS, paths=np.array([*maps]), **arrays)
             artifacts.write_csv(folder / SAVED_BOXES, self.boxes)
         self.run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         artifacts.write_json(folder / "run.json", self.run)
@@ -129,7 +127,7 @@ def evaluate(
     Calibration, thresholds and the selected model come from out-of-fold or validation rows;
     without these, the network with the highest test AUC is selected. With networks, their ensemble
     is added. In an external test, `operating_points` and the `selected` model are those of the
-    model cards.
+    model cards, and the ensemble is added where it has an operating point.
     """
     known = {name: tables.empty(name) for name in TABLES} | given
     images, networks = known["images"], known["networks"]
@@ -143,10 +141,10 @@ def evaluate(
         return operating_points if external else calibration.fit(rows, config.target_sensitivity)
 
     points = fit(predictions)
-    ensemble = predictions.head(0) if external else calibration.ensemble(predictions, points)
-    if len(trained) and len(ensemble):
+    ensemble = calibration.ensemble(predictions, points)
+    if len(ensemble) and (ENSEMBLE in set(points["model"]) if external else len(trained)):
         predictions = pd.concat([predictions, ensemble], ignore_index=True)
-        points = pd.concat([points, fit(ensemble)], ignore_index=True)
+        points = points if external else pd.concat([points, fit(ensemble)], ignore_index=True)
     predictions = calibration.apply(predictions, points)
     scores = metrics.scores(predictions, initialization, *sampling)
     ranked = scores[scores["kind"] != "reference"]
@@ -173,9 +171,6 @@ def evaluate(
         patients = calibration.apply(patients, fit(patients))
         known["scores_by_patient"] = metrics.scores(patients, initialization, *sampling)
     maps, boxes = heat_maps or {}, BOXES if boxes is None else boxes
-    if operating_points is None:
-        by_model = points.set_index("model").to_dict("index")
-        maps = localization.ensemble_maps(maps, by_model)
     randomized = dict(trained.get("randomized_correlation", {}))
     known["localization"] = localization.table(maps, images, boxes, randomized, *sampling)
 

@@ -287,32 +287,27 @@ def heat_map_caution(localization: pd.DataFrame, model: str) -> str:
     return "" if good else f"Do not use these heat maps for localization. {_pointing(rows[0])}"
 
 
-def answer(rows: pd.DataFrame) -> list[str]:
-    """The answers of all models about one image; where the last has a warning, no decision."""
-    last, lines = rows.iloc[-1], []
-    if last["warning"]:
-        rate = f"{100 * last['warning_rate']:.2g} % of in-distribution images are flagged"
-        lines.append(f"No decision: out of distribution ({last['warning']}). At most {rate}.")
-    for row in rows.itertuples():
-        decision = f"{row.decision}, " if row.decision and not last["warning"] else ""
-        numbers = f"probability {row.probability:.3f}, threshold {row.threshold:.3f}"
-        lines.append(f"{row.model}: {decision}{numbers}")
-    return lines
+def answer(row: Mapping) -> list[str]:
+    """The answer about one image; with a warning, no decision."""
+    numbers = f"probability {row['probability']:.3f}, threshold {row['threshold']:.3f}"
+    if not row["warning"]:
+        return [f"{row['model']}: {row['decision']}, {numbers}"]
+    rate = f"{100 * row['warning_rate']:.2g} % of in-distribution images are flagged"
+    warning = f"No decision: out of distribution ({row['warning']}). At most {rate}."
+    return [warning, f"{row['model']}: {numbers}"]
 
 
-def answers(table: pd.DataFrame, cards: Mapping[str, Mapping]) -> list[str]:
-    """The answers table as lines of text, then what the `cards` of the models state."""
-    lines, images = [], table.groupby("path", sort=False)
-    if images.ngroups > MOST_LISTED:
-        decisions = images["decision"].last().replace("", "out of distribution").value_counts()
+def answers(table: pd.DataFrame, card: Mapping) -> list[str]:
+    """The answers table as lines of text, then what the card of the model states."""
+    lines = []
+    if len(table) > MOST_LISTED:
+        decisions = table["decision"].replace("", "out of distribution").value_counts()
         counts = ", ".join(f"{count:,} {decision}" for decision, count in decisions.items())
-        lines.append(f"{counted(images.ngroups, 'image')}: {counts}.")
-    for path, rows in images if not lines else ():
-        overlay = [rows["overlay"].iloc[-1]] if rows["overlay"].iloc[-1] else []
-        lines += [str(path), *(f"  {line}" for line in [*answer(rows), *overlay])]
-    initial = {name: card["initialization"] for name, card in cards.items() if "head" in card}
-    synthetic = any(card.get("source") == "phantoms" for card in cards.values())
-    caution = [card.get("heat_map_caution") for card in cards.values() if any(table["overlay"])]
-    released = {card["released"]["statement"]: 0 for card in cards.values() if "released" in card}
-    origin = {"source": "phantoms" if synthetic else "images", "initialization": initial}
-    return [*lines, *filter(None, caution[-1:]), *released, note(origin)]
+        lines.append(f"{counted(len(table), 'image')}: {counts}.")
+    for row in table.to_dict("records") if not lines else ():
+        texts = [*answer(row), *filter(None, [row["overlay"]])]
+        lines += [str(row["path"]), *(f"  {text}" for text in texts)]
+    caution = card.get("heat_map_caution") if any(table["overlay"]) else ""
+    statement = card.get("released", {}).get("statement")
+    origin = {"source": card.get("source"), "initialization": {"": card["initialization"]}}
+    return [*lines, *filter(None, [caution, statement]), note(origin)]

@@ -13,7 +13,8 @@ from fracture_utils.models.backbones import RELEASED_DIR, resolve_precision
 
 def save(results: Any, config: Config) -> None:
     """Write <name>.json beside the weights of each trained model of `Results`, and Ensemble.json,
-    which lists them with their SHA-256 and holds the operating point of their ensemble, if any.
+    which lists them with their SHA-256, names the selected one, and holds the operating point of
+    their ensemble, if any.
     """
     points, members = results.operating_points.set_index("model"), {}
     classes, columns = [NORMAL, config.positive], ["slope", "intercept", "rule"]
@@ -23,20 +24,17 @@ def save(results: Any, config: Config) -> None:
     counts = fractured.agg(images="size", fractured="sum").astype(int)
     counts = counts.reindex(["train", "validation"], fill_value=0)
     counts = counts.set_axis(["training", "validation"])
-
-    def decision(name: str) -> dict:
-        caution = sentences.heat_map_caution(results.localization, name)
-        return points.loc[name, columns].to_dict() | {"heat_map_caution": caution}
-
     for name in results.networks.query("status == 'trained'")["model"]:
         card = artifacts.read_json(config.cache_dir / "models" / name / "network.json")
         members[name] = card["weights_sha256"]
         # The final head of a run with folds has learned from all of them.
         used = counts.sum().to_frame("training").T if card.get("folds") else counts
-        card |= used.to_dict("index") | {"class_names": classes} | source | decision(name)
+        card |= used.to_dict("index") | {"class_names": classes} | source
+        caution = sentences.heat_map_caution(results.localization, name)
+        card |= points.loc[name, columns].to_dict() | {"heat_map_caution": caution}
         artifacts.write_json(config.models_dir / f"{name}.json", card)
-    ensemble = {"members": members, "class_names": classes}
-    ensemble |= decision(ENSEMBLE) if ENSEMBLE in points.index else {}
+    ensemble = {"members": members, "selected": results.selected}
+    ensemble |= points.loc[ENSEMBLE, columns].to_dict() if ENSEMBLE in points.index else {}
     artifacts.write_json(config.models_dir / f"{ENSEMBLE}.json", ensemble)
 
 
@@ -51,22 +49,24 @@ def home(config: Config) -> Path:
     return folder if any(folder.glob("*.json")) else RELEASED_DIR
 
 
-def read(folder: Path) -> tuple[dict[str, dict], dict | None]:
-    """The cards of the models of the last run, and that of their ensemble if it has an operating
-    point and all members are present. InputError where there is no card.
+def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
+    """The cards of the models of the last run, the name of the selected one (the first where
+    Ensemble.json names none), and the operating point of their ensemble if there is one and all
+    members are present. InputError where there is no card of the selected model.
     """
     cards, path = cards_in(folder), folder / f"{ENSEMBLE}.json"
-    ensemble = artifacts.read_json(path) if path.is_file() else None
-    if ensemble:
-        cards = {name: cards[name] for name in ensemble["members"] if name in cards}
-    if not cards:
+    ensemble = artifacts.read_json(path) if path.is_file() else {"members": cards}
+    cards = {name: cards[name] for name in ensemble["members"] if name in cards}
+    selected = ensemble.get("selected", next(iter(cards), ""))
+    if selected not in cards:
+        missing = f"card {selected}.json" if selected else "trained model"
         raise InputError(
-            f"There is no trained model in {folder}. Run the notebook first, or set "
+            f"There is no {missing} in {folder}. Run the notebook first, or set "
             f"{PREFIX}MODELS_DIR to the folder that it wrote."
         )
     digests = {name: card["weights_sha256"] for name, card in cards.items()}
-    decides = ensemble and "threshold" in ensemble and ensemble["members"] == digests
-    return cards, ensemble if decides else None
+    decides = "threshold" in ensemble and ensemble["members"] == digests
+    return cards, selected, ensemble if decides else None
 
 
 def cards_in(folder: Path) -> dict[str, dict]:

@@ -113,7 +113,7 @@ def heat_maps(results: Results, count: int = 6) -> style.Chart:
 
 @style.figure("Radiographs: the most confident errors of the selected model and the ensemble.")
 def most_confident_errors(results: Results) -> style.Chart:
-    """False negatives, then false positives, beside the heat maps of the model that is wrong."""
+    """False negatives, then false positives; those of the selected model beside its heat maps."""
     return _pairs(results, results.most_confident_errors.drop_duplicates("path"))
 
 
@@ -138,9 +138,8 @@ def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
         bar = chart.colorbar(scale, ax=chart.axes, alpha=OPACITY, **options)
         bar.set_label("log odds above the decision threshold (transparent: below)", size=8.5)
         bar.ax.tick_params(labelsize=8.5)
-    cautions = {heat_map_caution(results.localization, model): 0 for model in rows["model"]}
-    title = "\n".join(textwrap.fill(caution, 110) for caution in cautions if caution)
-    chart.suptitle(title, size=8.5, color=style.WRONG)
+        caution = textwrap.fill(heat_map_caution(results.localization, results.selected), 110)
+        chart.suptitle(caution, size=8.5, color=style.WRONG)
     return chart
 
 
