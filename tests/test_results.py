@@ -64,16 +64,14 @@ def test_the_record_of_a_run(run):
 
 def test_what_is_saved_is_loaded_and_written_again_without_a_change(run, tmp_path):
     run.save(tmp_path / "first")
-    loaded = Results.load(tmp_path / "first")
+    loaded, (_, located) = Results.load(tmp_path / "first"), evaluated.located(run.predictions)
     assert loaded.selected == run.selected and loaded.run == run.run
     assert loaded.conclusions == run.conclusions
     assert loaded.images_dir == run.images_dir  # for the figures of images
     pd.testing.assert_frame_equal(loaded.boxes, run.boxes, check_dtype=False)
-    assert set(loaded.heat_maps) == {run.selected}
-    for model, maps in loaded.heat_maps.items():
-        assert list(maps) == list(run.heat_maps[model])
-        for path, heat_map in maps.items():
-            np.testing.assert_allclose(heat_map, run.heat_maps[model][path], rtol=1e-3, atol=1e-3)
+    assert list(loaded.heat_maps) == list(run.heat_maps) == list(located[run.selected])
+    for path, heat_map in loaded.heat_maps.items():
+        np.testing.assert_allclose(heat_map, located[run.selected][path], rtol=1e-3, atol=1e-3)
     loaded.save()
     loaded.save(tmp_path / "second")
     assert csv_files(tmp_path / "first") == csv_files(tmp_path / "second")

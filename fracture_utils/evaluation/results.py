@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 class Results:
     """The tables of a run by name (see columns.csv; empty where not available) and how they came
     about: `run` is run.json, `selected` the model that figures and report emphasize. Boxes, and the
-    heat maps of the selected model, are saved in the cache of `folder`.
+    heat maps of the selected model by path, are saved in the cache of `folder`.
     """
 
     run: dict[str, Any]
@@ -60,7 +60,7 @@ class Results:
     folder: Path | None = None
     images_dir: Path | None = None
     boxes: pd.DataFrame = field(default_factory=BOXES.copy)
-    heat_maps: HeatMaps = field(default_factory=dict)
+    heat_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def conclusions(self) -> list[str]:
@@ -78,9 +78,9 @@ class Results:
             tables.write(folder, name, getattr(self, name))
         tables.write(folder, "columns", tables.dictionary())
         artifacts.write_text(folder / "conclusions.txt", "\n".join(self.conclusions) + "\n")
-        if maps := self.heat_maps.get(self.selected):
-            arrays = {self.selected: np.array([*maps.values()], np.float16)}
-            artifacts.write_arrays(folder / HEAT_MAPS, paths=np.array([*maps]), **arrays)
+        if self.heat_maps:
+            arrays = {self.selected: np.array([*self.heat_maps.values()], np.float16)}
+            artifacts.write_arrays(folder / HEAT_MAPS, paths=np.array([*self.heat_maps]), **arrays)
             artifacts.write_csv(folder / SAVED_BOXES, self.boxes)
         self.run["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         artifacts.write_json(folder / "run.json", self.run)
@@ -97,15 +97,14 @@ class Results:
         known = {name: tables.read(folder, name) for name in TABLES}
         if "parameters" in known["networks"]:  # written with all digits, also beside gaps
             known["networks"] = known["networks"].astype({"parameters": "Int64"})
-        if arrays := artifacts.read_arrays(folder / HEAT_MAPS):
-            paths = arrays.pop("paths").tolist()
-            maps = {model: of.astype(np.float32) for model, of in arrays.items()}
-            maps = {model: dict(zip(paths, of, strict=True)) for model, of in maps.items()}
+        arrays = artifacts.read_arrays(folder / HEAT_MAPS) or {}
+        if (selected := run["selected"]) in arrays:
+            maps = zip(arrays["paths"].tolist(), np.float32(arrays[selected]), strict=True)
             boxes = pd.read_csv(folder / SAVED_BOXES, dtype={"path": str})
-            known |= {"heat_maps": maps, "boxes": boxes}
+            known |= {"heat_maps": dict(maps), "boxes": boxes}
         data_dir = Path(run["settings"]["data_dir"])
         images_dir = data_dir / "phantoms" if run["source"] == "phantoms" else data_dir
-        return cls(run, run["selected"], **known, folder=folder, images_dir=images_dir)
+        return cls(run, selected, **known, folder=folder, images_dir=images_dir)
 
 
 TABLES = [each.name for each in fields(Results) if each.type is pd.DataFrame][:-1]
@@ -201,7 +200,7 @@ def evaluate(
     run |= {name: trained[name].to_dict() for name in measured if name in trained}
     return Results(
         run, selected, **known, folder=config.results_dir, images_dir=config.images_dir,
-        boxes=boxes, heat_maps=maps,
+        boxes=boxes, heat_maps=maps.get(selected, {}),
     )  # fmt: skip
 
 

@@ -60,13 +60,13 @@ def augmentation_grid(image: np.ndarray, copies: Sequence[np.ndarray]) -> style.
 
 
 def above_threshold(results: Results, rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], float]:
-    """By path, the heat maps of the predictions in `rows`, each path once, on one scale (see
+    """By path, the heat maps of the selected model for its predictions in `rows`, on one scale (see
     `localization.relative_to_threshold`), and the top of this scale.
     """
-    points, maps = results.operating_points.set_index("model"), {}
-    for model, path, probability in rows[["model", "path", "probability"]].to_numpy():
-        if path in (own := results.heat_maps.get(model, {})):
-            maps[path] = relative_to_threshold(own[path], probability, points.loc[model])
+    point, maps = results.operating_points.set_index("model").loc[results.selected], {}
+    own = rows[(rows["model"] == results.selected) & rows["path"].isin(list(results.heat_maps))]
+    for path, probability in own[["path", "probability"]].to_numpy():
+        maps[path] = relative_to_threshold(results.heat_maps[path], probability, point)
     return maps, max([SMALLEST_TOP, *(heat_map.max() for heat_map in maps.values())])
 
 
