@@ -19,7 +19,7 @@ evaluation/calibration       Platt scaling, thresholds, ensemble, selected model
 evaluation/comparison        paired tests between models
 evaluation/subgroups         body part, view and other columns
 evaluation/clinical_utility  predictive values, decision curve
-evaluation/localization      pointing game, permutation control, energy
+evaluation/localization      pointing game, permutation control
 evaluation/shortcuts         metadata-only baseline
 evaluation/sentences         all computed English
 evaluation/results           evaluate(predictions) -> Results: every table, the selected model

@@ -263,9 +263,9 @@ def test_subgroups_and_localization_show_their_tables(run):
         x = line.axes.transData.transform(line.get_xydata())[0, 0]
         whole = frame.x0 <= x - size and x + size <= frame.x1
         assert whole or not line.get_clip_on()
-    for name in ("hit_rate", "energy"):
-        for value in run.localization[name]:
-            assert any(np.isclose(line[0, 0], value) for line in curves(plots.localization(run)))
+    lines = curves(plots.localization(run))
+    for value in run.localization[["hit_rate", "permuted", "center"]].to_numpy().ravel():
+        assert any(np.isclose(line[:, 0], value).any() for line in lines)
     above = (run.localization["assessment"] == ASSESSMENTS[0]).sum()
     title = plots.localization(run).get_suptitle()
     assert title.startswith(f"Heat maps of {above} of {len(run.localization)} models")

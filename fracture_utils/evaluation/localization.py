@@ -1,4 +1,4 @@
-"""Whether heat maps point at fractures: pointing game with its controls, and energy.
+"""Whether heat maps point at fractures: pointing game with its controls.
 
 A heat map is an array (rows, columns) that covers its image; heat_maps[model][path].
 """
@@ -25,7 +25,6 @@ OPACITY, OPAQUE, SMALLEST_TOP = 0.7, 0.25, 3.0
 """Of a heat map over an image; share of the color scale from which it is opaque; log odds at the
 top of this scale, at least.
 """
-FLAT = 1e-5  # share of its largest value within which a map is flat, as interpolation has ripples
 
 
 def relative_to_threshold(heat_map: np.ndarray, probability: float, point: Mapping) -> np.ndarray:
@@ -49,23 +48,19 @@ def table(
     """The localization table: a row per model, on the fractured test images with boxes.
 
     Pointing game (Zhang et al. 2018) with MARGIN, against maps of other images (`permute`) and the
-    image center (`sign_flip_test`); energy after Wang et al. (2020). Intervals: bootstrap over
-    groups, exact for a hit rate of 0 or 1. `randomized`: correlations with maps of randomized
-    weights.
+    image center (`sign_flip_test`). Intervals: bootstrap over groups, exact for a hit rate of 0
+    or 1. `randomized`: correlations with maps of randomized weights.
     """
     rows = images[(images["split"] == "test") & (images["label"] == FRACTURED)]
     rows = rows[rows["path"].isin(boxes["path"])]
     if rows.empty or not heat_maps:
         return tables.empty("localization")
     grid = next(iter(next(iter(heat_maps.values())).values())).shape
-    n, result = len(rows), []
-    inside, near = (
-        np.array([inside_boxes(boxes_of(boxes, r.path), r, grid, m) for r in rows.itertuples()])
-        for m in (0, MARGIN)
-    )
+    n, result, each = len(rows), [], rows.itertuples()
+    near = np.array([inside_boxes(boxes_of(boxes, r.path), r, grid, MARGIN) for r in each])
     groups = np.unique(rows["group"].to_numpy(str), return_inverse=True)[1]
     weights = np.hstack([*resample(np.ones(n), groups, resamples, seed)])
-    center, area = near[:, grid[0] // 2, grid[1] // 2], inside.mean((1, 2))
+    center = near[:, grid[0] // 2, grid[1] // 2]
     for model, maps in heat_maps.items():
         peaks = np.array([peak(maps[path]) for path in rows["path"]])
         hits = near[np.arange(n), peaks[:, 0], peaks[:, 1]]
@@ -75,19 +70,14 @@ def table(
         above, above_permuted, no_better = ASSESSMENTS
         assessment = above if p_center < SIGNIFICANCE else above_permuted
         assessment = assessment if p_permuted < SIGNIFICANCE else no_better
-        shares = np.array([energy(maps[r], i) for r, i in zip(rows["path"], inside, strict=True)])
-        draws = np.stack([hits, shares]) @ weights / weights.sum(0)
-        hit_limits, energy_limits = np.percentile(draws, PERCENTILES, axis=1).T
+        limits = np.percentile(hits @ weights / weights.sum(0), PERCENTILES)
         if hits.mean() in (0, 1):
-            hit_limits = scipy.stats.binomtest(hits.sum(), n).proportion_ci(method="exact")
-        ratio_limits = np.percentile((shares @ weights) / (area @ weights), PERCENTILES)
+            limits = scipy.stats.binomtest(hits.sum(), n).proportion_ci(method="exact")
         row = {"model": model, "images": n, "boxes": boxes["path"].isin(rows["path"]).sum()}
         row |= {"chance": near.mean(), "center": center.mean(), "p_center": p_center}
-        row |= {"permuted": permuted.mean(), "p_permuted": p_permuted, "area": area.mean()}
+        row |= {"permuted": permuted.mean(), "p_permuted": p_permuted}
         row |= {"randomized_correlation": randomized.get(model, np.nan), "assessment": assessment}
-        row |= with_limits("hit_rate", hits.mean(), *hit_limits)
-        row |= with_limits("energy", shares.mean(), *energy_limits)
-        row |= with_limits("energy_ratio", shares.mean() / area.mean(), *ratio_limits)
+        row |= with_limits("hit_rate", hits.mean(), *limits)
         result.append(row)
     return pd.DataFrame(result, columns=tables.columns("localization"))
 
@@ -125,16 +115,6 @@ def sign_flip_test(
 def peak(heat: np.ndarray) -> np.ndarray:
     """Row and column of the maximum, or the middle of several (maps are flat near the edge)."""
     return np.argwhere(heat == heat.max()).mean(0).round().astype(int)
-
-
-def energy(heat: np.ndarray, inside: np.ndarray) -> float:
-    """Share of the map above its mean that lies inside; for a flat map that of the area."""
-    heat = np.asarray(heat, np.float32)
-    above = np.maximum(heat - heat.mean(), 0)
-    if above.max() <= FLAT * np.abs(heat).max():
-        return float(inside.mean())
-    above /= above.max()
-    return float(above[inside].sum() / above.sum())
 
 
 def boxes_of(boxes: pd.DataFrame, path: str) -> np.ndarray:

@@ -185,9 +185,7 @@ def topics(results: Any) -> dict[str, list[str]]:
         errors.append(f"Not tested, with too few images ({word}/all): {listed(few)}.")
     located = results.localization[results.localization["model"] == model]
     heat_maps = [
-        f"Use for localization: {_grade(of)}. {_pointing(of)} The heat maps of {of['model']} "
-        f"have {of['energy_ratio']:.1f} times as much energy inside the boxes as a uniform map."
-        for of in located.to_dict("records")
+        f"Use for localization: {_grade(of)}. {_pointing(of)}" for of in located.to_dict("records")
     ]
     about = {"Result": result, "External test": external_test(run, n)}
     about |= {"Cross-validation": cross_validation, "Ranking": ranking}

@@ -145,17 +145,14 @@ def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
 
 @style.figure("Dot plots: heat maps against boxes and controls, 95 % CI.", "localization")
 def localization(results: Results) -> style.Chart:
-    """Pointing game against its controls, and energy inside the boxes against a uniform map."""
-    table = results.localization
-    names = {"hit_rate": "peak in or beside a box, 95 % CI",
-             "energy": "energy inside the boxes, 95 % CI"}  # fmt: skip
-    chart, axes = style.intervals(table, names, results)
-    controls = [{"permuted": "maps of other images", "center": "center"}, {"area": "uniform"}]
-    for ax, columns in zip(axes, controls, strict=True):
-        for marker, (column, label) in zip("|x", columns.items(), strict=False):
-            ax.plot(table[column], range(len(table)), f"k{marker}", markersize=9, label=label)
-        ax.set_xlim(0)
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    """Pointing game against its controls."""
+    table, names = results.localization, {"hit_rate": "peak in or beside a box, 95 % CI"}
+    chart, (ax,) = style.intervals(table, names, results)
+    controls = {"permuted": "maps of other images", "center": "center"}
+    for marker, (column, label) in zip("|x", controls.items(), strict=True):
+        ax.plot(table[column], range(len(table)), f"k{marker}", markersize=9, label=label)
+    ax.set_xlim(0)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     above = (table["assessment"] == ASSESSMENTS[0]).sum()
     images = counted(table["images"].max(), "test image")
     chart.suptitle(f"Heat maps of {above} of {len(table)} models are above the controls ({images})")
