@@ -102,6 +102,7 @@ def test_operating_points_and_predictions_of_fracatlas(fracatlas):
 
 def test_scores_of_fracatlas(scores):
     golden = written("scores")
+    golden = golden.drop(columns=golden.filter(regex="^[pn]pv"))  # in clinical_utility only
     same(tables.rounded(scores), golden.assign(initialization=scores["initialization"]))
 
 

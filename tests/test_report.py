@@ -279,9 +279,10 @@ def test_every_model_starts_at_the_numbers_of_the_table(browser, run):
     for model in ("B", "C & <b>", "Ensemble", "A"):
         choose(browser, "model", model)
         assert matrix(browser) == counts(run, model)
-    row, text = run.scores.set_index("model").loc["A"], browser.find_element("id", "values").text
+    values = run.scores.merge(run.clinical_utility, on="model").set_index("model").loc["A"]
+    text = browser.find_element("id", "values").text
     for metric in ("sensitivity", "specificity", "ppv", "npv"):
-        assert f"{100 * row[metric]:.1f} %" in text
+        assert f"{100 * values[metric]:.1f} %" in text
 
 
 def test_the_keyboard_moves_threshold_matrix_and_icons(browser, run):

@@ -44,10 +44,8 @@ def scores(
         own = initial.get(models[k], "not stated")
         row["initialization"] = {"ensemble": every, "reference": "none"}.get(kinds[k], own)
         row |= with_limits("auc", *auc_with_interval(labels, logits, groups))
-        proportions = {
-            "sensitivity": labels == 1, "specificity": labels == 0, "ppv": decisions,
-            "npv": ~decisions, "accuracy": np.ones(len(labels), bool),
-        }  # fmt: skip
+        proportions = {"sensitivity": labels == 1, "specificity": labels == 0}
+        proportions["accuracy"] = np.ones(len(labels), bool)
         for name, of in proportions.items():
             row |= with_limits(name, *intervals.wilson((decisions == labels)[of], groups[of]))
         point = _measure(labels, arrays[k], np.ones((len(labels), 1)))
