@@ -101,7 +101,7 @@ def export(models: list[str], to: Path, **settings: object) -> int:
     return 0
 
 
-SCORING = ("results_dir", "seed", "quick", "target_sensitivity", "prevalence", "subgroups")
+SCORING = ("results_dir", "seed", "quick", "target_sensitivity", "prevalence")
 FILE = {"type": Path}
 OUTPUT = {"dest": "results_dir", "metavar": "FOLDER", "help": "the same as --results-dir"}
 COMMANDS: dict[str, tuple] = {

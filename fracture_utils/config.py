@@ -114,9 +114,6 @@ class Config(BaseSettings):
         None, gt=0, le=1, description="sensitivity at the chosen threshold; None: Youden's J"
     )
     prevalence: float | None = Field(None, gt=0, lt=1, description="for PPV, NPV; None: test set")
-    subgroups: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="additional columns of images.csv that define subgroups"
-    )
 
     def __init__(self, **keywords: Any) -> None:
         variables = [PREFIX + name.upper() for name in type(self).model_fields]
@@ -145,7 +142,7 @@ class Config(BaseSettings):
         quick = str(given.get("quick")).lower() in {"1", "true", "t", "yes", "y", "on"}
         return (QUICK_DEFAULTS if quick else {}) | given | {"source": source}
 
-    @field_validator("backbones", "subgroups", mode="before")
+    @field_validator("backbones", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value

@@ -106,7 +106,7 @@ def csv_files(folder: Path) -> dict[str, bytes]:
 def test_evaluate_gives_the_tables_that_the_notebook_gave(source, quick_run, tmp_path):
     folder = quick_run / "results" if source == "quick" else ROOT / source
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    scoring = ("seed", "quick", "target_sensitivity", "prevalence", "subgroups")
+    scoring = ("seed", "quick", "target_sensitivity", "prevalence")
     settings = {name: run["settings"][name] for name in scoring}
     config = Config(source="images", results_dir=tmp_path / "again", **settings)
     evaluation.evaluate_file(folder / "predictions.csv", config).save(config.results_dir)

@@ -161,7 +161,7 @@ def evaluate(
         "scores": scores,
         "comparisons": comparison.pairs(predictions, validated),
         "cross_validation": comparison.cross_validation(predictions, in_run),
-        "subgroups": subgroups.table(own, config.subgroups),
+        "subgroups": subgroups.table(own),
         "clinical_utility": clinical_utility.table(predictions, scores, config.prevalence),
         "decision_curve": clinical_utility.decision_curve(predictions, config.prevalence),
         "most_confident_errors": most_confident_errors(predictions, [selected, ENSEMBLE]),

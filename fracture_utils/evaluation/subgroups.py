@@ -1,13 +1,10 @@
 """AUC, sensitivity and specificity by body part, view, device and other columns."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from fracture_utils import tables
-from fracture_utils.config import InputError
 from fracture_utils.evaluation.intervals import design_effect, holm, wilson, with_limits
 from fracture_utils.evaluation.metrics import auc_with_interval
 from fracture_utils.evaluation.predictions import compared
@@ -15,12 +12,12 @@ from fracture_utils.evaluation.predictions import compared
 COLUMNS = (
     *("body_part", "view", "laterality", "hardware", "cast", "age_group", "sex", "ethnicity"),
     *("device", "manufacturer", "site", "hospital"),
-)  # that need not be named in the settings
+)
 FEWEST = 5  # images of each class for estimates and tests
 ALL = "all"
 
 
-def table(predictions: pd.DataFrame, named: Sequence[str] = ()) -> pd.DataFrame:
+def table(predictions: pd.DataFrame) -> pd.DataFrame:
     """The subgroups table of one model: a row per value of each of `columns`, first of all images.
 
     Values with fewer than FEWEST images of a class have counts only. The others are tested for
@@ -31,7 +28,7 @@ def table(predictions: pd.DataFrame, named: Sequence[str] = ()) -> pd.DataFrame:
     labels, groups, (model,) = data.labels, data.groups, data.models
     classes = {"sensitivity": labels == 1, "specificity": labels == 0}
     correct = data.decisions[:, 0] == labels
-    parts = {ALL: pd.Series(ALL, images.index), **columns(images, named)}
+    parts = {ALL: pd.Series(ALL, images.index), **columns(images)}
     for column, values in parts.items():
         large = []
         for value in sorted(values.dropna().unique()):
@@ -55,21 +52,16 @@ def table(predictions: pd.DataFrame, named: Sequence[str] = ()) -> pd.DataFrame:
     return result
 
 
-def columns(images: pd.DataFrame, named: Sequence[str] = ()) -> dict[str, pd.Series]:
-    """The columns `named` and COLUMNS of test images, NaN where missing, that have 2 to 12 values
-    and do not determine the class; InputError where that fails for a named one.
+def columns(images: pd.DataFrame) -> dict[str, pd.Series]:
+    """COLUMNS of test images, NaN where missing, that have 2 to 12 values and do not determine the
+    class.
     """
     accepted = {}
-    for column in dict.fromkeys([*named, *COLUMNS]):
-        values = images.get(column, pd.Series(np.nan, images.index)).replace("", np.nan)
+    for column in (name for name in COLUMNS if name in images):
+        values = images[column].replace("", np.nan)
         classes = images["label"].groupby(values).nunique()
         if 2 <= len(classes) <= 12 and classes.max() == images["label"].nunique():
             accepted[column] = values
-        elif column in named:
-            raise InputError(
-                f"FRACTURE_SUBGROUPS names {column}; name columns of images.csv with 2 to 12 "
-                "values in the test set that do not determine the class."
-            )
     return accepted
 
 
