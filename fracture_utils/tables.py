@@ -17,7 +17,6 @@ from fracture_utils.config import InputError, first_line
 OPEN = ("images", "predictions", "most_confident_errors")  # may have more columns of images.csv
 ENDS = {"": "", "_low": "lower limit of the 95 % CI: ", "_high": "upper limit of the 95 % CI: "}
 TYPES = {"text": str, "whole": "int64", "number": float, "flag": bool}
-INFERRED = {"text": ["string"], "flag": ["boolean"]}  # otherwise a number
 
 
 @functools.cache
@@ -52,14 +51,15 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """Write `<name>.csv` into `folder`; ValueError where it does not fit the data dictionary."""
-    if fault := _fault(name, table):
-        raise ValueError(f"The table {name} {fault}; see columns.csv.")
+    """Write `<name>.csv` into `folder`; ValueError where columns.csv does not describe it."""
+    _check(name, table)
     artifacts.write_csv(folder / f"{name}.csv", table)
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
-    """The table `<name>.csv` of `folder`, missing text empty; InputError where it does not fit."""
+    """The table `<name>.csv` of `folder`, missing text empty; InputError where columns.csv does not
+    describe it.
+    """
     path, kinds = folder / f"{name}.csv", _known(name)["kind"]
     types = defaultdict(lambda: str, kinds.map(TYPES))
     gaps = {column: [""] for column in kinds.index[kinds == "number"]}
@@ -67,11 +67,10 @@ def read(folder: Path, name: str) -> pd.DataFrame:
         table = pd.read_csv(
             path, dtype=types, keep_default_na=False, na_values=gaps, encoding="utf-8-sig"
         )
+        _check(name, table)
     except (OSError, ValueError) as error:
         reason = first_line(error)
         raise InputError(f"{path} cannot be read ({reason}); run the notebook again.") from None
-    if fault := _fault(name, table):
-        raise InputError(f"{path} {fault}; another version wrote it, so run the notebook again.")
     return table
 
 
@@ -79,17 +78,10 @@ def _known(name: str) -> pd.DataFrame:
     return dictionary()[dictionary()["table"] == name].set_index("column")
 
 
-def _fault(name: str, table: pd.DataFrame) -> str:
-    """How a table breaks the data dictionary; empty where it fits."""
+def _check(name: str, table: pd.DataFrame) -> None:
+    """ValueError where a table lacks a required column or has an unknown one."""
     known = _known(name)
     for column in known.index[known["required"]].difference(table.columns):
-        return f"has no column {column}"
-    for column in table:
-        if column not in known.index and name not in OPEN:
-            return f"has an unknown column {column}"
-        kind, values = known["kind"].get(column, "text"), table[column].dropna()
-        is_kind = pd.api.types.infer_dtype(values) in INFERRED.get(kind, ["integer", "floating"])
-        is_kind = is_kind and (kind != "whole" or (values % 1 == 0).all())
-        if len(values) and not is_kind:
-            return f"has a value that is not {kind} in the column {column}"
-    return ""
+        raise ValueError(f"the table {name} has no column {column}")
+    for column in table.columns.difference(known.index) if name not in OPEN else ():
+        raise ValueError(f"the table {name} has an unknown column {column}")

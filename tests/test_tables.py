@@ -64,9 +64,6 @@ def test_optional_columns_may_be_absent(tmp_path):
     [
         ("scores", lambda t: t.drop(columns="auc_low"), "has no column auc_low"),
         ("scores", lambda t: t.assign(extra=1), "has an unknown column extra"),
-        ("scores", lambda t: t.assign(n=0.5), "a value that is not whole in the column n"),
-        ("scores", lambda t: t.assign(auc="high"), "a value that is not number in the column auc"),
-        ("operating_points", lambda t: t.assign(at_bound=3), "not flag in the column at_bound"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path, name, change, words):
@@ -75,13 +72,18 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, name, change, words):
         tables.write(tmp_path, name, table)
     assert not (tmp_path / f"{name}.csv").exists()
     table.to_csv(tmp_path / f"{name}.csv", index=False)
-    with pytest.raises(InputError, match=rf"{name}\.csv.*run the notebook again"):
+    with pytest.raises(InputError, match=rf"{name}\.csv.*{words}.*run the notebook again"):
         tables.read(tmp_path, name)
 
 
-def test_numbers_in_a_text_column_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="not text in the column model"):
-        tables.write(tmp_path, "scores", example("scores").assign(model=1))
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("scores", {"n": 0.5}), ("scores", {"auc": "high"}), ("operating_points", {"at_bound": 3})],
+)
+def test_a_file_with_a_cell_of_another_kind_is_refused(tmp_path, name, change):
+    example(name).assign(**change).to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(InputError, match=rf"{name}\.csv.*run the notebook again"):
+        tables.read(tmp_path, name)
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path):
@@ -101,8 +103,6 @@ def test_columns_of_the_users_images_csv_are_text_and_allowed_where_images_are(t
         return
     tables.write(tmp_path, name, table.assign(body_part="007"))
     assert list(tables.read(tmp_path, name)["body_part"]) == ["007"]
-    with pytest.raises(ValueError, match="not text in the column age"):
-        tables.write(tmp_path, name, table.assign(age=7))
 
 
 def test_the_dictionary_explains_every_column_in_a_line():
