@@ -42,9 +42,8 @@ def body(request):
 
 
 def test_every_backbone_is_one_flat_graph_with_preprocessing(body):
-    backbone, size = REGISTRY[body.name], REGISTRY[body.name].smallest_size
+    size = REGISTRY[body.name].smallest_size
     assert not [layer for layer in body.layers if isinstance(layer, keras.Model)]
-    assert body.count_params() == backbone.parameters
     assert body.input.shape == (None, size, size, 1)
     assert body.outputs[0].shape[-1] == EARLY_CHANNELS[body.name]  # released models depend on it
     for head in builder.HEADS:

@@ -31,7 +31,7 @@ class Backbone(NamedTuple):
 
     `early` names the layer of the early feature maps, where it is not that of
     `builder.early_layer`. `radiograph_size` is the default input side, chosen on validation images
-    (benchmarks/README.md). `multiply_adds`: billions at native size.
+    (benchmarks/README.md).
     """
 
     name: str
@@ -40,24 +40,22 @@ class Backbone(NamedTuple):
     radiograph_size: int
     smallest_size: int
     early: str = ""
-    parameters: float = float("nan")
-    multiply_adds: float = float("nan")
     weights_file: str = ""
     weights_md5: str | None = None
 
 
 REGISTRY = {row[0]: Backbone(*row) for row in (
-    ("DenseNet121", "densenet", 224, 384, 32, "pool4_relu", 7_037_504, 2.9,
+    ("DenseNet121", "densenet", 224, 384, 32, "pool4_relu",
      f"densenet121{NO_TOP}", "30ee3e1110167f948a6b9946edeeb738"),
-    ("ResNet50", "resnet", 224, 384, 32, "", 23_587_712, 3.9,
+    ("ResNet50", "resnet", 224, 384, 32, "",
      f"resnet50{NO_TOP}", "4d473c1dd8becc155b73f8504c6f6626"),
-    ("VGG16", "vgg16", 224, 224, 32, "block4_pool", 14_714_688, 15.3,
+    ("VGG16", "vgg16", 224, 224, 32, "block4_pool",
      f"vgg16{NO_TOP}", "6d6bbae143d832006294945121d1f1fc"),
-    ("MobileNet", "mobilenet", 224, 512, 32, "", 3_228_864, 0.6,
+    ("MobileNet", "mobilenet", 224, 512, 32, "",
      "mobilenet_1_0_224_tf_no_top.h5", None),
-    ("InceptionV3", "inception_v3", 299, 384, 75, "", 21_802_784, 5.7,
+    ("InceptionV3", "inception_v3", 299, 384, 75, "",
      f"inception_v3{NO_TOP}", "bcbd6486424b2319ff4ef7d526e38f63"),
-    ("Xception", "xception", 299, 320, 71, "", 20_861_480, 8.4,
+    ("Xception", "xception", 299, 320, 71, "",
      f"xception{NO_TOP}", "b0042744bf5b25fce3cb969f33bebb97"),
 )}  # fmt: skip
 

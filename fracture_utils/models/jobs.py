@@ -83,8 +83,7 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
         if name not in failed:
             card = artifacts.read_json(folders[name] / "network.json")
             seconds = {f"seconds_{stage}": value for stage, value in card["seconds"].items()}
-            card |= {"status": "trained", "multiply_adds": backbones.find(name).multiply_adds}
-            row |= card | seconds | {"seconds": sum(seconds.values())}
+            row |= card | seconds | {"status": "trained", "seconds": sum(seconds.values())}
             history.append(tables.read(folders[name], "history"))
             predictions.append(tables.read(folders[name], "predictions"))
             tested = predictions[-1].query("split == 'test'")["path"]
