@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import evaluated
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot
 from matplotlib.text import Text
@@ -208,14 +209,21 @@ def test_reliability_shows_the_shares_of_scikit_learn(run):
     assert "O/E" in title and "slope" in title
 
 
-def test_history_shows_every_epoch_and_the_best_one(run):
-    chart = plots.history(run.history)
-    for model, rows in run.history.groupby("model"):
-        for column in ("auc", "val_auc"):
-            assert any(np.array_equal(c[:, 1], rows[column]) for c in curves(chart)), model
-        best = rows["val_auc"].to_numpy().argmax()
-        assert is_drawn(chart, [[best + 1, rows["val_auc"].iloc[best]]])
-        assert f"{rows['val_auc'].max():.3f}" in texts(chart)
+@pytest.mark.parametrize(
+    ("tuned", "kept"), [([], 3), ([0.7, 0.9, 0.8], 5), ([0.6, 0.5], 3), ([0.7, 0.7], 3)]
+)
+def test_history_shows_every_epoch_and_the_one_that_is_kept(run, tuned, kept):
+    """As `training.fit`: the last epoch of the head, or a better one of fine-tuning."""
+    rows = pd.DataFrame({"val_auc": [0.8, 0.6, 0.7, *tuned], "auc": 0.9, "model": "VGG16"})
+    rows["stage"] = ["head"] * 3 + ["fine_tune"] * len(tuned)
+    chart = plots.history(rows)
+    for column in ("auc", "val_auc"):
+        assert any(np.array_equal(c[:, 1], rows[column]) for c in curves(chart))
+    assert is_drawn(chart, [[kept, rows["val_auc"][kept - 1]]])
+    assert f"{rows['val_auc'][kept - 1]:.3f}" in texts(chart)
+
+
+def test_history_of_one_epoch(run):
     one = run.history[run.history["epoch"] == 1].drop_duplicates("model")
     plots.history(one)  # a head fitted in closed form has one epoch
 

@@ -41,25 +41,28 @@ def class_distribution(images: Any) -> style.Chart:
     return chart
 
 
-@style.figure("Line charts: AUC by epoch; dot and number: highest validation AUC.", "history")
+@style.figure("Line charts: AUC by epoch; dot and number: the epoch that is kept.", "history")
 def history(table: Any) -> style.Chart:
-    """A panel per model: AUC by epoch; takes the history table or Results."""
+    """A panel per model: AUC by epoch; takes the history table or Results. The epoch that is kept
+    is the last one of the head, unless fine-tuning reaches a higher validation AUC.
+    """
     table = getattr(table, "history", table)
     models = list(table["model"].unique())
     chart, axes = style.panels(len(models), 2.1, across=3, sharey=True)
     for ax, model in zip(axes, models, strict=True):
         rows = table[table["model"] == model].reset_index(drop=True)
         epochs, color = rows.index + 1, style.look(model, models)["color"]
-        best = rows["val_auc"].fillna(-1).idxmax()
-        place, side = (epochs[best], rows["val_auc"][best]), 2 * best >= len(rows)
+        head = (rows["stage"] == "head").sum()
+        kept = rows["val_auc"][head - 1 :].fillna(-1).idxmax()
+        place, side = (epochs[kept], rows["val_auc"][kept]), 2 * kept >= len(rows)
         ax.plot(epochs, rows["auc"], ":", color=color, marker="." if len(rows) == 1 else None)
         ax.plot(epochs, rows["val_auc"], color=color)
         ax.plot(*place, "o", color=color)
         options = {"textcoords": "offset points", "ha": "right" if side else "left", "size": 9}
         ax.annotate(f"{place[1]:.3f}", place, (0, 5), **options)
         ax.margins(y=0.2)
-        for start in np.flatnonzero(rows["stage"].ne(rows["stage"].shift()))[1:]:
-            ax.axvline(start + 0.5, color=style.MUTED, linewidth=0.8, linestyle="--")
+        if head < len(rows):
+            ax.axvline(head + 0.5, color=style.MUTED, linewidth=0.8, linestyle="--")
         ax.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         ax.set(title=style.short(model), xlabel="epoch")
     chart.supylabel("AUC", size=10)
