@@ -127,6 +127,19 @@ def test_a_patient_in_validation_and_train_is_of_the_first_fold():
 
 
 @pytest.mark.parametrize(
+    ("of_class", "folds", "fewest"), [(20, 5, 2), (8, 4, 2), (5, 2, 2), (3, 2, 1)]
+)
+def test_a_fold_has_two_groups_of_each_class_where_fewer_folds_permit_it(of_class, folds, fewest):
+    """The fault: the interval of the AUC of a fold with one group of a class is undefined."""
+    images = patients([(1, 0), (0, 1)] * of_class)
+    split = np.where(images.index < 4, "validation", "train")
+    drawn = splits.draw_folds(images.assign(split=split), 5, 0)
+    assert drawn.max() == folds
+    counts = images.groupby([drawn, "label"])["group"].nunique()
+    assert min(2, counts.min()) == fewest
+
+
+@pytest.mark.parametrize(
     ("sizes", "split"),
     [([(1, 1)] * 8, "train"), ([(1, 1), (1, 0), (1, 0)], "validation"), ([(1, 0)] * 9, "train")],
 )

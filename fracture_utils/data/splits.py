@@ -92,21 +92,21 @@ def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
 
 def draw_folds(images: pd.DataFrame, count: int, seed: int) -> pd.Series:
     """The cross-validation fold of each image, 0 for test images: fold 1 has the groups of
-    validation, up to `count` - 1 others are drawn from train. All 0 where fewer than two would
-    have both classes.
+    validation, up to `count` - 1 others are drawn from train: as many as have two groups of each
+    class, which intervals need, or else one. All 0 where fewer than two folds have both classes.
     """
     learned = images[images["split"] != "test"]
     groups = learned.groupby("label")["group"].nunique()
     validation = learned.loc[learned["split"] == "validation", "group"]
-    for folds in range(min(count, groups.min()), 1, -1):
+    for least, folds in itertools.product((2, 1), range(min(count, groups.min()), 1, -1)):
         result = pd.Series(np.where(images["group"].isin(validation), 1, folds), images.index)
         result = result.mask(images["split"] == "test", 0)
         for fold in range(2, folds):
             rest = images[result == folds]
             drawn = rest["group"].isin(draw_groups(rest, 1 / (folds + 1 - fold), seed))
             result[rest.index[drawn]] = fold
-        classes = images[result > 0].groupby(result)["label"].nunique()
-        if classes.eq(len(CLASS_NAMES)).sum() == folds:
+        counts = images[result > 0].groupby([result, "label"])["group"].nunique()
+        if len(counts) == folds * len(CLASS_NAMES) and counts.min() >= least:
             return result
     return pd.Series(0, images.index)
 
