@@ -237,6 +237,14 @@ def test_tables_that_contradict_the_files_or_are_not_read(folder):
     assert set(by_check.get_group("unread table")["path"]) == {"labels.xlsx", "Boxes.CSV"}
 
 
+def test_a_table_that_is_read_in_another_case_is_not_unread(folder):
+    """The fault: Images.CSV, which a file system without case opens as images.csv."""
+    data = dataset.load(Config(source="images", data_dir=folder, results_dir=folder / "results"))
+    for name, checks in (("Images.CSV", set()), ("images.csv.csv", {"unread table"})):
+        files = data.files.replace({"path": {"images.csv": name}})
+        assert {row[1] for row in audit._tables(data._replace(files=files))} == checks
+
+
 def test_hardware_of_one_class_is_named(tmp_path):
     folder = plain(tmp_path / "plain", shortcut=False)
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("patient0*.png"))

@@ -171,8 +171,10 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
     for cell, count in data.other_boxes.items():
         finding = f"{count} boxes of the class {cell!r} in boxes.csv are not used"
         yield "info", "other class of boxes", "", "", finding, "if fractures, name them fracture"
+    read = {name for name in ("images.csv", "boxes.csv") if (data.folder / name).exists()}
+    others = read - {*data.files["path"]}  # on a file system that ignores case
     for path in data.files["path"]:
-        is_read = path in ("images.csv", "boxes.csv")
-        if not is_read and re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path):
+        is_table = re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path)
+        if is_table and path not in read and path.lower() not in others:
             finding = "only images.csv and boxes.csv are read"
             yield "amber", "unread table", path, "", finding, "rename it, or remove it"
