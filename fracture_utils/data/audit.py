@@ -15,13 +15,12 @@ import pandas as pd
 
 from fracture_utils.config import FRACTURED, NORMAL, SPLITS, InputError, may_be_image
 from fracture_utils.data import dataset, duplicates, splits
-from fracture_utils.evaluation import shortcuts
+from fracture_utils.evaluation import shortcuts, subgroups
 
 SEVERITIES = ("red", "amber", "info")
 COLUMNS = ["severity", "check", "path", "other_path", "finding", "advice"]
 EXACT, NEAR = "exact copy", "near duplicate"
 CONFLICT, MISMATCH = "conflicting labels", "label mismatch"
-CONFOUNDERS = ("body_part", "view", "side", "hardware", "cast")
 
 
 def run(data: dataset.Dataset, seed: int) -> pd.DataFrame:
@@ -135,7 +134,7 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
     rare = not 0.2 <= share <= 0.8
     advice = "use AUC and average precision rather than accuracy" if rare else ""
     yield "amber" if rare else "info", "class balance", "", "", finding, advice
-    for column in (name for name in CONFOUNDERS if name in images):
+    for column in (name for name in subgroups.COLUMNS if name in images):
         for value, labels in fractured.groupby(images[column]):
             if value and len(labels) >= 20 and labels.mean() >= 0.9 > share:
                 finding = f"{column} = {value}: {labels.sum()} of {len(labels)} are fractured"

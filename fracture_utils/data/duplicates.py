@@ -35,9 +35,7 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     if len(distinct) < 2:
         return tables[0]
     normalized = np.empty((len(distinct), SIDE, SIDE), np.float16)
-    for row, image in enumerate(
-        thumbnails[distinct]
-    ):  # mean 0, variance about 1, by local contrast
+    for row, image in enumerate(thumbnails[distinct]):  # mean 0, variance about 1, locally
         values = image - ndimage.gaussian_filter(image, 6, output=np.float32)
         normalized[row] = values / (np.sqrt(ndimage.gaussian_filter(values**2, 8)) + 3)
     search = NearestNeighbors(algorithm="brute").fit(_descriptors(normalized))
