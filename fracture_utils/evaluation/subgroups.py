@@ -18,7 +18,8 @@ ALL = "all"
 
 
 def table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The subgroups table of one model: a row per value of each of `columns`, first of all images.
+    """The subgroups table of one model: a row of all images, then a row per value of each of
+    COLUMNS that has 2 to 12 values in the test set and does not determine the class.
 
     Values with fewer than FEWEST images of a class have counts only. The others are tested for
     equal sensitivity and specificity (`heterogeneity`), with Holm's correction over all tests.
@@ -28,7 +29,12 @@ def table(predictions: pd.DataFrame) -> pd.DataFrame:
     labels, groups, (model,) = data.labels, data.groups, data.models
     classes = {"sensitivity": labels == 1, "specificity": labels == 0}
     correct = data.decisions[:, 0] == labels
-    parts = {ALL: pd.Series(ALL, images.index), **columns(images)}
+    parts = {ALL: pd.Series(ALL, images.index)}
+    for column in (name for name in COLUMNS if name in images):
+        values = images[column].replace("", np.nan)
+        labels_of = images["label"].groupby(values).nunique()
+        if 2 <= len(labels_of) <= 12 and labels_of.max() == images["label"].nunique():
+            parts[column] = values
     for column, values in parts.items():
         large = []
         for value in sorted(values.dropna().unique()):
@@ -50,19 +56,6 @@ def table(predictions: pd.DataFrame) -> pd.DataFrame:
     for (column, name), *p in zip(tests, tests.values(), holm([*tests.values()]), strict=True):
         result.loc[result["column"] == column, [f"p_{name}", f"p_{name}_holm"]] = p
     return result
-
-
-def columns(images: pd.DataFrame) -> dict[str, pd.Series]:
-    """COLUMNS of test images, NaN where missing, that have 2 to 12 values and do not determine the
-    class.
-    """
-    accepted = {}
-    for column in (name for name in COLUMNS if name in images):
-        values = images[column].replace("", np.nan)
-        classes = images["label"].groupby(values).nunique()
-        if 2 <= len(classes) <= 12 and classes.max() == images["label"].nunique():
-            accepted[column] = values
-    return accepted
 
 
 def heterogeneity(correct: np.ndarray, values: np.ndarray, groups: np.ndarray) -> float:
