@@ -47,13 +47,6 @@ def test_what_a_script_imports_exists(path):
                 assert hasattr(module, node.attr), f"{node.value.id}.{node.attr}"
 
 
-def test_the_input(tmp_path):
-    rates = figures(tmp_path / "out", "input", "--images", 64, "--size", 32)
-    variants = ("cache", "plain", "augmented", "augmented, all cores")
-    assert list(rates) == [f"{variant} (images/s)" for variant in variants]
-    assert all(0 < rate["least"] <= rate["median"] <= rate["most"] for rate in rates.values())
-
-
 def test_the_memory_of_the_audit(tmp_path):
     (row,) = figures(tmp_path / "out", "memory", "audit", 60, "--generated", 50).values()
     assert 20 < row["own (MiB)"] < 2000

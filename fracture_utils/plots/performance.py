@@ -41,10 +41,10 @@ def class_distribution(images: Any) -> style.Chart:
     return chart
 
 
-@style.figure("Line charts: AUC by epoch; dot and number: the epoch that is kept.", "history")
+@style.figure("Line charts: AUC by epoch; dot: best from the head's last epoch on.", "history")
 def history(table: Any) -> style.Chart:
-    """A panel per model: AUC by epoch; takes the history table or Results. The epoch that is kept
-    is the last one of the head, unless fine-tuning reaches a higher validation AUC.
+    """A panel per model: AUC by epoch; takes the history table or Results. The dot marks the last
+    epoch of the head, which is kept unless fine-tuning reaches a higher validation AUC.
     """
     table = getattr(table, "history", table)
     models = list(table["model"].unique())
