@@ -199,10 +199,11 @@ def external_test(config: Config) -> Any:
         at_bound=False, n=fitted["images"], positives=fitted["fractured"]
     )
     networks = rows[rows["model"] != ENSEMBLE].reindex(columns=tables.columns("networks"))
+    trained = {"status": "trained", "reason": "", "seconds": None}  # a card has them by stage
     scored = results.evaluate(
         predictions, config, data.boxes, heat_maps, points, selected.name,
         images=data.images, audit=audit.run(data, config.seed),
-        networks=networks.assign(status="trained", reason="").dropna(axis=1, how="all"),
+        networks=networks.assign(**trained).dropna(axis=1, how="all"),
     )  # fmt: skip
     shares = {name: of["fractured"] / of["images"] for name, of in counts.items()}
     shares["test"] = float((data.images["label"] == FRACTURED).mean())

@@ -12,6 +12,7 @@ CARD = {
     **{"class_names": ["normal", "fractured"], "initialization": "imagenet"},
     **{"trained_on": "other images", "training": {"images": 90, "fractured": 45}},
     "validation": {"images": 30, "fractured": 18},
+    "seconds": {"features": 2.5, "head": 1.5},
 }
 
 
