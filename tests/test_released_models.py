@@ -4,18 +4,22 @@ The golden file was written before the package was rewritten (see golden/README.
 """
 
 import json
+import shutil
 from pathlib import Path
 
+import external
 import numpy as np
 import pytest
 from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from fracture_utils import artifacts
+from fracture_utils.__main__ import main
 from fracture_utils.config import BACKBONES, Config
 from fracture_utils.data import reader
 from fracture_utils.data.generators import ImageBatches
 from fracture_utils.evaluation import calibration
+from fracture_utils.evaluation.results import Results
 from fracture_utils.models import builder, heatmaps, model_cards, ood
 from fracture_utils.models.backbones import RELEASED_DIR, Weights
 
@@ -64,6 +68,19 @@ def test_the_body_as_initial_weights_is_that_of_the_model(name):
     for layer in (layer for layer in body.layers if layer.weights):
         pairs = zip(layer.get_weights(), model.get_layer(layer.name).get_weights(), strict=True)
         assert all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_a_labeled_folder_is_scored_with_released_models():
+    """With all files of a model, where the tests of external tests have a stand-in."""
+    for path in RELEASED_DIR.glob("MobileNet.*"):
+        Path("models").mkdir(exist_ok=True)
+        shutil.copy(path, "models")
+    words = ["--models-dir", "models", "--output", "out", "--quick"]
+    assert main(["evaluate", external.folder(normal=6, fractured=6), *words]) == 0
+    results = Results.load(Path("out"))
+    assert results.selected == "MobileNet" and results.run["selected_on"] == "model card"
+    assert len(results.predictions) == 12 and len(results.localization) == 1
+    assert Path("out/report.html").is_file()
 
 
 @pytest.mark.parametrize("name", BACKBONES)
