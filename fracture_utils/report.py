@@ -45,7 +45,6 @@ def write(results: Results, folder: Path) -> Path:
         figures.append({"name": name, "caption": chart.caption, "data": data})
     data_dir = Path(str(run["settings"].get("data_dir", ""))).name
     sources = {"phantoms": "synthetic phantoms", "predictions": "predictions"}
-    models = results.most_confident_errors["model"].unique()
     checks, dictionary = ["severity", "check"], tables.dictionary().groupby("table")
     found = results.audit.assign(count=results.audit.groupby(checks)["check"].transform("size"))
     board = results.scores.assign(last=results.scores["kind"] == "reference").set_index("model")
@@ -72,7 +71,7 @@ def write(results: Results, folder: Path) -> Path:
         "rates": results.clinical_utility.set_index("model").loc[results.selected].to_dict(),
         "leaderboard": board.reset_index().to_dict("records"),
         "metrics": LEADERBOARD,
-        "cards": _cards(results, models),
+        "cards": _cards(results),
         "findings": found.drop_duplicates(checks).fillna("").to_dict("records"),
         "caution": sentences.heat_map_caution(results.localization, results.selected),
         "front": [figure for figure in figures if figure["name"] in IN_FRONT],
@@ -106,21 +105,19 @@ def write(results: Results, folder: Path) -> Path:
     return page
 
 
-def _cards(results: Results, models: list[str]) -> list[dict[str, Any]]:
+def _cards(results: Results) -> list[dict[str, Any]]:
     """The most confident errors, false negatives first, with their images where these are there;
     boxes in percent of the image (left, top, width, height).
     """
-    threshold, cards = results.operating_points.set_index("model")["threshold"], []
-    predictions = results.predictions[results.predictions["model"].isin(models)]
-    errors = results.most_confident_errors.drop_duplicates("path").sort_values("outcome")
+    threshold = results.operating_points.set_index("model")["threshold"][results.selected]
+    errors, cards = results.most_confident_errors, []
     heat_maps, top = images.above_threshold(results, errors)
     for row in errors.to_dict("records"):
-        path, model = row["path"], row["model"]
-        own = predictions[predictions["path"] == path]
-        answers = [(own.model, own.probability, threshold[own.model]) for own in own.itertuples()]
+        path = row["path"]
         where = [row[name] for name in ("body_part", "view") if isinstance(row.get(name), str)]
-        card = {"outcome": row["outcome"], "path": path, "name": Path(path).name, "model": model}
-        card |= {"where": " ".join(where), "answers": answers, "image": "", "heat": "", "boxes": []}
+        card = {name: row[name] for name in ("outcome", "path", "probability")}
+        card |= {"name": Path(path).name, "where": " ".join(where), "threshold": threshold}
+        card |= {"image": "", "heat": "", "boxes": []}
         if results.images_dir and (results.images_dir / path).is_file():
             image, scale = images.read(results, path, CARD_SIDE)
             card["image"] = _webp(Image.fromarray(image))

@@ -205,7 +205,6 @@ def test_after_a_restart_the_evaluation_goes_on_from_the_saved_results(quick_run
     ("setting", "value", "sentence"),
     [
         ("BATCH_SIZE", "many", "The setting batch_size (FRACTURE_BATCH_SIZE) is 'many'"),
-        ("DATA_DIR", "nowhere", "The data folder nowhere does not exist."),
         ("BACKBONES", "Foo", "keras.applications has no network 'Foo' (FRACTURE_BACKBONES)"),
     ],
 )

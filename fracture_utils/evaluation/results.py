@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,7 +164,7 @@ def evaluate(
         "subgroups": subgroups.table(own),
         "clinical_utility": clinical_utility.table(predictions, scores, config.prevalence),
         "decision_curve": clinical_utility.decision_curve(predictions, config.prevalence),
-        "most_confident_errors": most_confident_errors(predictions, [selected, ENSEMBLE]),
+        "most_confident_errors": most_confident_errors(own),
     }
     if len(patients := by_patient(predictions)):
         patients = calibration.apply(patients, fit(patients))
@@ -204,17 +204,15 @@ def evaluate(
     )  # fmt: skip
 
 
-def most_confident_errors(
-    predictions: pd.DataFrame, models: Sequence[str], count: int = 3
-) -> pd.DataFrame:
-    """The most_confident_errors table: up to `count` false negatives and false positives of each of
-    the `models` in the test set, with the other columns of `predictions`.
+def most_confident_errors(predictions: pd.DataFrame, count: int = 3) -> pd.DataFrame:
+    """The most_confident_errors table of one model: up to `count` false negatives and false
+    positives in the test set, with the other columns of its `predictions`.
     """
-    wrong = predictions.query("split == 'test' and label != decision and model in @models")
+    wrong = predictions.query("split == 'test' and label != decision")
     negative, probability = wrong["label"] == FRACTURED, wrong["probability"]
     wrong = wrong.assign(outcome=np.where(negative, "false negative", "false positive"))
-    order = probability.where(negative, -probability), ~negative, wrong["model"].map(models.index)
-    table = wrong.iloc[np.lexsort(order)].groupby(["model", "label"], sort=False).head(count)
+    order = probability.where(negative, -probability), ~negative
+    table = wrong.iloc[np.lexsort(order)].groupby("label", sort=False).head(count)
     first = tables.columns("most_confident_errors")[:6]
     others = table.columns.difference([*first, "split", "fold", "logit"], sort=False)
     return table[[*first, *others]].reset_index(drop=True)

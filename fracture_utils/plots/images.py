@@ -64,7 +64,7 @@ def above_threshold(results: Results, rows: pd.DataFrame) -> tuple[dict[str, np.
     `localization.relative_to_threshold`), and the top of this scale.
     """
     point, maps = results.operating_points.set_index("model").loc[results.selected], {}
-    own = rows[(rows["model"] == results.selected) & rows["path"].isin(list(results.heat_maps))]
+    own = rows[rows["path"].isin(list(results.heat_maps))]
     for path, probability in own[["path", "probability"]].to_numpy():
         maps[path] = relative_to_threshold(results.heat_maps[path], probability, point)
     return maps, max([SMALLEST_TOP, *(heat_map.max() for heat_map in maps.values())])
@@ -111,10 +111,10 @@ def heat_maps(results: Results, count: int = 6) -> style.Chart:
     return _pairs(results, (boxed if len(boxed) else rows).head(count))
 
 
-@style.figure("Radiographs: the most confident errors of the selected model and the ensemble.")
+@style.figure("Radiographs: the most confident errors beside their heat maps.")
 def most_confident_errors(results: Results) -> style.Chart:
-    """False negatives, then false positives; those of the selected model beside its heat maps."""
-    return _pairs(results, results.most_confident_errors.drop_duplicates("path"))
+    """False negatives, then false positives of the selected model."""
+    return _pairs(results, results.most_confident_errors)
 
 
 def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
