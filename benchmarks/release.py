@@ -8,7 +8,6 @@ where the AUC falls too much, small kernels stay in float16.
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from sklearn.metrics import roc_auc_score
 from fracture_utils import artifacts, tables
 from fracture_utils.config import Config, InputError
 from fracture_utils.data import reader
-from fracture_utils.data.generators import ImageBatches
 from fracture_utils.evaluation import calibration
 from fracture_utils.evaluation.predictions import ENSEMBLE, read
-from fracture_utils.models import builder, heatmaps, model_cards
+from fracture_utils.models import builder, heatmaps, model_cards, ood
 from fracture_utils.models.backbones import RELEASED_DIR
 
 STATEMENT = (
@@ -60,18 +58,23 @@ def release(name: str, card: dict, data: Path, config: Config) -> dict:
     model = model_cards.load(name, card, config.models_dir)
     target, results = RELEASED_DIR / f"{name}.npz", config.results_dir
     trained = {weight.path: np.asarray(weight) for weight in model.weights}
-    predictions = read(results / "predictions.csv")
+    images, predictions = tables.read(results, "images"), read(results / "predictions.csv")
+    test = images[images["split"] == "test"]
     for below in FLOAT16_BELOW:
         write(target, trained, below)
         builder.load_weights(model, target)
         change = {"bits": 8, "float16_below": below}
-        change |= quantization(model, card, data, predictions, config)
+        passed = through(model, test, data)
+        change |= quantization(name, card, test, passed[0], predictions)
         if change["change_in_auc"] >= -ALLOWED:
             break
-    shutil.copyfile(config.models_dir / f"{name}.ood.npz", RELEASED_DIR / f"{name}.ood.npz")
     card |= {"weights": target.name, "weights_sha256": artifacts.digest(target)}
+    rest = images[images["split"] != "test"]
+    rest = rest.iloc[ood.sample(rest["group"].to_numpy(), config.seed)]
+    reference = ood.fit(*through(model, rest, data)[1:], rest)
+    artifacts.write_arrays(RELEASED_DIR / f"{name}.ood.npz", **reference)
+    card["ood_test"] = ood.observed(reference, *passed[1:], test)
     card |= {"precision": "float32", "usable_as_initialization": True}
-    images = tables.read(results, "images")
     hardware = images[images["hardware"] == "1"]
     counts = {"images": len(hardware), "fractured": (hardware["label"] == "fractured").sum()}
     subgroups, columns = tables.read(results, "subgroups"), ("column", "value", "n", "positives")
@@ -123,17 +126,22 @@ def rows(
     return json.loads(own.to_json(orient="records"))
 
 
+def through(model, images: pd.DataFrame, data: Path) -> tuple[np.ndarray, ...]:
+    """Logits, squares and pooled early feature maps of images."""
+    size = model.input_shape[1]
+    squares = np.stack([reader.fit(reader.read(data / path), size) for path in images["path"]])
+    inputs = squares[..., None].astype(np.float32)
+    logits, _, features = heatmaps.explain(model).predict(inputs, verbose=0)
+    return logits[:, 0].astype(float), squares, features
+
+
 def quantization(
-    model, card: dict, data: Path, predictions: pd.DataFrame, config: Config
+    name: str, card: dict, test: pd.DataFrame, logits: np.ndarray, predictions: pd.DataFrame
 ) -> dict[str, float]:
     """What quantization, and float32 where the run used 16 bits, change in the predictions of the
     test images.
     """
-    own = predictions[(predictions["model"] == model.name) & (predictions["split"] == "test")]
-    squares = np.stack([reader.fit(reader.read(data / p), card["input_size"]) for p in own["path"]])
-    numbers = np.arange(len(squares))
-    batches = ImageBatches(squares, np.zeros(len(squares)), numbers, config)
-    logits = heatmaps.explain(model).predict(batches, verbose=0)[0][:, 0].astype(float)
+    own = predictions[predictions["model"] == name].set_index("path").loc[test["path"]]
     labels, before = own["label"] == "fractured", own["logit"].to_numpy()
     new, old = (special.expit(calibration.calibrated(z, card)) for z in (logits, before))
     auc = roc_auc_score(labels, logits)

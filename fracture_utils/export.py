@@ -12,7 +12,7 @@ import numpy as np
 from fracture_utils import artifacts
 from fracture_utils.config import Config, InputError, RunError, first_line
 from fracture_utils.data import reader
-from fracture_utils.evaluation import calibration
+from fracture_utils.evaluation import calibration, sentences
 from fracture_utils.models import backbones, model_cards, ood
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
@@ -43,6 +43,7 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
         card = artifacts.read_json(home / f"{name}.json")
         reference = ood.read(home / f"{name}.ood.npz")
         card["ood_threshold"] = ood.threshold(reference)
+        card["ood_rate"] = sentences.warning_rate(card)
         with artifacts.replacing(path) as file, backbones.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of converters about NumPy and themselves
             differences = _write(file, model_cards.load(name, card, home), card, reference)

@@ -74,7 +74,8 @@ class Predictor:
         decision = np.where(warnings == "", decision, "")
         table = table.assign(threshold=card["threshold"], decision=decision, warning=warnings)
         maps = [reader.unfit(*of, size) for of in zip(heat_maps, shapes, strict=True)]
-        return table.assign(warning_rate=ood.rate(reference)), maps
+        rate = card.get("ood_test", {}).get("warning_rate", np.nan)
+        return table.assign(warning_rate=rate), maps
 
 
 def find(names: Sequence[Path], config: Config) -> list[Path]:
@@ -146,7 +147,7 @@ def _draw(path: Path, image: np.ndarray, heat_map, row: Mapping, card, folder: P
     small = np.asarray(ImageOps.contain(Image.fromarray(image), (SIDE, SIDE)))
     heat_map = localization.relative_to_threshold(heat_map, row["probability"], card)
     panels = np.hstack([np.dstack([small] * 3), localization.overlay(small, heat_map)])
-    lines = [*sentences.answer(row), sentences.DIAGNOSIS]
+    lines = [*sentences.answer(row, card), sentences.DIAGNOSIS]
     width, information = max(panels.shape[1], WIDTH), PngInfo()
     text = "\n".join(textwrap.fill(line, 2 * width // FONT) for line in lines)
     height = small.shape[0] + 3 * FONT // 2 * (text.count("\n") + 2)
@@ -212,7 +213,7 @@ def external_test(config: Config) -> Any:
         "trained_on": card.get("trained_on", "images that their cards do not name"),
         "prevalence": shares,
         "warnings": int((own["warning"] != "").sum()),
-        "warning_rate": float(own["warning_rate"].max()),
+        "ood_test": card.get("ood_test"),
     }
     before, after = fitted["fractured"] / max(fitted["images"], 1), shares["test"]
     if min(before, after, 1 - before, 1 - after) > 0:

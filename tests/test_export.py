@@ -16,6 +16,7 @@ from sklearn.datasets import load_sample_image
 from fracture_utils import artifacts, export, predict
 from fracture_utils.__main__ import main
 from fracture_utils.config import Config, InputError, RunError
+from fracture_utils.evaluation import sentences
 from fracture_utils.models import builder, heatmaps, model_cards, ood
 
 with_extra = pytest.mark.skipif(
@@ -134,14 +135,15 @@ def test_the_script_gives_the_answers_of_predict_without_keras(exported, small_r
     table, problems = predict.predict(images, predict.Predictor(small_released), draw=False)
     assert done.stderr.splitlines() == problems
     assert {problem.split()[0] for problem in problems} == refused
-    lines = done.stdout.splitlines()
+    lines, card = done.stdout.splitlines(), artifacts.read_json(folder / "MobileNet.json")
     assert len(lines) == len(table) == len(images) - len(refused)
     for line, row in zip(lines, table.to_dict("records"), strict=True):
         path, answer = line.split(": ", 1)
         assert path == row["path"]
         assert float(answer.split()[0]) == pytest.approx(row["probability"], abs=1e-3)
-        expected = row["decision"] or "no decision: out of distribution"
-        assert f" {expected}. Research" in answer
+        warning = f"No decision: out of distribution. {sentences.warning_rate(card)}"
+        expected = f"{row['decision']}." if row["decision"] else warning
+        assert answer.endswith(f" {expected} Research only, not for diagnosis.")
     table = table.set_index("path")
     assert all(table["warning"][["blank.png", "noise.png", "photograph.jpg"]])
     others = ["small.bmp", "transparent.png", "blank.png", "noise.png", "photograph.jpg"]

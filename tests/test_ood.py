@@ -132,3 +132,17 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "x.ood.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.ood\.npz is missing or damaged"):
         ood.read(tmp_path / "x.ood.npz")
+
+
+def test_the_observed_rate_is_that_of_images_with_a_warning(reference):
+    """Whole groups of them have wider limits."""
+    squares = np.concatenate([radiographs(2, 30), 255 - radiographs(3, 10)])
+    shapes = pd.DataFrame({"height": 300, "width": 300}, index=range(40))
+    given = reference, squares, features_of(squares)
+    share = np.mean([text != "" for text in ood.warnings(*given, shapes.to_numpy())])
+    single = ood.observed(*given, shapes.assign(group=range(40)))
+    grouped = ood.observed(*given, shapes.assign(group=[k // 5 for k in range(40)]))
+    for found in (single, grouped):
+        assert (found["n"], found["warning_rate"]) == (40, share)
+    assert grouped["warning_rate_low"] < single["warning_rate_low"] < share
+    assert share < single["warning_rate_high"] < grouped["warning_rate_high"]

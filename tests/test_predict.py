@@ -109,9 +109,9 @@ def test_without_heat_maps_nothing_is_drawn(trained, paths, answered, monkeypatc
 
 
 def test_photographs_get_a_warning_and_no_decision(trained, answered, paths, tmp_path):
-    rate = answered["warning_rate"].iloc[0]
-    assert 0.01 <= rate < 0.25
-    assert answered["warning"].ne("").mean() <= 1 / 3  # of 12 images, by 20 patients
+    observed = answered["warning"].ne("").mean()
+    assert observed <= 1 / 3  # of 12 images, by 20 patients
+    assert answered["warning_rate"].iloc[0] == pytest.approx(observed, abs=0.1)  # 16 bits: one more
     china, flower, tall = (tmp_path / name for name in ("china.jpg", "flower.jpg", "tall.png"))
     for path in (china, flower):
         Image.fromarray(load_sample_image(path.name)).save(path)

@@ -262,7 +262,7 @@ def test_the_note_names_data_and_initial_weights():
 
 def test_answers_about_single_images():
     row = {"path": "a.png", "model": "MobileNet", "logit": 1.0, "probability": 0.731}
-    row |= {"threshold": 0.5, "decision": "fractured", "warning": "", "warning_rate": 0.05}
+    row |= {"threshold": 0.5, "decision": "fractured", "warning": ""}
     row["overlay"] = ""
     odd = row | {"path": "b.png", "warning": "brightness", "decision": "", "overlay": "b-1.png"}
     card = {"head": "pooled", "initialization": "imagenet", "source": "images"}
@@ -274,9 +274,14 @@ def test_answers_about_single_images():
     ]
     card |= {"heat_map_caution": "Unchecked.", "released": {"statement": "Released."}}
     lines = sentences.answers(pd.DataFrame([row, odd]), card)
-    assert lines[3] == (
-        "  No decision: out of distribution (brightness). At most 5 % of in-distribution images "
-        "are flagged."
+    warning = "  No decision: out of distribution (brightness). "
+    assert (
+        lines[3] == f"{warning}How often in-distribution images get this warning was not measured."
+    )
+    rate = {"n": 1432, "warning_rate": 0.0123, "warning_rate_low": 0.004}
+    card["ood_test"] = rate | {"warning_rate_high": 0.0349}
+    assert sentences.answers(pd.DataFrame([odd]), card)[1] == (
+        f"{warning}Of 1,432 in-distribution test images, 1.2 % (95 % CI 0.4–3.5) got this warning."
     )
     assert lines[4:6] == ["  MobileNet: probability 0.731, threshold 0.500", "  b-1.png"]
     assert lines[6:8] == ["Unchecked.", "Released."]
@@ -318,7 +323,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     assert lines[-1] == "Augmentation: rotation 45, shift 0.05, brightness 0.1, contrast 0.1."
     assert len(sentences.topics(changed(run, "networks", augmented_copies=0))["Training"]) == 4
     facts = {"trained_on": "others", "prevalence": {"test": 0.3}, "warnings": 0}
-    external = changed(run, "history", run={"external": facts | {"warning_rate": 0.025}})
+    external = changed(run, "history", run={"external": facts})
     assert "Training" not in sentences.topics(external)
 
 

@@ -260,6 +260,10 @@ def test_a_training_leaves_tables_weights_heat_maps_and_a_card():
     weights = config.models_dir / "MobileNet.weights.h5"
     assert weights.stat().st_size < 4.3 * card["parameters"]  # no optimizer in it
     assert (config.models_dir / "MobileNet.ood.npz").is_file()
+    tested, flagged = (trained.predictions["split"] == "test").sum(), card["ood_test"]
+    images = flagged["warning_rate"] * tested
+    assert (flagged["n"], round(images)) == (tested, pytest.approx(images))
+    assert flagged["warning_rate_low"] <= flagged["warning_rate"] <= flagged["warning_rate_high"]
     assert not list(config.results_dir.rglob(f"{artifacts.TEMPORARY}*"))
     left = {path.name for path in folder_of(config).iterdir()}
     assert "scratch" not in left

@@ -262,8 +262,8 @@ def external_test(run: Mapping, n: int) -> list[str]:
         f"The models were trained on {facts['trained_on']}; weights, calibration and thresholds "
         "are those of the model cards, and nothing was fitted on these images.",
         f"{prevalence}.",
-        f"Out of distribution: {facts['warnings']} of {n:,} test images (in distribution, at "
-        f"most {100 * facts['warning_rate']:.2g} % are expected); they are scored like the others.",
+        f"Out of distribution: {facts['warnings']} of {n:,} test images; they are scored like the "
+        f"others. {warning_rate(facts)}",
     ]
 
 
@@ -285,13 +285,20 @@ def heat_map_caution(localization: pd.DataFrame, model: str) -> str:
     return "" if good else f"Do not use these heat maps for localization. {_pointing(rows[0])}"
 
 
-def answer(row: Mapping) -> list[str]:
-    """The answer about one image; with a warning, no decision."""
+def warning_rate(card: Mapping) -> str:
+    """How often the test images of a model, which are in distribution, got a warning."""
+    if not (tested := card.get("ood_test")):
+        return "How often in-distribution images get this warning was not measured."
+    share = estimate(tested, "warning_rate", 1, 100)
+    return f"Of {tested['n']:,} in-distribution test images, {share} got this warning."
+
+
+def answer(row: Mapping, card: Mapping) -> list[str]:
+    """The answer about one image by the model with this card; with a warning, no decision."""
     numbers = f"probability {row['probability']:.3f}, threshold {row['threshold']:.3f}"
     if not row["warning"]:
         return [f"{row['model']}: {row['decision']}, {numbers}"]
-    rate = f"{100 * row['warning_rate']:.2g} % of in-distribution images are flagged"
-    warning = f"No decision: out of distribution ({row['warning']}). At most {rate}."
+    warning = f"No decision: out of distribution ({row['warning']}). {warning_rate(card)}"
     return [warning, f"{row['model']}: {numbers}"]
 
 
@@ -303,7 +310,7 @@ def answers(table: pd.DataFrame, card: Mapping) -> list[str]:
         counts = ", ".join(f"{count:,} {decision}" for decision, count in decisions.items())
         lines.append(f"{counted(len(table), 'image')}: {counts}.")
     for row in table.to_dict("records") if not lines else ():
-        texts = [*answer(row), *filter(None, [row["overlay"]])]
+        texts = [*answer(row, card), *filter(None, [row["overlay"]])]
         lines += [str(row["path"]), *(f"  {text}" for text in texts)]
     caution = card.get("heat_map_caution") if any(table["overlay"]) else ""
     statement = card.get("released", {}).get("statement")

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from fracture_utils import artifacts
 from fracture_utils.config import InputError
 from fracture_utils.data import reader
+from fracture_utils.evaluation import intervals
 
 RATE, SIZE, NEIGHBORS, TAIL, FLOOR = 0.025, 600, 5, 0.95, 0.1
 SIDE, LEVELS, SIGMAS = 256, 16, (0.7, 1.4, 2.8, 5.6, 11.2)
@@ -71,6 +72,18 @@ def warnings(reference: Reference, squares: np.ndarray, features: np.ndarray, sh
     return np.where(flags, np.array(list(WEIGHTS))[np.argmax(by_check, axis=0)], "").tolist()
 
 
+def observed(
+    reference: Reference, squares: np.ndarray, features: np.ndarray, images: pd.DataFrame
+) -> dict[str, float]:
+    """The number n of test images (arguments as of `fit`) and the share of them with a warning,
+    with its limits by group.
+    """
+    shapes = images[["height", "width"]].to_numpy()
+    flags = np.array(warnings(reference, squares, features, shapes)) != ""
+    share = intervals.wilson(flags, images["group"].to_numpy())
+    return {"n": len(images)} | intervals.with_limits("warning_rate", *share)
+
+
 def distances(reference: Reference, statistics: Any, features: Any, xp: Any = np) -> list:
     """The weighted distances (n,) of images to the reference set (Sun et al. 2022) by check:
     arrays, or with `xp` keras.ops tensors.
@@ -79,8 +92,11 @@ def distances(reference: Reference, statistics: Any, features: Any, xp: Any = np
     for check, values in zip(WEIGHTS, (statistics, _roots(features, xp)), strict=True):
         parts = (reference[f"{name}/{check}"] for name in PARTS)
         center, spread, descriptors, spacing, (median, scale) = parts
-        differences = ((values - center) / spread)[:, None] - descriptors
-        lengths = xp.sqrt(xp.sum(differences**2, axis=-1))
+        values = (values - center) / spread
+        if xp is np:
+            lengths = cdist(values, descriptors)  # takes the memory of neither's product
+        else:  # without a matrix product, which would be rounded by the bfloat16 graph rewrite
+            lengths = xp.sqrt(xp.sum((values[:, None] - descriptors) ** 2, axis=-1))
         logs = _logs(lengths, spacing, neighbors, xp)
         result.append(WEIGHTS[check] * xp.maximum(0, (logs - median) / scale))
     return result

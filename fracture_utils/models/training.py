@@ -337,12 +337,15 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     tables.write(folder, "history", table)
     with artifacts.replacing(folder / "heatmaps.npy") as temporary:
         np.save(temporary, heat_maps)
-    pooled, ood_path = pooled[np.isin(passed, reference)], config.models_dir / f"{name}.ood.npz"
-    described = ood.fit(pixels[rows[reference]], pooled, images.iloc[reference])
+    tested, ood_path = np.flatnonzero(splits == "test"), config.models_dir / f"{name}.ood.npz"
+    about = [
+        (pixels[rows[own]], pooled[np.isin(passed, own)], images.iloc[own])
+        for own in (reference, tested)
+    ]
+    described = ood.fit(*about[0])
     artifacts.write_arrays(ood_path, **described)
 
-    tested = rows[splits == "test"]
-    correlation = heatmaps.randomized_correlation(explained, pixels, tested, config)
+    correlation = heatmaps.randomized_correlation(explained, pixels, rows[tested], config)
     folded = builder.fold_batch_norm(model)  # whose first pass traces the graph
     batch = pixels[np.resize(rows, config.batch_size)][..., None].astype(np.float32)
     durations = timeit.repeat(lambda: folded.predict_on_batch(batch), number=1, repeat=4)
@@ -364,6 +367,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         "parameters": model.count_params(),
         "seconds_per_image": float(np.median(durations[1:])) / config.batch_size,
         "randomized_correlation": correlation,
+        "ood_test": ood.observed(described, *about[1]),
         "weights_sha256": artifacts.digest(weights_path),
         "seconds": dict(zip(started, np.diff([*started.values(), time.monotonic()]), strict=True)),
     }
