@@ -4,7 +4,7 @@ For education and research only, never for clinical use.
 
 The modules in order; each imports only from modules above it (tested):
 
-config, artifacts, tables    settings; complete files and their keys; result tables
+config, artifacts, tables    settings; atomic files and their keys; result tables
 data/reader                  one radiograph file -> uint8 grayscale
 data/duplicates              near-duplicate images
 data/splits                  groups; validation, test and cross-validation splits
@@ -42,7 +42,7 @@ __main__                     the command line
 
 import os
 
-# More threads of NumPy's matrix products wait busily: fifteen times slower beside other processes.
+# Idle threads of NumPy's matrix products spin: fifteen times slower while other processes run.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __version__ = "0.2.0"

@@ -1,7 +1,7 @@
 """The command line: `python -m fracture_utils {run,audit,predict,evaluate,import,export}`.
 
 Exit code 2 with one sentence on standard error where a file, folder or setting is wrong; 1 where
-the program fails; 130 or 143 where Ctrl-C or SIGTERM ends it. A command imports what it needs.
+the program fails; 130 or 143 after Ctrl-C or SIGTERM. Each command imports only what it needs.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def predict(
     print(*sentences.answers(answers, predictor.card), sep="\n")
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     if predictor.folder != config.models_dir and any(config.models_dir.glob("*.json")):
-        unused = f"The models in {config.models_dir} were trained on phantoms, so another answered"
+        unused = f"The models in {config.models_dir} were trained on phantoms and not used"
         sys.stderr.write(f"{unused}. To use them, name their folder with --models-dir.\n")
     return 2 if problems else 0
 
@@ -128,13 +128,13 @@ COMMANDS: dict[str, tuple] = {
                 "--fractured": {"metavar": "NAME", "help": "folder or label of fractured images"},
                 "--normal": {"metavar": "NAME", "help": "folder or label of normal images"}}),
     "export": (export, "Write models as ONNX files.", "DenseNet121", ("models_dir",),
-               {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: that of predict"},
+               {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: the one of predict"},
                 "--to": FILE | {"default": Path("exported"), "help": "default: exported"}}),
 }  # fmt: skip
 """Of each command: function, summary, example, its settings and its own arguments."""
 GROUPS = {"data_dir": "data", "horizontal_flip": "augmentation", "backbones": "training",
           "target_sensitivity": "evaluation"}  # fmt: skip
-"""Titles of groups of settings in the help, by the first setting of each in `Config`."""
+"""Titles of the groups of settings in the help, by the first setting of each group in `Config`."""
 
 
 class Parser(argparse.ArgumentParser):

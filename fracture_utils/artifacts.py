@@ -1,6 +1,6 @@
-"""Files that are complete or absent, and the one rule for what need not be computed again.
+"""Atomic file writes, and the rule for which cached artifacts are valid.
 
-An artifact is valid if the key in the JSON beside it equals the current key and its bytes have the
+An artifact is valid if the key in its JSON file equals the current key and its bytes have the
 recorded SHA-256. It is written under a temporary name, synced and renamed; its JSON comes last.
 """
 
@@ -30,8 +30,8 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with its suffixes, by which Keras and Pillow choose the
-    format. It replaces `path` once the block has succeeded; InputError where that is impossible.
+    """Yield a temporary path in the same folder, with the suffixes of `path`, by which Keras and
+    Pillow choose the format. It replaces `path` after the block; InputError where it cannot.
     """
     suffixes = "".join(suffix for suffix in path.suffixes[-2:] if len(suffix) <= 8)
     temporary = path.with_name(TEMPORARY + uuid.uuid4().hex[:12] + suffixes)
@@ -67,7 +67,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote; InputError where the file is missing or damaged."""
+    """Read what `write_json` wrote; InputError where the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -88,16 +88,16 @@ def write_arrays(path: Path, compress: bool = False, **arrays: Any) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """What `write_arrays` wrote, never unpickled; None where the file is missing or damaged."""
+    """Read what `write_arrays` wrote, without pickle; None where the file is missing or damaged."""
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except Exception:  # a damaged archive raises more kinds than can be listed
+    except Exception:  # a damaged archive raises too many kinds to list
         return None
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file, computed again where its number, size or time has changed."""
+    """Hexadecimal digest of a file, recomputed where its inode, size or time has changed."""
     stat = Path(path).stat()
     return _digest(str(path), algorithm, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -122,7 +122,7 @@ def key(code: Sequence[str] = (), libraries: Sequence[str] = (), **inputs: objec
     return parts | {"code": _source_digest(tuple(code)), "libraries": versions(libraries)}
 
 
-@functools.cache  # the source that was imported, if a file changes meanwhile
+@functools.cache  # the source as imported, even if a file changes later
 def _source_digest(names: tuple[str, ...]) -> str:
     roots = [Path(fracture_utils.__file__).parent / name for name in names]
     paths = [path for root in roots for path in (root.rglob("*.py") if root.is_dir() else [root])]
@@ -139,7 +139,7 @@ def is_valid(path: Path, key: dict) -> bool:
 
 
 def seal(path: Path, key: dict, **facts: object) -> None:
-    """Declare `path` valid under `key`; `facts` (JSON) are kept beside it."""
+    """Declare `path` valid under `key`; `facts` (JSON) are stored with the key."""
     write_json(Path(f"{path}.json"), {"key": key, "sha256": digest(path), **facts})
 
 
@@ -149,7 +149,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def lock(folder: Path) -> filelock.FileLock:
-    """Hold a folder for this process (which may lock it again) until release, exit or crash."""
+    """Lock a folder for this process (which may lock it again) until release, exit or crash."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(folder.resolve() / "run.lock", timeout=0, is_singleton=True)

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "FRACTURE_"
 NORMAL, FRACTURED = CLASS_NAMES = ("normal", "fractured")
-"""In the order of their labels: normal is 0, fractured is 1, everywhere."""
+"""In the order of their labels: normal is always 0, fractured is always 1."""
 SPLITS = ("train", "validation", "test")
 OUT_OF_FOLD = "cross-validation"
 """The split of predictions for images that the head of their fold has not seen."""
@@ -34,7 +34,7 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """A run that failed for a reason other than its input; exit code 1."""
+    """A failure for a reason other than the input; exit code 1."""
 
 
 def first_line(error: BaseException) -> str:
@@ -44,9 +44,9 @@ def first_line(error: BaseException) -> str:
 
 
 class Config(BaseSettings):
-    """The settings of a run, as keywords or else as variables: `quick=True` or `FRACTURE_QUICK=1`.
+    """The settings of a run: keywords (`quick=True`) or environment variables (`FRACTURE_QUICK=1`).
 
-    A keyword of None counts as not given. Raises InputError where a setting is wrong.
+    A keyword of None has no effect. Raises InputError where a setting is wrong.
     """
 
     model_config = SettingsConfigDict(
@@ -58,9 +58,9 @@ class Config(BaseSettings):
     models_dir: Path = Field(Path("models"), description="folder for trained models")
     weights_dir: Path | None = Field(None, description="folder with ImageNet weights files")
     source: Literal["auto", "images", "phantoms"] = Field(
-        "auto", description="images of data_dir or synthetic phantoms; auto: phantoms if no images"
+        "auto", description="images of data_dir or synthetic phantoms; auto: phantoms without any"
     )
-    quick: bool = Field(False, description="small and fast: shows that everything works")
+    quick: bool = Field(False, description="few and small images: checks that everything works")
     seed: int = Field(0, ge=0, lt=2**31, description="random seed of the run")
     phantom_images: int = Field(480, ge=48, le=100_000, description="number of phantoms")
 
@@ -155,7 +155,7 @@ class Config(BaseSettings):
 
     @property
     def cache_dir(self) -> Path:
-        """What can be computed again: pixels, feature maps, checkpoints, logs."""
+        """The folder for what can be recomputed: pixels, feature maps, checkpoints, logs."""
         return self.results_dir / "cache"
 
     @property
@@ -170,7 +170,7 @@ class Config(BaseSettings):
         return int(self._described().get("neighbors") or 0) if own is None else own
 
     def _described(self) -> dict[str, Any]:
-        """The content of source.json, which an import writes beside the images."""
+        """The content of source.json, which an import writes into the folder of the images."""
         try:
             return dict(json.loads((self.images_dir / "source.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

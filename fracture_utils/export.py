@@ -1,4 +1,4 @@
-"""Trained models for other software as ONNX files, each compared with Keras."""
+"""Export of trained models as ONNX files, each compared with Keras."""
 
 import importlib.util
 import inspect
@@ -17,19 +17,19 @@ from fracture_utils.models import backbones, model_cards, ood
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 LIMITS = {"probability": 1e-3, "logit": 1e-2, "heat_map": 1e-2, "ood_score": 1e-2}
-"""Largest differences from Keras."""
+"""Largest accepted differences from Keras."""
 SCRIPT = Path(__file__).parent / "templates" / "run_onnx.py.txt"
 
 
 def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
-    """Write models (none named: that of `predict`) into `folder`; yields a line per model.
+    """Write models (by default the one that `predict` uses) into `folder`; yields a line per model.
 
-    Each becomes <name>.onnx and a card <name>.json, beside run_onnx.py: from "image" uint8
+    Each becomes <name>.onnx and a card <name>.json, with run_onnx.py: from "image" uint8
     (n, size, size, 1) and "statistics" float32 (n, 23) to "probability" (calibrated), "logit",
     "heat_map" and "ood_score" in float32. An image with a score above "ood_threshold" of the card
     is out of distribution. The statistics depend on the frame of the image within the square, so
     `ood.statistics` computes them. InputError where a model or package is missing or `folder` holds
-    other files of these names; RunError beyond LIMITS, and an earlier export stays.
+    other files of these names; RunError beyond LIMITS, and an earlier export is kept.
     """
     if missing := [package for package in PACKAGES if not importlib.util.find_spec(package)]:
         raise InputError(f'The export needs {", ".join(missing)}: pip install -e ".[export]".')
@@ -45,7 +45,7 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
         card["ood_threshold"] = ood.threshold(reference)
         card["ood_rate"] = sentences.warning_rate(card)
         with artifacts.replacing(path) as file, backbones.quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of converters about NumPy and themselves
+            warnings.simplefilter("ignore")  # converters warn about NumPy and themselves
             differences = _write(file, model_cards.load(name, card, home), card, reference)
         exported = {"exported": artifacts.versions(), "differences_from_keras": differences}
         artifacts.write_json(target, exported | card)
@@ -55,7 +55,7 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
 
 
 def script() -> str:
-    """run_onnx.py: the template with the package's own code, so that both read files alike."""
+    """run_onnx.py: the template with code of the package, so that both read files the same way."""
     module = inspect.getsource(reader).splitlines(keepends=True)
     parts = [line for line in module if not line.startswith(("from fracture_utils", "from scipy"))]
     parts += [f"{name} = {getattr(ood, name)}\n" for name in ("SIDE", "LEVELS", "SIGMAS")]
@@ -78,7 +78,7 @@ def _write(path: Path, trained: Any, card: dict, reference: ood.Reference) -> di
         return value if symbolic else keras.ops.convert_to_numpy(value)
 
     def call(operation: Callable, *inputs: Any, **options: Any) -> Any:
-        """With constants as arrays: tf2onnx makes each tensor an input of the file."""
+        """Pass constants as arrays: tf2onnx would make each tensor an input of the file."""
         inputs, options = keras.tree.map_structure(plain, (inputs, options))
         return operation(*inputs, **options)
 

@@ -28,7 +28,7 @@ DIED = f"The notebook's process died; lower {PREFIX}BATCH_SIZE if memory is shor
 
 
 class KernelManager(AsyncKernelManager):
-    """Starts kernels in this Python, whatever Python a kernel named python3 stands for."""
+    """Starts kernels with this Python interpreter, regardless of any kernel named python3."""
 
     kernel_spec = KernelSpec(argv=make_ipkernel_cmd(), language="python")
 
@@ -36,15 +36,15 @@ class KernelManager(AsyncKernelManager):
 def execute(settings: Mapping[str, object]) -> Path:
     """Run the notebook under these settings; returns the path of its page.
 
-    Prints section titles and the progress of the training. Raises InputError with the notebook's
-    sentence where a file or setting is wrong, otherwise RunError; run.log has the traceback. A
-    KeyboardInterrupt ends the notebook and its trainings.
+    Prints section titles and the progress of the training. Raises InputError with the message of
+    the notebook where a file or setting is wrong, or else RunError; run.log has the traceback. A
+    KeyboardInterrupt stops the notebook and its trainings.
     """
     config, story = Config(**settings), nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(story, timeout=None, kernel_name="python3", extra_arguments=QUIET)
     client.kernel_manager_class, client.on_cell_start = KernelManager, _show_title
     given = {PREFIX + name.upper(): str(v) for name, v in settings.items() if v is not None}
-    # In a thread of its own: in the main thread, nbclient would handle the signals.
+    # In a separate thread: in the main thread, nbclient would handle the signals.
     pool = ThreadPoolExecutor(1)
     future = pool.submit(asyncio.run, client.async_execute(env=backbones.environment() | given))
     try:
@@ -71,7 +71,7 @@ def execute(settings: Mapping[str, object]) -> Path:
 
 
 def html(story: nbformat.NotebookNode) -> str:
-    """The notebook as a page that loads nothing, with the alternative texts of its figures."""
+    """The notebook as a self-contained HTML page, with the alternative texts of its figures."""
     return HTMLExporter(raw_template=PAGE.read_text("utf-8")).from_notebook_node(story)[0]
 
 
@@ -81,7 +81,7 @@ def _show_title(cell: nbformat.NotebookNode, **_: object) -> None:
 
 
 def _show_progress(config: Config, future: Future) -> None:
-    """Show status.json of each training in one line, or (in a file) in one a minute."""
+    """Show status.json of each training in one line or, if output goes to a file, once a minute."""
     started, terminal = time.time(), sys.stdout.isatty()
     with tqdm(bar_format="{desc} {elapsed}", file=sys.stdout, disable=not terminal) as line:
         while not wait([future], 0.5 if terminal else 60).done:

@@ -26,7 +26,7 @@ from fracture_utils.models import backbones, model_cards, ood
 CHUNK = 32  # images in memory at once
 FEW = 4  # images up to which tracing a graph takes longer than it saves
 SIDE, WIDTH, FONT = 512, 800, 18
-"""Of a drawn answer: longest side of the image, smallest width and height of a letter, in pixels"""
+"""Of the PNG, in pixels: longest side of the image, smallest width, font size."""
 
 
 class Predictor:
@@ -43,7 +43,7 @@ class Predictor:
         """The Keras model with heat maps, and its reference set. Its precision is float32 unless
         the setting names another one: 16 bits change probabilities by more than 0.02.
         """
-        # Keras would import both, for a second, for functions that are not used here.
+        # Keras would import both, which takes a second, for functions that are not used here.
         hidden = {name: None for name in ("matplotlib", "sklearn") if name not in sys.modules}
         sys.modules.update(hidden)
         from fracture_utils.models import heatmaps
@@ -56,8 +56,8 @@ class Predictor:
         return heatmaps.explain(model), ood.read(self.folder / f"{self.name}.ood.npz")
 
     def answer(self, images: Mapping[Path, np.ndarray]) -> tuple[pd.DataFrame, list[np.ndarray]]:
-        """The answers about uint8 images (height, width), a row per image without overlay, and the
-        heat map of each, float32 (GRID, GRID). The decision is empty if there is a warning.
+        """The answers for uint8 images (height, width), a row per image without overlay, and their
+        heat maps, each float32 (GRID, GRID). The decision is empty if there is a warning.
         """
         card, size, (model, reference) = self.card, self.card["input_size"], self.model
         shapes = np.array([image.shape for image in images.values()])
@@ -79,8 +79,8 @@ class Predictor:
 
 
 def find(names: Sequence[Path], config: Config) -> list[Path]:
-    """The files that `names` (files, folders and wildcards) match, each once, without documents.
-    InputError where there is none.
+    """The files that match `names` (files, folders and wildcards), each once, without documents.
+    InputError if there are none.
     """
     paths, apart = [], {config.results_dir, config.models_dir}
     for name in names:
@@ -104,8 +104,8 @@ def predict(
     output: Path | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The answers table, also written to `output` (None: answers.csv in results_dir), and a
-    sentence per file that cannot be read; `draw` (None: if there are few) writes each image
-    beside its heat map.
+    sentence per file that cannot be read. `draw` (None: for at most MOST_LISTED images) writes
+    each image next to its heat map.
     """
     folder, few = predictor.config.results_dir, len(paths) <= sentences.MOST_LISTED
     draw, output = few if draw is None else draw, output or folder / "answers.csv"
@@ -116,7 +116,7 @@ def predict(
         range(0, len(paths), CHUNK), unit=" images", unit_scale=CHUNK, disable=few or None
     )
     with artifacts.replacing(output) as temporary, ThreadPoolExecutor() as pool:
-        temporary.touch()  # reports at once a folder that cannot be written
+        temporary.touch()  # fails early if the folder cannot be written
         for start in chunks:
             chunk = paths[start : start + CHUNK]
             images, futures = {}, [pool.submit(reader.read, path) for path in chunk]
@@ -141,8 +141,8 @@ def predict(
 
 
 def _draw(path: Path, image: np.ndarray, heat_map, row: Mapping, card, folder: Path) -> str:
-    """Write an image beside its heat map, above the answer, whose values are text chunks, too."""
-    stem = path.stem.encode()[:100].decode(errors="ignore")  # a name has at most 255 bytes
+    """Write a PNG of an image next to its heat map, with the answer below and in text chunks."""
+    stem = path.stem.encode()[:100].decode(errors="ignore")  # a file name has at most 255 bytes
     target = folder / f"{stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
     small = np.asarray(ImageOps.contain(Image.fromarray(image), (SIDE, SIDE)))
     heat_map = localization.relative_to_threshold(heat_map, row["probability"], card)
@@ -167,7 +167,7 @@ def external_test(config: Config) -> Any:
     """Score the models of models_dir, or the released ones, on the labeled images of data_dir with
     the calibration, thresholds and selected model of the cards, and draw the figures.
     """
-    from fracture_utils import plots  # these take seconds
+    from fracture_utils import plots  # these imports take seconds
     from fracture_utils.data import audit
     from fracture_utils.evaluation import results
 

@@ -1,7 +1,7 @@
 """Result tables: read, write and check them against the data dictionary in columns.csv.
 
 columns.csv has one row per column: table, column, kind (text, whole, number, flag), unit, required,
-interval (whether <column>_low and <column>_high, the 95 % interval, stand beside it) and meaning.
+interval (whether <column>_low and <column>_high, the 95 % interval, follow it) and meaning.
 """
 
 import functools
@@ -14,7 +14,7 @@ import pandas as pd
 from fracture_utils import artifacts
 from fracture_utils.config import InputError, first_line
 
-OPEN = ("images", "predictions", "most_confident_errors")  # may have more columns of images.csv
+OPEN = ("images", "predictions", "most_confident_errors")  # may have other columns of images.csv
 ENDS = {"": "", "_low": "lower limit of the 95 % CI: ", "_high": "upper limit of the 95 % CI: "}
 TYPES = {"text": str, "whole": "int64", "number": float, "flag": bool}
 
@@ -44,7 +44,7 @@ def empty(name: str) -> pd.DataFrame:
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its floats as they stand in a file."""
+    """The table with its floats rounded as in a file."""
     numbers = table.select_dtypes(np.floating)
     texts = numbers.map(lambda value: f"{value:.{artifacts.DIGITS}g}")
     return table.assign(**texts.astype(float))
@@ -57,8 +57,8 @@ def write(folder: Path, name: str, table: pd.DataFrame) -> None:
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
-    """The table `<name>.csv` of `folder`, missing text empty; InputError where columns.csv does not
-    describe it.
+    """The table `<name>.csv` of `folder`, missing text as empty strings. InputError where it does
+    not match columns.csv.
     """
     path, kinds = folder / f"{name}.csv", _known(name)["kind"]
     types = defaultdict(lambda: str, kinds.map(TYPES))

@@ -69,7 +69,7 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
     """Files that are left out, and unusual images."""
     files, images, depth = data.files, data.images, data.images["bit_depth"]
     for path, reason in files.loc[files["reason"] != "", ["path", "reason"]].to_numpy():
-        if may_be_image(PurePath(path)):  # otherwise a document, or a file of the system
+        if may_be_image(PurePath(path)):  # else a document or a system file
             yield "amber", "excluded file", path, "", reason, "repair or remove it"
     blank = np.array([image.std() for image in data.thumbnails]) < 2
     sides = images[["width", "height"]].agg(["min", "max"], axis=1)
@@ -108,7 +108,7 @@ def _copies(data: dataset.Dataset) -> Iterator[tuple]:
 def _groups(data: dataset.Dataset) -> Iterator[tuple]:
     """Groups in several splits, and images without a patient."""
     images, runs = data.images, data.images["group"].str.fullmatch(splits.RUN)
-    guessed = images["group"].isin(images["path"])  # from near duplicates: judged pair by pair
+    guessed = images["group"].isin(images["path"])  # from near duplicates, reported by pair
     shared = images.groupby("group")["split"].transform("nunique") > 1
     for group, members in images[shared & ~guessed].groupby("group"):
         counts = members["split"].value_counts().items()

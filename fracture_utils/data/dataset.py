@@ -40,7 +40,7 @@ NUMBERS = {"1": "fractured", "1.0": "fractured", "0": "normal", "0.0": "normal"}
 SYNONYMS = {name: name for name in [*splits.IDENTITIES, *BOX_COLUMNS, "label", "split", "class"]}
 SYNONYMS |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
 SYNONYMS |= {"filename": "path", "bodypart": "body_part", "view": "view", "hardware": "hardware"}
-MISSING = ["na", "n/a", "nan", "none", "null", "unknown", "-", "?"]  # of a patient, in lower case
+MISSING = ["na", "n/a", "nan", "none", "null", "unknown", "-", "?"]  # words for no patient
 COMPOSED = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes umlauts
 SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotation tool, clipped
 
@@ -59,11 +59,11 @@ class Dataset(NamedTuple):
 
 
 def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> Dataset:
-    """Read the data folder, and keep the pixels of its images at each of `sizes` (see `pixels`).
+    """Read the data folder, and cache the pixels of its images at each of `sizes` (see `pixels`).
 
     Files are decoded only if one of them or a size is new. InputError where files have no class, a
-    split lacks one, or a table is wrong. For an external test every image with a class is of the
-    split test, and one class suffices.
+    split lacks a class, or a table is wrong. In an external test, every image with a class
+    belongs to the split test, and one class suffices.
     """
     folder = config.images_dir
     apart = {config.results_dir, config.models_dir, config.data_dir / "phantoms"} - {folder}
@@ -111,7 +111,7 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
 
 
 def assign(path: Path, paths: pd.Series, table: pd.DataFrame, words: dict = WORDS) -> pd.DataFrame:
-    """Columns label and split of the files at `paths`: from their folders, else from the table at
+    """Columns label and split of the files at `paths`: from their folders or else the table at
     `path`, which may also move an image from train to validation.
     """
     folders = [meaning(name, words) for name in paths]
@@ -131,7 +131,7 @@ def assign(path: Path, paths: pd.Series, table: pd.DataFrame, words: dict = WORD
 
 
 def pixels(cache_dir: Path, size: int) -> tuple[np.ndarray, dict[str, int]]:
-    """What `load` kept at `size`: uint8 (rows, size, size), memory-mapped; the row of each path."""
+    """The cached pixels: uint8 (rows, size, size), memory-mapped; and the row of each path."""
     file = cache_dir / "pixels" / f"{size}.npy"
     paths = artifacts.facts(file)["paths"]
     return np.load(file, mmap_mode="r"), {path: row for row, path in enumerate(paths)}
@@ -159,7 +159,7 @@ def meaning(path: str, words: dict = WORDS) -> tuple[str, str]:
 
 
 def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Each file below `folder`, without the folders `apart`, and why it is not an image, or ""."""
+    """Each file below `folder`, except in folders `apart`, and why it is not an image, or ""."""
     errors: list[OSError] = []
     skipped = {os.path.realpath(path) for path in apart}
     for parent, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
@@ -183,7 +183,7 @@ def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def read_annotations(path: Path, paths: pd.Series, without: Sequence[str] = ()) -> pd.DataFrame:
-    """images.csv about the files at `paths` as text; words for a missing identity become empty."""
+    """images.csv as text, for the files at `paths`; words for a missing identity become empty."""
     table = read_table(path, ["path"], paths).drop(columns=without, errors="ignore")
     _refuse(path, table["path"].duplicated(), "the path repeats; keep one row per image")
     for column in set(splits.IDENTITIES).intersection(table):
@@ -214,7 +214,7 @@ def read_boxes(path: Path, files: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series
 
 
 def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame:
-    """A table about `paths` as text, with the documented names of columns and whole paths."""
+    """A table about `paths` as text, with the documented column names and full paths."""
     if not path.exists():
         return pd.DataFrame(columns=columns, dtype=str)
     table = read_spreadsheet(path, SYNONYMS)
@@ -233,7 +233,7 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
 
 
 def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
-    """A CSV file as spreadsheets save it, as text, in UTF-8 or UTF-16. The index counts the rows;
+    """A CSV file from a spreadsheet, as text, in UTF-8 or UTF-16. The index counts the rows;
     empty ones are left out. `names` renames columns by their `plain` name.
     """
     try:

@@ -1,8 +1,8 @@
-"""Near-duplicate images: copies that were re-encoded, resized, cropped, mirrored or rotated a bit.
+"""Near-duplicate images: re-encoded, resized, cropped, mirrored or slightly rotated copies.
 
 Nearest neighbors of a coarse descriptor are the candidates. A candidate counts if both thumbnails,
-registered by an affine map near the identity, agree in their details: two patients agree coarsely.
-Of 100 copies planted among 150 phantoms this detects all, without a false pair.
+registered by an affine map near the identity, agree in detail: two patients agree only coarsely.
+It detects all of 100 copies planted among 150 phantoms, without a false pair.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from scipy import ndimage, sparse
 SIDE = 64  # of a thumbnail, in pixels
 NEIGHBORS = 5  # candidates of each image and of its mirror image, itself included
 MAX_DISTANCE = np.sqrt(2 * (1 - 0.7))  # of the unit descriptors of candidates: a cosine of 0.7
-MIN_SHAPE = 0.86  # correlation of blurred thumbnails below which registration is given up
+MIN_SHAPE = 0.86  # correlation of blurred thumbnails below which registration stops
 MIN_AGREEMENT = 0.92  # correlation of the details of a pair; on FracAtlas such pairs are copies
 COLUMNS = ["first", "second", "mirrored", "agreement"]
 _GRID = np.float32([*np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2), np.ones((SIDE, SIDE))])
@@ -25,7 +25,7 @@ def pairs(thumbnails: np.ndarray) -> pd.DataFrame:
     """Near duplicates among thumbnails, uint8 (n, SIDE, SIDE), each pair once, sorted: rows first <
     second, mirrored, agreement. Equal thumbnails are paired with the first of them only.
     """
-    from sklearn.neighbors import NearestNeighbors  # takes a second
+    from sklearn.neighbors import NearestNeighbors  # the import takes a second
 
     codes = pd.factorize(np.array([image.tobytes() for image in thumbnails], object))[0]
     distinct = np.unique(codes, return_index=True)[1]
@@ -71,7 +71,7 @@ def _descriptors(normalized: np.ndarray) -> np.ndarray:
 def _agreement(normalized: np.ndarray, flipped: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Correlation (n,) of the details of pairs `rows` (2, n), after registration by the inverse
     compositional algorithm (Baker and Matthews, Lucas-Kanade 20 Years On, 2004). 0 where the
-    blurred images differ or need more than copying does: 10 % scale, 6 degrees.
+    blurred images differ or the map exceeds that of a copy (10 % scale, 6 degrees).
     """
     first, second = np.float32(normalized[rows[0]]), np.float32(flipped[rows[1]])
     result, rows = np.zeros(len(first), np.float32), np.arange(len(first))
@@ -100,7 +100,7 @@ def _agreement(normalized: np.ndarray, flipped: np.ndarray, rows: np.ndarray) ->
     # Without coarse structure, which all images of a body part share.
     fine = (x - ndimage.gaussian_filter(x, (0, 2, 2)) for x in (first, moved))
     details = (ndimage.gaussian_filter(x, (0, 0.6, 0.6)) for x in fine)
-    middle = (x[:, 6:-6, 6:-6] for x in (*details, inside))  # rotated, cropped copies lack the rim
+    middle = (x[:, 6:-6, 6:-6] for x in (*details, inside))  # rotated, cropped copies lack the edge
     result[rows] = _correlation(*middle)
     return result
 

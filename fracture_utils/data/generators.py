@@ -12,13 +12,13 @@ from fracture_utils.config import Config
 from fracture_utils.data import reader
 
 MIDDLE_GRAY = 127.5
-MIN_COVERED = 0.25  # share of a grid cell inside a box above which it counts as fractured
+MIN_COVERED = 0.25  # fraction of a grid cell inside a box above which it is fractured
 MIN_PIXELS = 0.5  # nonblack pixels in a grid cell above which it lies inside the image
 
 
 def shuffled(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """The rows (n,) in an order that depends on the seed and the epoch only; of rows (n, variants),
-    each line the variants of one image, a random one per image.
+    """The rows (n,) in an order that depends on the seed and the epoch only; from rows (n,
+    variants), where each row lists the variants of one image, a random variant per image.
     """
     random = np.random.default_rng([seed, epoch])
     rows = random.permutation(rows)
@@ -49,7 +49,7 @@ def warp(square: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
     """A random variant of uint8 (size, size): an `affine` map, then contrast and brightness, as
-    float32 in 0..255. The padding stays black, or the localization head would take it for image.
+    float32 in 0..255. The padding stays black, because the localization head detects it by that.
     """
     coefficients, lit = affine(len(image), config, random), image > 0
     frame = np.outer(lit.any(axis=1), lit.any(axis=0)).astype(np.uint8)
@@ -63,8 +63,8 @@ def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> n
 class ImageBatches(keras.utils.PyDataset):
     """Images as float32 (batch, size, size, 1) in 0..255, with labels float32 (batch, 1).
 
-    `rows` are the rows of `pixels`, uint8 (n, size, size), and of `labels` (n,) to serve, in this
-    order: unchanged, or augmented for an `epoch`, in a resumed training as in the interrupted one.
+    `rows` are the rows of `pixels`, uint8 (n, size, size), and of `labels` (n,) to use, in this
+    order: unchanged, or augmented by `epoch`, identically after training is resumed.
     With `cell_targets`, a function of rows and epoch, targets of the grid cells follow the labels.
     """
 
@@ -99,7 +99,7 @@ class ImageBatches(keras.utils.PyDataset):
 
 class FeatureBatches(keras.utils.PyDataset):
     """Rows of cached arrays and of targets as tuples; targets float32, (n,) as (batch, 1). Where
-    `rows` is (n, variants), `shuffled` has to choose a variant of each before the first batch.
+    `rows` is (n, variants), `shuffled` must choose a variant of each image before the first batch.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ def draw_boxes(boxes: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarr
 def box_grid(marked: np.ndarray, rows: int) -> np.ndarray:
     """Which cells of a (rows, rows) grid show a fracture, float32 of 0 and 1.
 
-    A cell counts if more than MIN_COVERED of it lies in a box of `marked` (see `draw_boxes`), and
-    in any case that with most of a box, because a hairline may be smaller than a cell.
+    A cell counts if more than MIN_COVERED of it lies in a box of `marked` (see `draw_boxes`), or if
+    it contains most of a box, because a hairline fracture may be smaller than a cell.
     """
     regions, count = ndimage.label(marked)
     weight = membership(len(marked), rows)
@@ -155,7 +155,7 @@ def inside_grid(square: np.ndarray, rows: int) -> np.ndarray:
 
 
 def membership(size: int, rows: int) -> np.ndarray:
-    """Share of each of `size` pixels in each of `rows` equal cells, float32 (rows, size)."""
+    """Fraction of each of `size` pixels in each of `rows` equal cells, float32 (rows, size)."""
     edges, pixel = np.linspace(0, size, rows + 1), np.arange(size)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     return np.clip(overlap, 0, 1).astype(np.float32)

@@ -1,8 +1,8 @@
 """Phantoms: synthetic radiographs of limbs, the data set that needs no download.
 
 A limb is a set of tubes, whose chords have a closed form; Beer-Lambert attenuation, scatter, noise
-and a percentile window make a radiograph of it. A fracture cuts one bone into fragments, which are
-drawn apart and shifted. All else has the same distribution in both classes.
+and a percentile window turn it into a radiograph. A fracture cuts one bone into fragments, which
+are separated and shifted. All other properties have the same distribution in both classes.
 """
 
 import os
@@ -24,7 +24,7 @@ from fracture_utils.data.dataset import BOX_COLUMNS
 NAME, STAMP = "fracture-detection phantoms", "phantoms.json"
 TABLES = (STAMP, f"{STAMP}.json", "images.csv", "boxes.csv")
 BLOCK, TEST, BROKEN = 11, {2, 6, 9}, {0, 4, 8, 9}
-"""Of each BLOCK patients those in test, and those with a fracture."""
+"""Of each BLOCK patients, the positions of those in test and of those with a fracture."""
 TURNS = {"frontal": 0.0, "lateral": 90.0, "oblique": 45.0}
 MUSCLE, CORTEX, SPONGIOSA = 0.022, 0.066, 0.017
 """Linear attenuation in 1/mm near 55 keV (NIST XCOM); bone in addition to muscle."""
@@ -35,7 +35,7 @@ KINDS = {
     "comminuted": ((0.3, 2.2, -1.3), (0.9, 4.5, 1.3)),
     "hairline": ((0.0, 1.2, 0.0), (0.9, 2.2, 0.0)),
 }
-"""Least and largest slope (rise over width), gap in mm, and shift (share of the radius)."""
+"""Least and largest slope (rise over width), gap in mm, and shift (fraction of the radius)."""
 
 
 class Tube(NamedTuple):
@@ -68,14 +68,14 @@ PARTS: dict[str, tuple[list[Tube], int, list[Tube], float]] = {
          Tube((0, -70, 0), (0, -2, 0), 4.8, (1.6, 1.6), 1.4, 1)], 3,
         [Tube((0, -120, 0), (0, 12, 0), 20), Tube((0, -20, 0), (0, 97, 0), 10, (1.3, 0.9))], 90),
 }  # fmt: skip
-"""Bones, how many of them may break (the first ones), soft tissue, and the field in mm."""
+"""Bones, how many of them (the first ones) may be fractured, soft tissue, and the field in mm."""
 
 
 def make(folder: Path, count: int, size: int, seed: int) -> None:
     """Write exactly this set of phantoms into `folder`, which holds nothing else.
 
     {train,test}/{fractured,normal}/patientNNNNN_viewN.png, images.csv, boxes.csv, phantoms.json. A
-    complete set stays as it is, another one is replaced; InputError where a file is none of these.
+    complete set is kept, any other set is replaced; InputError where a file is not of a set.
     """
     settings = {"generator": f"synthetic {NAME}", "images": count, "size": size, "seed": seed}
     key = artifacts.key(["data/phantoms.py"], ["numpy", "scipy"], settings=settings)
@@ -122,7 +122,7 @@ def make(folder: Path, count: int, size: int, seed: int) -> None:
 
 
 def box_around(change: np.ndarray) -> dict[str, int]:
-    """xmin, xmax, ymin, ymax in pixels around nearly all energy of the change by a fracture."""
+    """xmin, xmax, ymin, ymax in pixels around 98 % of the squared change by a fracture."""
     size, box = len(change), {}
     for axis, name in enumerate("xy"):
         energy = np.cumsum(np.square(change, dtype=float).sum(axis))
@@ -133,7 +133,7 @@ def box_around(change: np.ndarray) -> dict[str, int]:
 
 
 def draw_patient(index: int, seed: int) -> SimpleNamespace:
-    """What the views of a patient share; `bone` and `site` frame them, broken or not."""
+    """The properties of all views of a patient, centered on `site` of `bone`, fractured or not."""
     random = np.random.default_rng([seed, 1, index])
     place, kind = index % BLOCK, list(KINDS)[index % len(KINDS)]
     body_part = str(random.choice(list(PARTS)))
@@ -185,7 +185,7 @@ def render(patient: SimpleNamespace, view: int, size: int, seed: int) -> tuple:
 
 
 def _chords(tube: Tube, along: np.ndarray, across: np.ndarray, length: float) -> tuple:
-    """Chords in a tube and in its marrow, and the nearness (0 to 1) to its ends."""
+    """Chords in a tube and in its marrow, and the closeness (0 to 1) to its ends."""
     reach = (0.13 if tube.cortex else 0.45) * length
     first, last = (np.exp(-((t / reach) ** 2)) for t in (along, length - along))
     flare = 1 + (tube.flares[0] - 1) * first + (tube.flares[1] - 1) * last
@@ -203,7 +203,7 @@ def _bone(tube: Tube, along: np.ndarray, across: np.ndarray, length: float, text
 
 
 def _break(patient: SimpleNamespace, pitch: float, tube: Tube, *geometry: np.ndarray):
-    """Line integral of a bone in fragments, which return to its axis away from the fracture."""
+    """Line integral of a bone in fragments, whose shift vanishes away from the fracture."""
     along, across, length, texture = geometry
     slope, gap, shift = patient.fracture
     site, radius, bone, share = along - patient.site * length, tube.radius, 0, 1
@@ -221,7 +221,7 @@ def _break(patient: SimpleNamespace, pitch: float, tube: Tube, *geometry: np.nda
 
 
 def _expose(integrals: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Detect the rays between the jaws of the collimator and show bone bright: uint8."""
+    """Simulate the detector within the collimated field; bone is bright: uint8."""
     size, field = len(integrals), np.zeros_like(integrals)
     top, bottom, left, right = np.maximum(random.integers(-size // 8, size // 8, 4), 0)
     field[top : size - bottom, left : size - right] = 1

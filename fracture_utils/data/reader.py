@@ -27,14 +27,14 @@ RASTER = re.compile(rb"(?s)\x89PNG\r\n\x1a\n|\xff\xd8\xff|II|MM|BM|" + UNSUPPORT
 DICOM = re.compile(
     rb"(?s).{128}DICM|[\x02\x04\x08\x10\x18\x20\x28]\0.[\0-\x1f](?:[A-Z]{2}|..\0\0)"
 )  # with a preamble, or beginning with a data element
-FOREIGN = {  # what a file is whose name or folder suggests an image, and the next action
+FOREIGN = {  # kinds of files that may be mistaken for images, and the next action
     UNSUPPORTED: "a GIF, WebP, AVIF or HEIC image; convert it to PNG",
     rb"version https://git-lfs": "a Git LFS pointer; fetch the image with git lfs pull",
     rb"(?:\xef\xbb\xbf)?\s*(?:<[!?a-z]|[{\[])": "HTML, XML or JSON; download the image again",
 }
 DECODERS = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
-# Of damaged or unusual files. Not `catch_warnings` around a call: it is not thread-safe.
+# About damaged or unusual files. `catch_warnings` around a call would not be thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|fracture_utils\.data\.reader")
 
 
@@ -53,10 +53,10 @@ def read(path: Path) -> np.ndarray:
 
 def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The pixels of `read`, and facts about the file: jpeg_quality is estimated (NaN for other
-    formats), patient a digest of the DICOM PatientID; rotated is there where EXIF turns the image.
+    formats), patient is a digest of the DICOM PatientID; rotated is there if EXIF turns the image.
 
-    8-bit images are unchanged. More bits (and DICOM after its window) are stretched from darkest to
-    brightest, because 12-bit data lie in 16-bit containers and no header says so reliably.
+    8-bit images are unchanged. Other images (and DICOM after its window) are stretched from darkest
+    to brightest, because no header reliably marks 12-bit data in a 16-bit container.
     """
     path = Path(path)
     try:
@@ -87,7 +87,7 @@ def is_image(path: Path) -> bool:
 def fit(image: np.ndarray, size: int) -> np.ndarray:
     """The image (height, width) as uint8 (size, size), antialiased, centered on padding."""
     top, left, height, width = frame(image.shape, size)
-    square = np.zeros((size, size), np.uint8)  # a level of the border would show the exposure
+    square = np.zeros((size, size), np.uint8)  # black: a gray level would reveal the exposure
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     square[top : top + height, left : left + width] = resized
     return square
@@ -100,7 +100,7 @@ def frame(shape: tuple[int, int], size: int) -> tuple[int, int, int, int]:
 
 
 def unfit(square: np.ndarray, shape: tuple[int, int], size: int) -> np.ndarray:
-    """A map over the square of `fit` -> float32 (GRID, GRID) over the image of `shape` alone."""
+    """A map of the square of `fit` -> float32 (GRID, GRID), cropped to the image of `shape`."""
     top, left, height, width = frame(shape, size)
     centers = (np.arange(GRID) + 0.5) / GRID
     rows = (top + centers * height) / size * square.shape[0] - 0.5
@@ -113,8 +113,8 @@ def stretch(values: np.ndarray, inverted: bool = False, hidden: Any = None) -> n
     """Values (height, width) or colors (height, width, 3) as uint8 (height, width), linearly from
     darkest to brightest; `inverted`: low values are bright. `hidden` pixels (bool) become black.
 
-    Markers are clipped, or they would leave the bone few levels: at most 1 pixel in 1000 (in a
-    small image 1 in 100, up to 16) whose distance from all others exceeds the range of those.
+    Markers are clipped to leave the bone enough gray levels: at most 1 pixel in 1000 (in a small
+    image 1 in 100, up to 16) whose distance from all others exceeds the range of the others.
     """
     if values.ndim == 3:  # weights of ITU-R BT.601, as in Pillow
         values = sum(values[..., k] * weight for k, weight in enumerate((0.299, 0.587, 0.114)))
@@ -178,7 +178,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         return stretch(np.asarray(image), inverted=tags.get(262) == 0), facts
     if image.has_transparency_data:
         gray, alpha = np.moveaxis(np.asarray(image.convert("RGBA").convert("LA")), -1, 0)
-        alpha = alpha if alpha.any() else 255  # it was never filled in
+        alpha = alpha if alpha.any() else 255  # the channel was never filled
         return (gray.astype(np.uint16) * alpha // 255).astype(np.uint8), facts
     return np.asarray(image.convert("RGB" if mode == "CMYK" else "L").convert("L")), facts
 

@@ -28,9 +28,9 @@ Rows = tuple[list[dict[str, str]], pd.DataFrame]
 def bring(
     name: str, source: Path, destination: Path, words: dict | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Import the data set `name` from a folder or zip archive. In folders and tables of the source
-    `folders`, `words` ({word: class}) name classes, too. Returns the new images.csv, and path and
-    reason of each file that is no image of it and of each image that is missing.
+    """Import the data set `name` from a folder or zip archive. For the source `folders`, `words`
+    ({word: class}) are additional names of classes. Returns the new images.csv, and path and
+    reason of each file that was not imported and of each missing image.
     """
     if name not in SOURCES:
         raise InputError(f"There is no source {name!r}; choose from {', '.join(SOURCES)}.")
@@ -47,11 +47,11 @@ def bring(
     shutil.rmtree(unpacked, ignore_errors=True)
     if source.is_file():
         try:
-            with zipfile.ZipFile(source) as archive:  # corrects names that lead outside
+            with zipfile.ZipFile(source) as archive:  # corrects paths that lead outside the folder
                 if max(member.file_size for member in archive.infolist()) > MAX_BYTES:
                     raise InputError(f"a file in it declares more than {MAX_BYTES:,} bytes")
                 archive.extractall(unpacked)
-        except Exception as error:  # zipfile and zlib raise many kinds
+        except Exception as error:  # zipfile and zlib raise many kinds of errors
             shutil.rmtree(unpacked, ignore_errors=True)
             problem = f"is not a valid zip archive ({error}); get it again"
             raise InputError(f"{source} {problem}.") from None
@@ -131,7 +131,7 @@ def _fracatlas(images: Files, others: Files, _: object) -> Rows:
 
 
 def _folders(images: Files, others: Files, classes: dict) -> Rows:
-    """Class folders and the tables of their owner; without a test set, validation becomes it."""
+    """Class folders and the user's tables; the validation set serves as a missing test set."""
     csv = next((name for name in others if PurePath(name).name == "images.csv"), "images.csv")
     table, top = others.get(csv, Path(os.devnull, csv)), csv.removesuffix("images.csv")
     names = {name.removeprefix(top): name for name in images}
@@ -141,7 +141,7 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
     for label in sorted({*CLASS_NAMES} - {*words["label"]}):
         raise InputError(
             f"There are no {label} images: folders, or labels in images.csv, may be named "
-            f"{dataset.ACCEPTED}, or otherwise with --fractured NAME --normal NAME."
+            f"{dataset.ACCEPTED}, or as given by --fractured NAME --normal NAME."
         )
     if words["split"].any():
         words["split"] = words["split"].replace("", "train")
@@ -176,7 +176,7 @@ SOURCES: dict[str, tuple[Callable[..., Rows], dict[str, str | int]]] = {
         "license": "CC BY 4.0",
         "attribution": "I. Abedeen et al., FracAtlas, Scientific Data 10, 2023, "
                        "doi:10.1038/s41597-023-02432-4.",
-        "positive": "fractured", "neighbors": 25,  # no table names the patients
+        "positive": "fractured", "neighbors": 25,  # no table identifies the patients
     }),
     "folders": (_folders, {
         "title": "folders",
@@ -186,4 +186,4 @@ SOURCES: dict[str, tuple[Callable[..., Rows], dict[str, str | int]]] = {
         "positive": "fractured", "neighbors": 0,
     }),
 }  # fmt: skip
-"""Of each source: images, other files and words -> images.csv and boxes.csv; source.json."""
+"""For each source: images, other files and words -> images.csv and boxes.csv; source.json."""

@@ -11,8 +11,8 @@ import pandas as pd
 from fracture_utils.config import CLASS_NAMES, FRACTURED, LAYOUT, SPLITS, InputError
 from fracture_utils.data import duplicates
 
-VALIDATION_SHARE = 0.2  # of train, where the user has no validation set
-IDENTITIES = ("group", "patient", "study")  # columns of images.csv; the first with a value counts
+VALIDATION_SHARE = 0.2  # fraction of train, if there is no validation set
+IDENTITIES = ("group", "patient", "study")  # columns of images.csv; the first with a value is used
 PATIENT = re.compile(r"((?:patient|subject)[-_ ]?\d+)", re.IGNORECASE)
 COPY = re.compile(
     r"^.*?_original_(.+?)(?:\.\w+)?_[\da-f]{8}-[-\da-f]{27}$"  # Augmentor
@@ -28,7 +28,7 @@ RUN = re.compile(r"(?:\w+ )?block\d+")  # a group of consecutive file numbers on
 def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0) -> pd.Series:
     """The group of each image: the first of a column of IDENTITIES, the patient in its path, the
     original in the name of a copy (COPY), the block of `run_length` file numbers. Near duplicates
-    (`pairs` of rows) join groups, within test and within the others; one in both remains one.
+    (`pairs` of rows) join groups within test and within the others; a group in both stays whole.
     """
     groups = pd.Series(np.nan, images.index, dtype=str)
     for column in (name for name in IDENTITIES if name in images):
@@ -48,12 +48,12 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
     originals = bare.map(original)
     counts = [names.groupby(part).transform("size") for part in (originals, images["label"])]
     copies = originals.isin(originals[originals != names]) & (2 * counts[0] <= counts[1])
-    originals = originals.where(copies)  # what most of a class share is the name of a series
+    originals = originals.where(copies)  # a name that most of a class share is that of a series
     groups = groups.fillna(groups.groupby(originals).transform("first")).fillna(originals)
     if run_length:
         numbers = stems.str.extract(r"(\d+)\D*$")[0]
         run = numbers.map(lambda number: f"block{int(number) // run_length}", na_action="ignore")
-        prefix = images["split"].replace("train", "") + " "  # a block may lie in two splits
+        prefix = images["split"].replace("train", "") + " "  # a block may span two splits
         groups = groups.fillna((prefix + run).str.strip())
     in_test = (images["split"] == "test").to_numpy()
     pairs = pairs[in_test[pairs["first"].astype(int)] == in_test[pairs["second"].astype(int)]]
@@ -65,7 +65,7 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
 
 
 def empty_identities(images: pd.DataFrame, column: str) -> list[str]:
-    """Identities that all images of train, or of test, share although both classes have them."""
+    """Identities shared by all images of train, or of test, although they are of both classes."""
     parts = images[images[column] != ""].groupby(images["split"] == "test")
     counts = parts.agg({column: "nunique", "label": "nunique"})
     return parts[column].first()[(counts[column] == 1) & (counts["label"] == 2)].to_list()
@@ -73,8 +73,8 @@ def empty_identities(images: pd.DataFrame, column: str) -> list[str]:
 
 def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
     """Groups that hold about `share` of the images of each class, in the order of a hash, so that
-    added images move few others: first groups with fractures, then groups without. Of each kind
-    at least one is drawn and half remain, where there are two.
+    added images move few others: first groups with fractures, then groups without. If a kind has
+    two or more groups, at least one is drawn and at least half remain.
     """
     counts = pd.crosstab(images["group"], images["label"] == FRACTURED)
     counts = counts.reindex(columns=[False, True], fill_value=0)
@@ -91,9 +91,9 @@ def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
 
 
 def draw_folds(images: pd.DataFrame, count: int, seed: int) -> pd.Series:
-    """The cross-validation fold of each image, 0 for test images: fold 1 has the groups of
-    validation, up to `count` - 1 others are drawn from train: as many as have two groups of each
-    class, which intervals need, or else one. All 0 where fewer than two folds have both classes.
+    """The cross-validation fold of each image, 0 for test images. Fold 1 is the validation set,
+    up to `count` - 1 others are drawn from train: as many as can have two groups of each class
+    (needed for intervals) or else one. All 0 where fewer than two folds have both classes.
     """
     learned = images[images["split"] != "test"]
     groups = learned.groupby("label")["group"].nunique()
@@ -136,8 +136,8 @@ def one_class_run(images: pd.DataFrame) -> tuple[pd.Series, float]:
 
 
 def split_validation(images: pd.DataFrame, seed: int, test_share: float = 0.2) -> pd.Series:
-    """The split of each image: whole groups of train become validation, unless there is one, and
-    test, where no image has a split (the same for every seed). InputError where one lacks a class.
+    """The split of each image. Without a validation set, whole groups of train form one; if no
+    image has a split, a test set is drawn (with a fixed seed). InputError where one lacks a class.
     """
     result = images["split"]
     if (result == "").all():

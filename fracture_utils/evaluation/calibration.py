@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import scipy  # loads its modules at their first use
+import scipy  # loads its modules on first use
 from scipy import special
 
 from fracture_utils import tables
@@ -15,12 +15,12 @@ from fracture_utils.evaluation.predictions import ENSEMBLE, calibrating, folds_o
 
 SLOPES = (0.05, 20.0)  # bounds; a negative slope would invert the decisions of a model
 RESAMPLES, POWER = 1000, 0.85
-"""For the interval of a threshold: a maximum, whose plain bootstrap interval is too short."""
+"""For the interval of a threshold: a maximum's plain bootstrap interval is too narrow."""
 
 
 def fit(predictions: pd.DataFrame, target_sensitivity: float | None = None) -> pd.DataFrame:
     """The operating_points table: a row per model with its Platt scaling and threshold, both from
-    its out-of-fold rows or else from validation.
+    its out-of-fold rows or else its validation rows.
 
     The threshold is the calibrated probability with the largest Youden's J or, with a
     `target_sensitivity`, the largest one that reaches it. Its 95 % limits are percentiles of an
@@ -102,8 +102,8 @@ def thresholds(
 
 
 def apply(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
-    """The predictions with calibrated probability (rounded as in files) and decision; those out of
-    fold by their aligned logits, as the operating points were fitted.
+    """The predictions with calibrated probability (rounded as in files) and decision; out of fold,
+    from the aligned logits to which the operating points were fitted.
     """
     points, logits = operating_points.set_index("model"), predictions["logit"].copy()
     for model in points.index[points["p_folds"] < SIGNIFICANCE]:
@@ -159,7 +159,7 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
 def ensemble(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.DataFrame:
     """The rows of the Ensemble, the mean of the calibrated logits of several networks, rounded
-    as in files; none where there is one network or the predictions have an Ensemble.
+    as in files; no rows if there is one network or the predictions already have an Ensemble.
     """
     rows = predictions[predictions["kind"] == "network"]
     if rows["model"].nunique() < 2 or ENSEMBLE in set(predictions["model"]):
@@ -173,8 +173,8 @@ def ensemble(predictions: pd.DataFrame, operating_points: pd.DataFrame) -> pd.Da
 
 
 def select_model(predictions: pd.DataFrame) -> str | None:
-    """The network with the highest AUC on validation, or mean AUC out of fold; ties by the
-    likelihood of its calibrated probabilities; None if a class is missing, overall or in a fold.
+    """The network with the highest AUC on validation, or mean AUC out of fold; ties are broken
+    by the likelihood of the probabilities; None if a class is missing, overall or in a fold.
     """
     rows = calibrating(predictions[predictions["kind"] == "network"])
     if rows["label"].nunique() < 2:

@@ -56,7 +56,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -> pd.DataFrame:
     """The decision_curve table (Vickers and Elkin 2006): a row per model and threshold.
 
-    At another `prevalence`, classes are weighted and probabilities moved by Bayes's rule. Empty
+    At another `prevalence`, classes are weighted and probabilities adjusted by Bayes's rule. Empty
     where the test set has one class.
     """
     data, names, curves = compared(predictions), tables.columns("decision_curve"), []

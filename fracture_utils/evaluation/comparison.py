@@ -12,13 +12,13 @@ from fracture_utils.evaluation.intervals import Z, holm, with_limits
 from fracture_utils.evaluation.metrics import auc_with_interval, delong
 from fracture_utils.evaluation.predictions import PredictionMatrix, compared, out_of_fold
 
-POWER = Z + special.ndtri(0.8)  # standard errors that are detected in 80 % of test sets
-DRAWS = 2000  # of the largest error of several AUCs
+POWER = Z + special.ndtri(0.8)  # standard errors for a power of 80 %
+DRAWS = 2000  # simulated, of the largest error of several AUCs
 
 
 def pairs(predictions: pd.DataFrame, selected: str | None = None) -> pd.DataFrame:
     """The comparisons table. On the test images: `selected`, a model that was selected without
-    them, against every other model except references; without it a row per pair. Out of fold: a row
+    them, against every other model except references; if None, a row per pair. Out of fold: a row
     per pair of networks, by the mean AUC of the folds.
 
     Clustered DeLong with Student's t (interval and test) and, on the test images, `paired`. Holm's
@@ -64,9 +64,9 @@ def cross_validation(predictions: pd.DataFrame, run: set[str]) -> pd.DataFrame:
     without the images in `run` (see `splits.one_class_run`); empty without out-of-fold rows.
 
     Intervals: Newcombe's on effective sample sizes. The first network, the one with the highest
-    mean, was selected by it: the lower limit is lowered by as much as the highest of equally good
-    networks is too high on average, by their covariance. (A bootstrap that repeats the selection
-    takes differences by chance for true ones, and finds too little optimism.)
+    mean, was selected by it: its lower limit is reduced by the expected optimism of the highest of
+    equally good networks, given their covariance. (A bootstrap that repeats the selection treats
+    chance differences as true ones and underestimates the optimism.)
     """
     if not (predictions["split"] == OUT_OF_FOLD).any():
         return tables.empty("cross_validation")
@@ -119,8 +119,8 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
 
 
 def against(comparisons: pd.DataFrame, model: str, data: str = "test") -> pd.DataFrame:
-    """Pairs of a model by the other's name, on the test images or other `data`: lead in AUC with
-    limits, detectable difference, corrected p.
+    """The pairs with a model, indexed by the other model, on the test images or other `data`: lead
+    in AUC with limits, detectable difference, corrected p.
     """
     rows = comparisons[comparisons["data"] == data]
     rows = rows[rows[["model_a", "model_b"]].eq(model).any(axis=1)]

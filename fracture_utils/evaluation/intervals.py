@@ -1,9 +1,9 @@
-"""Confidence intervals, tests and resamples for images in groups (of one patient)."""
+"""Confidence intervals, tests and resampling for images in groups (such as patients)."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import scipy  # loads its modules at their first use
+import scipy  # loads its modules on first use
 from scipy import special
 
 SIGNIFICANCE, PERCENTILES, Z = 0.05, [2.5, 97.5], special.ndtri(0.975)
@@ -17,7 +17,7 @@ def with_limits(name: str, value: float, low: float, high: float) -> dict[str, f
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """The p values of a family of tests after Holm's correction; NaN (no test) stays NaN."""
-    # Not by statsmodels, which runs the garbage collector at each call.
+    # Not with statsmodels, which runs the garbage collector in each call.
     raw = np.asarray(p, float)
     order = np.argsort(raw)[: np.isfinite(raw).sum()]
     stepped = np.maximum.accumulate(raw[order] * np.arange(len(order), 0, -1))
@@ -48,7 +48,7 @@ def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, flo
 
 
 def design_effect(correct: np.ndarray, groups: np.ndarray) -> float:
-    """The variance of a proportion in groups over the binomial one, at least 1 (Kish 1965)."""
+    """Variance of a proportion in groups relative to the binomial one, at least 1 (Kish 1965)."""
     share, codes = correct.mean(), np.unique(groups, return_inverse=True)[1]
     count = codes.max() + 1
     if count in (1, len(correct)) or share in (0, 1):
@@ -59,12 +59,12 @@ def design_effect(correct: np.ndarray, groups: np.ndarray) -> float:
 
 
 def wilson(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
-    """The share of `correct` (n,) bool in `groups` (n,) and its limits; NaN below two groups.
+    """The proportion of `correct` (n,) bool in `groups` (n,) and its limits; NaN below two groups.
 
-    Wilson's (1927) on the effective sample size, with Student's t for the number of groups (Korn &
-    Graubard 1998; Dean & Pavlou 2015). Where all values are equal, a group counts as one image.
+    Wilson's interval (1927) on the effective sample size, with Student's t for the number of groups
+    (Korn & Graubard 1998; Dean & Pavlou 2015). For equal values, a group counts as one image.
     """
-    from statsmodels.stats.proportion import proportion_confint  # takes a second
+    from statsmodels.stats.proportion import proportion_confint  # the import takes a second
 
     number, n = len(np.unique(groups)), len(correct)
     share = float(correct.mean()) if n else np.nan

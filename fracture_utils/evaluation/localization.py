@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy  # loads its modules at their first use
+import scipy  # loads its modules on first use
 from PIL import Image
 from scipy import special
 
@@ -19,18 +19,18 @@ from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resam
 
 HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
 """By model, then by path: float32 (rows, columns)."""
-MARGIN = 0.03  # beside a box, of the longer side: 15 of 500 pixels in Zhang et al. (2018)
+MARGIN = 0.03  # around a box, relative to the longer side: 15 of 500 px, Zhang et al. (2018)
 ASSESSMENTS = ("above the controls", "above permuted maps only", "not above chance")
 OPACITY, OPAQUE, SMALLEST_TOP = 0.7, 0.25, 3.0
-"""Of a heat map over an image; share of the color scale from which it is opaque; log odds at the
-top of this scale, at least.
+"""Opacity of a heat map over an image; fraction of the color scale above which it is reached; log
+odds at the top of this scale, at least.
 """
 
 
 def relative_to_threshold(heat_map: np.ndarray, probability: float, point: Mapping) -> np.ndarray:
-    """A heat map in log odds above those of the threshold: its peak has the log odds of the image,
-    other grid cells less by the difference of their calibrated logits. `point` is an operating
-    point or a model card.
+    """A heat map in log odds relative to the threshold: its peak has the log odds of the image,
+    every other grid cell is lower by the difference of the calibrated logits. `point` is an
+    operating point or a model card.
     """
     probabilities = np.clip([probability, point["threshold"]], 1e-6, 1 - 1e-6)
     own, threshold = special.logit(probabilities)
@@ -47,9 +47,9 @@ def table(
 ) -> pd.DataFrame:
     """The localization table: a row per model, on the fractured test images with boxes.
 
-    Pointing game (Zhang et al. 2018) with MARGIN, against maps of other images (`permute`) and the
-    image center (`sign_flip_test`). Intervals: bootstrap over groups, exact for a hit rate of 0
-    or 1. `randomized`: correlations with maps of randomized weights.
+    Pointing game (Zhang et al. 2018) with MARGIN, compared with maps of other images (`permute`)
+    and the image center (`sign_flip_test`). Intervals: bootstrap over groups, exact for a hit rate
+    of 0 or 1. `randomized`: correlations with maps of randomized weights.
     """
     rows = images[(images["split"] == "test") & (images["label"] == FRACTURED)]
     rows = rows[rows["path"].isin(boxes["path"])]
@@ -85,10 +85,10 @@ def table(
 def permute(
     peaks: np.ndarray, near: np.ndarray, groups: np.ndarray, permutations: int, seed: int
 ) -> np.ndarray:
-    """Hit rates (permutations,) with heat maps of other images: of the usual fracture position.
+    """Hit rates (permutations,) of heat maps of other images: by the usual position alone.
 
     `peaks` (n, 2) are rows and columns of the maxima, `near` (n, rows, columns) the hits. Whole
-    groups are exchanged, as maps of one patient are alike; those of a smaller group are repeated.
+    groups are exchanged, as maps of a patient are similar; those of a smaller group are repeated.
     """
     generator, (n, *_) = np.random.default_rng(seed), near.shape
     order, sizes, index = np.argsort(groups, kind="stable"), np.bincount(groups), np.arange(n)
@@ -126,7 +126,7 @@ def inside_boxes(
     boxes: np.ndarray, image: Any, grid: tuple[int, int], margin: float = 0.0
 ) -> np.ndarray:
     """Grid cells whose center lies in a box or within `margin` of the longer side, bool `grid`;
-    `image` has width and height in pixels. A smaller box counts as the cell it lies in.
+    `image` has width and height in pixels. A smaller box counts as the cell that contains it.
     """
     rows, columns = grid
     y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
@@ -148,8 +148,8 @@ def colors() -> Any:
 
 
 def color(above: np.ndarray, top: float) -> np.ndarray:
-    """A heat map as log odds above the threshold in color, uint8 RGBA (rows, columns, 4); what is
-    below the threshold is transparent.
+    """A heat map of log odds relative to the threshold in color, uint8 RGBA (rows, columns, 4);
+    values below the threshold are transparent.
     """
     share = np.clip(above / top, 0, 1)
     layer = colors()(share, bytes=True)
@@ -158,7 +158,7 @@ def color(above: np.ndarray, top: float) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, above: np.ndarray, top: float | None = None) -> np.ndarray:
-    """The image, uint8 (height, width), below its heat map (see `color`; top None: its peak),
+    """The image, uint8 (height, width), under its heat map (see `color`; top None: its peak),
     uint8 RGB (height, width, 3).
     """
     top = max(SMALLEST_TOP, above.max()) if top is None else top

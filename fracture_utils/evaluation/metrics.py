@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import scipy  # loads its modules at their first use
+import scipy  # loads its modules on first use
 from scipy import special
 
 from fracture_utils import tables
@@ -23,14 +23,14 @@ def scores(
 ) -> pd.DataFrame:
     """The scores table: a row per model with metrics and calibration, references last.
 
-    Of test rows from calibration.apply; `initial` maps networks to their initial weights.
+    From the test rows of calibration.apply; `initial` maps networks to their initial weights.
     Intervals: Newcombe's for the AUC and Wilson's for proportions on effective sample sizes,
     otherwise a bootstrap over groups with varying prevalence. NaN where undefined.
     """
     data, initial, rows = matrix(predictions, "test"), initial or {}, []
     labels, groups, models, kinds = data.labels, data.groups, [*data.models], [*data.kinds]
     arrays = [*zip(data.logits.T, data.probabilities.T, data.decisions.T, strict=True)]
-    if MAJORITY not in models:  # of the rows that are known before the test
+    if MAJORITY not in models:  # from the rows that are known before the test
         known = predictions[predictions["split"] != "test"]
         known = (known if len(known) else predictions).drop_duplicates("path")
         prior = (known["label"] == FRACTURED).mean()
@@ -53,7 +53,7 @@ def scores(
         for name, (value,) in point.items():
             draws = np.concatenate([part[name] for part in resampled])
             if name == "expected_calibration_error":
-                # Noise adds to a sum of absolute values: keep the spread, not the bias.
+                # Noise inflates a sum of absolute values: keep the spread, not the bias.
                 draws = np.clip(draws - draws.mean() + value, 0, 1)
             row |= with_limits(name, value, *percentiles(draws, groups))
         rows.append(row | calibration_metrics(labels, probabilities, groups))
@@ -68,14 +68,14 @@ def delong(
     folds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The AUC (k,) of k models with scores (n, k) on the same n images, and its covariance (k, k);
-    with `folds` (n,), whose scores are of different heads, the mean of the AUCs of the folds.
+    with `folds` (n,), scored by different heads, the mean of the AUCs of the folds.
 
     DeLong, DeLong and Clarke-Pearson (1988) in the midrank form of Sun and Xu (2014), with
     Obuchowski's extension (1997) to groups; influences are summed by group, also over folds (LeDell
     et al. 2015). Instead of the factor n / (n - 1) for n groups, the deviations of each group are
-    divided by the root of the share of the others (CR2 of Bell and McCaffrey 2002): the same for
-    groups of one size, and right where a few large ones have most images of a class. NaN where a
-    class is empty in a fold; the covariance also where it is of a single group.
+    divided by the root of the fraction of the others (CR2 of Bell and McCaffrey 2002): the same for
+    groups of one size, and accurate where a few large ones have most images of a class. NaN where a
+    class is empty in a fold; the covariance also where a class has a single group.
     """
     positive, k = labels == 1, scores.shape[1]
     groups = np.arange(len(labels)) if groups is None else groups
@@ -110,7 +110,7 @@ def auc_with_interval(
     effect = max(1.0, clustered / independent if independent > 0 else 1.0)
     folds = np.zeros(len(labels)) if folds is None else folds
     counts = [np.unique(folds[labels == label], return_counts=True)[1] for label in (1, 0)]
-    # A mean over folds is as precise as one of folds of their harmonic mean size.
+    # A mean over folds is as precise as one over folds of their harmonic mean size.
     sizes = [len(own) * scipy.stats.hmean(own) / effect for own in counts]
     return float(auc), *intervals.newcombe(float(auc), *sizes)
 
@@ -124,7 +124,7 @@ def _measure(
     losses = excess**2, -np.log(likelihood.clip(np.finfo(float).eps, 1))
     by_bin = np.where(calibration_bins(probabilities), excess, 0)
     values = [np.ones(len(labels)), labels, decisions, labels * decisions, *losses, *by_bin]
-    # Not `@`: threads of BLAS wait busily, ten times slower where processes share the cores.
+    # Not `@`: idle BLAS threads spin, ten times slower where processes share the cores.
     sums = np.einsum("kn,nb->kb", np.array(values, float), weights)
     n, positives, predicted, tp, brier, log_loss, *gaps = sums
     negatives = n - positives
@@ -185,7 +185,7 @@ def calibration_metrics(
     result |= with_limits("observed_expected", *limits)
     if np.ptp(probabilities) < tiny:
         return result
-    from statsmodels.genmod import families  # takes a second
+    from statsmodels.genmod import families  # the import takes a second
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 

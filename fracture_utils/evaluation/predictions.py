@@ -1,4 +1,4 @@
-"""The predictions table: read from anybody's file, checked, and as arrays."""
+"""The predictions table: read from a CSV file, checked, and converted to arrays."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from fracture_utils.data import dataset
 
 ENSEMBLE, MAJORITY, METADATA_ONLY = "Ensemble", "Majority class", "Metadata only"
 KIND_OF = {ENSEMBLE: "ensemble", MAJORITY: "reference", METADATA_ONLY: "reference"}
-KINDS = ("network", "ensemble", "reference")  # references are baselines, outside the comparison
+KINDS = ("network", "ensemble", "reference")  # references are baselines without paired tests
 REQUIRED = ("path", "label", "model", "probability")
 COLUMNS = (*REQUIRED, "group", "split", "fold", "kind", "decision", "patient", "study", "logit")
 DERIVED = ("predicted", "prediction", "pred", "correct", "threshold", "score")
@@ -34,7 +34,7 @@ class PredictionMatrix(NamedTuple):
 def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     """The predictions table of a CSV file with at least REQUIRED; labels fractured/normal or 1/0.
 
-    Defaults: split test, group the path, kind by KIND_OF or network. A logit column counts where
+    Defaults: split test, group the path, kind by KIND_OF or network. A logit column is used if
     validation rows can calibrate it, or with `keep_logits`. Other columns stay if they describe
     images, not predictions. Raises InputError that names file, column and row.
     """
@@ -124,7 +124,7 @@ def compared(predictions: pd.DataFrame) -> PredictionMatrix:
 
 
 def calibrating(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The rows that models are calibrated and selected by: out of fold, or else of validation."""
+    """The rows for calibration and selection of models: out of fold, or else validation."""
     by_folds = (predictions["split"] == OUT_OF_FOLD).any()
     return predictions[predictions["split"] == (OUT_OF_FOLD if by_folds else "validation")]
 

@@ -35,9 +35,9 @@ BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 
 @dataclass(repr=False)
 class Results:
-    """The tables of a run by name (see columns.csv; empty where not available) and how they came
-    about: `run` is run.json, `selected` the model that figures and report emphasize. Boxes, and the
-    heat maps of the selected model by path, are saved in the cache of `folder`.
+    """The tables of a run by name (see columns.csv; empty where not available): `run` is run.json,
+    `selected` the model that figures and report emphasize. Boxes, and the heat maps of the
+    selected model by path, are saved in the cache of `folder`.
     """
 
     run: dict[str, Any]
@@ -64,7 +64,7 @@ class Results:
 
     @property
     def conclusions(self) -> list[str]:
-        """The results in sentences."""
+        """The conclusions as sentences."""
         return [*itertools.chain(*sentences.topics(self).values()), sentences.PURPOSE]
 
     def save(self, folder: Path | None = None) -> None:
@@ -121,7 +121,7 @@ def evaluate(
     **given: pd.DataFrame,
 ) -> Results:
     """The results of predictions (required columns of the table predictions), on their test rows;
-    `given` are the tables images, audit, networks and history as far as there are any.
+    `given` are the tables images, audit, networks and history, as far as available.
 
     Calibration, thresholds and the selected model come from out-of-fold or validation rows;
     without these, the network with the highest test AUC is selected. With networks, their ensemble
@@ -228,8 +228,8 @@ def check_target(folder: Path, evaluated: Path | None = None) -> None:
 
 
 def evaluate_file(path: Path, config: Config) -> Results:
-    """The results of anybody's predictions (see predictions.read), with the other tables of the
-    run beside them, if any. InputError where the results folder holds those of others.
+    """The results of a CSV file of predictions (see predictions.read), with the other tables of a
+    run in its folder, if any. InputError where the results folder holds those of another run.
     """
     path = Path(path).resolve()
     if config.results_dir.resolve() != path.parent:

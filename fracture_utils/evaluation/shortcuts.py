@@ -1,6 +1,6 @@
-"""Metadata-only baseline: how well file facts alone, without the anatomy, predict the class.
+"""Metadata-only baseline: how well facts about the files, without the anatomy, predict the class.
 
-Where they do, a network may learn them instead of fractures (Badgeley et al., npj Digital Medicine
+If they do, a network may learn them instead of fractures (Badgeley et al., npj Digital Medicine
 2, 2019, 31).
 """
 
@@ -23,7 +23,7 @@ MAX_AUC = 0.6  # above it the audit warns, if the interval excludes 0.5
 
 
 def predictions(data: Dataset, seed: int = 0) -> pd.DataFrame:
-    """Rows of the predictions table for validation and test, by a forest fitted on train alone."""
+    """Rows of the predictions table for validation and test, by a random forest fitted on train."""
     metadata, labels = _inputs(data)
     train = (data.images["split"] == "train").to_numpy()
     forest = RandomForestClassifier(60, random_state=seed, **LEAF)

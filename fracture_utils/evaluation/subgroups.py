@@ -18,7 +18,7 @@ ALL = "all"
 
 
 def table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The subgroups table of one model: a row of all images, then a row per value of each of
+    """The subgroups table of one model: a row for all images, then a row per value of each of
     COLUMNS that has 2 to 12 values in the test set and does not determine the class.
 
     Values with fewer than FEWEST images of a class have counts only. The others are tested for
@@ -59,7 +59,7 @@ def table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def heterogeneity(correct: np.ndarray, values: np.ndarray, groups: np.ndarray) -> float:
-    """The p value of the test that the share of `correct` (n,) bool is equal for all `values` (n,):
+    """The p value of the test that the mean of `correct` (n,) bool is equal for all `values` (n,):
     Pearson's test on counts divided by design effects (Rao and Scott 1992); NaN below two values.
     """
     counts = []

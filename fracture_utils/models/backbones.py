@@ -22,15 +22,15 @@ RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
 DEVICES = "CUDA_VISIBLE_DEVICES"
 GPU_EPOCHS, CPU_EPOCHS = 8, 0  # of fine-tuning, by default
 TIMEOUT, NVIDIA_TIMEOUT = 30.0, 60.0  # seconds: of a download, of waking several GPUs
-# TensorFlow uses oneDNN by itself on processors with 512-bit instructions only; others gain, too.
+# By default, TensorFlow uses oneDNN only on processors with 512-bit instructions; others gain, too.
 DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
 class Backbone(NamedTuple):
     """One network of keras.applications, preprocessed by its `module`.
 
-    `early` names the layer of the early feature maps, where it is not that of
-    `builder.early_layer`. `radiograph_size` is the default input side, chosen on validation images
+    `early` names the layer of the early feature maps, if `builder.early_layer` would choose
+    another one. `radiograph_size` is the default input side, chosen on validation images
     (benchmarks/README.md).
     """
 
@@ -61,7 +61,7 @@ REGISTRY = {row[0]: Backbone(*row) for row in (
 
 
 class Weights(NamedTuple):
-    """Initial weights: imagenet, released or random; a remark where they are not Keras's own."""
+    """Initial weights: imagenet, released or random; a remark if they are not those of Keras."""
 
     initialization: str
     path: Path | None = None
@@ -70,7 +70,7 @@ class Weights(NamedTuple):
 
 
 def find(name: str) -> Backbone:
-    """A network of keras.applications, in the registry or not; InputError where it has none."""
+    """A network of keras.applications, in the registry or not; InputError if there is none."""
     return REGISTRY.get(name) or _infer(name)
 
 
@@ -91,8 +91,8 @@ def _infer(name: str) -> Backbone:
 
 
 def by_hardware(config: Config) -> Config:
-    """The settings, with unset ones of fine-tuning filled in: with a GPU, GPU_EPOCHS epochs of
-    the whole network; without one, none (of the top block, if epochs are set).
+    """The settings, with unset fine-tuning settings filled in: with a GPU, GPU_EPOCHS epochs of
+    the whole network; without one, no epochs (of the top block, if epochs are set).
     """
     has_gpu = bool({*gpus()} - {"-1"})
     epochs = (1 if config.quick else GPU_EPOCHS) if has_gpu else CPU_EPOCHS
@@ -123,7 +123,7 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
     """The initial weights of each backbone of the settings, and why others are left out.
 
     Looks in weights_dir, Keras's cache, the download, and models/released; phantoms may be trained
-    from random weights. InputError if no backbone is left, or one that was named is not.
+    from random weights. InputError if no backbone remains, or an explicitly named one does not.
     """
     if config.initialization == "random":
         return dict.fromkeys(config.backbones, Weights("random", provenance="as requested")), {}
@@ -140,11 +140,11 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
 
             socket.setdefaulttimeout(TIMEOUT)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Keras about the size of the input
+                warnings.simplefilter("ignore")  # from Keras about the size of the input
                 try:  # Keras downloads and checks them
                     getattr(keras.applications, name)(weights="imagenet", include_top=False)
                 except Exception:  # Keras raises no narrower kind
-                    online = False  # one refusal or time-out is enough: the host is the same
+                    online = False  # one refusal or timeout is enough: all files have one host
             socket.setdefaulttimeout(None)
             path = _weights_file(backbone, folders)
         why = (
@@ -168,7 +168,7 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
 
 
 def _weights_file(backbone: Backbone, folders: list[Path]) -> Path | None:
-    """The file of its weights without top: as registered, or else whose name contains its own."""
+    """The weights file without top: as registered, or else one named after the backbone."""
     own = re.compile(re.escape(backbone.weights_file) or rf"{backbone.name}(?!v\d).*notop", re.I)
     for path in (path for folder in folders for path in sorted(folder.glob("*.h5"))):
         if own.search(path.name if backbone.weights_file else re.sub(r"[\W_]", "", path.name)):
@@ -203,7 +203,7 @@ def apply_precision(precision: str) -> None:
     import keras
 
     rewrite = precision == "graph_bfloat16"
-    keras.config.set_image_data_format("channels_last")  # keras.json may hold others
+    keras.config.set_image_data_format("channels_last")  # keras.json may set others
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32" if rewrite else precision)
     if keras.backend.backend() == "tensorflow":
@@ -219,7 +219,7 @@ def hardware() -> str:
 
 
 def gpus() -> list[str]:
-    """Numbers or UUIDs of the NVIDIA GPUs: of CUDA_VISIBLE_DEVICES where it is set, or all."""
+    """Numbers or UUIDs of the NVIDIA GPUs in CUDA_VISIBLE_DEVICES if it is set, or else of all."""
     if DEVICES in os.environ:
         return re.findall(r"[^\s,]+", os.environ[DEVICES])
     return [name for name in _nvidia("uuid") if name.startswith("GPU-")]
@@ -245,7 +245,7 @@ def import_keras() -> ModuleType:
             import tensorflow
 
             tensorflow.config.set_visible_devices([], "GPU")
-            tensorflow.get_logger().setLevel("ERROR")  # or each further model is a warning
+            tensorflow.get_logger().setLevel("ERROR")  # or each further model gives a warning
         apply_precision("float32")
     if shell := get_ipython():
         shell.set_custom_exc((KeyboardInterrupt,), _show_interruption)

@@ -3,7 +3,7 @@
 The pooled head is a linear logit on global average pooling. The localization head gives each grid
 cell a logit and pools them by log-sum-exp (multiple-instance learning, Pinheiro & Collobert 2015,
 arXiv:1411.6228), because a fracture fills a small part of a radiograph; its cells also learn from
-boxes, and are the heat map.
+boxes and form the heat map.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from fracture_utils.data.generators import MIN_PIXELS, membership
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import Weights
 
-EARLY = "early_maps"  # name of the layer whose output are the early feature maps
-MIN_TOP = 0.1  # smallest share of the parameters behind it, where the registry does not name it
+EARLY = "early_maps"  # name of the layer that outputs the early feature maps
+MIN_TOP = 0.1  # smallest fraction of the parameters after it, if the registry does not name it
 HEADS = ("pooled", "localization")
 DROPOUT, CELL_DROPOUT = 0.2, 0.5  # of pooled features; of channels in the localization head
 WIDTH = 64  # channels of a grid cell in the localization head
@@ -79,8 +79,8 @@ def build_body(
 
 
 def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
-    """The layer of the early feature maps, which have about twice the resolution of the last: that
-    of a `name`, or the last one from whose output alone the last ones follow, by layers with
+    """The layer of the early feature maps, which have about twice the resolution of the last: the
+    one called `name`, or the last one whose output alone determines the last maps, by layers with
     MIN_TOP of the parameters (the top block). InputError where there is none, as in NASNet.
     """
     if name:
@@ -89,7 +89,7 @@ def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
         shape, last = layer.output.shape, network.output.shape[1]
         is_map = len(shape) == 4 and last < shape[1] <= 3 * last
         if is_map and not isinstance(layer, keras.layers.ZeroPadding2D):
-            with contextlib.suppress(ValueError):  # of Keras: another path leads past it
+            with contextlib.suppress(ValueError):  # from Keras: another path bypasses it
                 behind = keras.Model(layer.output, network.output).count_params()
                 if behind >= MIN_TOP * network.count_params():
                     return layer
@@ -97,7 +97,7 @@ def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
 
 
 def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
-    """The model of a backbone, whose layers it shares, and one of HEADS; the last is "logit"."""
+    """A model of a backbone, sharing its layers, with one of HEADS; the last layer is "logit"."""
     early, last, pooled = body.outputs
     if head == "pooled":
         x = keras.layers.Dropout(DROPOUT, seed=seed, dtype="float32", name="dropout")(pooled)
@@ -111,7 +111,7 @@ def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
 
 def fold_heads(body: keras.Model, count: int, seed: int = 0) -> keras.Model:
     """`count` localization heads in one model: from early maps, last maps, inside mask, and which
-    heads learn from an image, (batch, count) of 0 and 1, to logits and cell logits.
+    heads learn from an image (batch, count; 0 or 1) to logits and cell logits.
     """
     ops = keras.ops
     maps = [keras.Input(output.shape[1:]) for output in body.outputs[:2]]
@@ -129,7 +129,7 @@ def head_of(model: keras.Model) -> str:
 
 
 def top(model: keras.Model) -> keras.Model:
-    """The layers behind the early feature maps, shared with `model`: from early maps (and, for the
+    """The layers after the early feature maps, shared with `model`: from early maps (and, for the
     localization head, `InsideMask`) to the logit (and the cells).
     """
     inputs, outputs = [model.get_layer(EARLY).output], [model.outputs[0]]
@@ -150,8 +150,8 @@ def unfreeze(model: keras.Model, depth: str) -> None:
 
 
 def adapt_normalization(model: keras.Model, images: np.ndarray) -> None:
-    """Set batch normalization to the statistics of `images`: through random weights the signal
-    would die out long before the last feature maps.
+    """Set batch normalization to the statistics of `images`: with random weights, the signal would
+    vanish long before the last feature maps.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -160,10 +160,10 @@ def adapt_normalization(model: keras.Model, images: np.ndarray) -> None:
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
-    """`model` for inference, with each batch normalization that alone follows a linear convolution
-    multiplied into it (Jacob et al. 2018, section 3.2): equal up to rounding, and faster.
+    """`model` for inference: each batch normalization that is the only successor of a linear
+    convolution is folded into it (Jacob et al. 2018, section 3.2): equal up to rounding; faster.
 
-    Folded kernels are copies of the present weights; all other layers are shared with `model`.
+    Folded kernels are copies of the current weights; all other layers are shared with `model`.
     """
     uses = Counter(id(x) for op in model.operations for x in keras.tree.flatten(op.input))
     uses.update(id(x) for x in model.outputs)
@@ -197,8 +197,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
-    """Load a weights file of Keras, or 8-bit released weights (.npz), of which a backbone takes the
-    first; InputError where it does not fit.
+    """Load a weights file of Keras, or 8-bit released weights (.npz), of which a backbone uses the
+    first arrays; InputError where they do not fit.
     """
     try:
         if Path(path).suffix != ".npz":
@@ -215,8 +215,8 @@ def load_weights(model: keras.Model, path: Path) -> None:
 
 
 def image_loss(weights: np.ndarray):
-    """Binary cross-entropy (batch,) of logits (batch, heads or 1), the mean over heads; `weights`
-    (2,) of the classes, or (heads, 2).
+    """Binary cross-entropy (batch,) of logits (batch, heads or 1), the mean over heads; class
+    `weights` (2,) or (heads, 2).
     """
     of_class = np.float32(weights)
 
@@ -242,7 +242,7 @@ def cell_loss(targets, logits):
 
 class Logit(keras.layers.Layer):
     """A dense layer with one output, as product and sum: TensorFlow's graph rewrite turns matrix
-    products into bfloat16, whose eight bits of precision tie the scores.
+    products into bfloat16, whose eight bits of precision cause ties between scores.
     """
 
     def build(self, input_shape: tuple) -> None:
@@ -272,7 +272,7 @@ class CellLogits(keras.layers.Layer):
     (batch, rows, columns): each stage is standardized, projected to WIDTH channels and resized to
     the grid of the first; their sum is rectified and weighted to one logit.
 
-    With `heads`, so many independent heads read the maps in one product, and the result has a last
+    With `heads`, that many independent heads share one matrix product, and the result has a last
     axis of heads. Standardization and dropout of channels (one mask per batch and head) act on the
     kernels, which are much smaller than the maps.
     """
@@ -298,8 +298,8 @@ class CellLogits(keras.layers.Layer):
         self.cell_bias = weight("cell_bias", (), keras.initializers.Constant(CELL_BIAS))
 
     def standardize(self, stages: list[np.ndarray], rows: list[np.ndarray]) -> None:
-        """Set mean and deviation of each channel by the feature maps (n, rows, columns, channels)
-        of each stage at `rows`, of which there is one array per head.
+        """Set mean and deviation of each channel from the feature maps (n, rows, columns, channels)
+        of each stage at `rows`, one array per head.
         """
         for mean, deviation, maps in zip(self.means, self.deviations, stages, strict=True):
             moments = []

@@ -35,7 +35,7 @@ def extract(
     """Early and last feature maps (float16), if `with_maps`, and pooled features (float32) of the
     `passes`, by name: files in `folder`, sealed by `key`.
 
-    A pass is rows of `pixels` and the number of their augmented copy, None: the originals. `body`
+    A pass has rows of `pixels` and the number of their augmented copy (None: the originals). `body`
     is a `builder.build_body`. FloatingPointError where a feature is not finite.
     """
     outputs = dict(zip(TYPES, body.outputs, strict=True))
@@ -71,7 +71,7 @@ def boxes_by_row(
     images: pd.DataFrame, rows: np.ndarray, boxes: pd.DataFrame
 ) -> dict[int, tuple[np.ndarray, tuple[int, int]]]:
     """Corners (k, 4) of the boxes and the shape of the file, by row of the pixels, of the `images`
-    whose fractures are located: normal ones have no box, fractured ones without any are left out.
+    with known fracture positions: normal ones have no box, fractured ones without are left out.
     """
     corners = {path: table.iloc[:, 1:].to_numpy(float) for path, table in boxes.groupby("path")}
     corners |= dict.fromkeys(images.loc[images["label"] == NORMAL, "path"], np.empty((0, 4)))

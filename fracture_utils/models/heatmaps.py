@@ -11,8 +11,8 @@ from fracture_utils.models import builder
 class HeatMap(keras.layers.Layer):
     """Heat maps (batch, rows, columns) in the unit of the logit, by `head`, the last layer.
 
-    Of the pooled head, from feature maps: class activation maps (Zhou et al. 2016), here equal to
-    Grad-CAM (Selvaraju et al. 2017) without its ReLU, plus the bias; their mean is the logit. Of
+    For the pooled head, from feature maps: class activation maps (Zhou et al. 2016), here equal to
+    Grad-CAM (Selvaraju et al. 2017) without its ReLU, plus the bias; their mean is the logit. For
     the localization head, from cell logits and inside mask: padding has the lowest value.
     """
 

@@ -23,7 +23,7 @@ from fracture_utils.models.backbones import Weights
 
 TRAINING = "fracture_utils.models.training"
 STAGES = ("features", "head", "fine_tune", "predict")
-SETTINGS = {  # of config, that a trained model depends on
+SETTINGS = {  # of `Config`, on which a trained model depends
     *("batch_size", "seed", "precision", "head", "disk_limit", "fine_tune_epochs"),
     *("fine_tune_depth", "horizontal_flip", "vertical_flip", "rotation", "zoom", "shift"),
     *("brightness", "contrast", "augmented_copies"),
@@ -31,8 +31,8 @@ SETTINGS = {  # of config, that a trained model depends on
 CODE = ["data/dataset.py", "data/generators.py", "data/reader.py", "models/backbones.py"]
 CODE += [f"models/{name}.py" for name in ("builder", "features", "heatmaps", "ood", "training")]
 LIBRARIES = ["keras", "tensorflow", "jax", "numpy", "scikit-learn"]
-CANCEL = "cancel"  # a file of this name in a job folder ends the training, on whatever machine
-POLL, PATIENCE = 0.3, 30  # seconds: between looks at the progress; for a scheduler to answer
+CANCEL = "cancel"  # a file of this name in a job folder stops the training, on any machine
+POLL, PATIENCE = 0.3, 30  # seconds: between updates of the progress; to wait for a scheduler
 BAR = "{desc:<26}{percentage:3.0f} %|{bar}| {elapsed}"
 KILLED = f"The process was killed, most often for lack of memory; lower {PREFIX}BATCH_SIZE."
 
@@ -49,7 +49,7 @@ class Training(NamedTuple):
 
 
 def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training:
-    """Train every backbone of the settings that has no valid model of an earlier run.
+    """Train every backbone of the settings that has no valid model from an earlier run.
 
     InputError if all fail or another run uses the folders.
     """
@@ -105,7 +105,7 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
 def job_key(
     name: str, images: pd.DataFrame, boxes: pd.DataFrame, config: Config, weights: Weights
 ) -> dict:
-    """The key of all that a trained model depends on."""
+    """The key of everything on which a trained model depends."""
     data = images[["path", "group", "label", "split", "sha256", "fold"]].to_numpy().tolist()
     return artifacts.key(
         CODE,
@@ -119,7 +119,7 @@ def job_key(
 
 
 def _is_trained(folder: Path, key: dict) -> bool:
-    """Whether network.json was sealed under this key and the files that it names are unchanged."""
+    """Whether network.json has this key and the files that it names are unchanged."""
     if not artifacts.is_valid(folder / "network.json", key):
         return False
     files = artifacts.facts(folder / "network.json")["files"].items()
@@ -161,7 +161,7 @@ def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) ->
     for name, future in futures.items():
         try:
             reasons[name] = future.result()
-        except Exception as error:  # of the cluster
+        except Exception as error:  # from the cluster
             what = f"{type(error).__name__}: {first_line(error)}"
             reasons[name] = f"The cluster lost this training ({what}); run again."
     return {name: reason for name, reason in reasons.items() if reason}
@@ -200,7 +200,7 @@ def run(folder: Path, key: dict, gpus: SimpleQueue | None = None) -> str:
 
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler; a task takes a GPU where they offer that resource."""
+    """The workers of a Dask scheduler; a task reserves a GPU where they declare that resource."""
     try:
         import distributed
 

@@ -1,4 +1,4 @@
-"""The card beside the weights of a model: how it was trained, and how its logit decides."""
+"""Model cards: how each model was trained, its calibration and its threshold."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from fracture_utils.models.backbones import RELEASED_DIR, resolve_precision
 
 
 def save(results: Any, config: Config) -> None:
-    """Write <name>.json beside the weights of each trained model of `Results`, and Ensemble.json,
-    which lists them with their SHA-256, names the selected one, and holds the operating point of
-    their ensemble, if any.
+    """Write <name>.json next to the weights of each trained model of `Results`, and Ensemble.json,
+    which lists them with their SHA-256, names the selected one, and contains the operating point
+    of their ensemble, if any.
     """
     points, members = results.operating_points.set_index("model"), {}
     classes, columns = [NORMAL, config.positive], ["slope", "intercept", "rule"]
@@ -39,8 +39,8 @@ def save(results: Any, config: Config) -> None:
 
 
 def home(config: Config) -> Path:
-    """models_dir, or the folder of released models where it holds no card, or where it was not
-    named and its models were trained on phantoms: these do not apply to radiographs.
+    """models_dir, or the folder of released models if models_dir has no card, or if it was not set
+    and its models were trained on phantoms: these do not apply to radiographs.
     """
     folder = config.models_dir
     if "models_dir" not in config.model_fields_set:
@@ -77,9 +77,9 @@ def cards_in(folder: Path) -> dict[str, dict]:
 
 
 def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any:
-    """The Keras model that `card` describes, built by code and filled with its weights of `folder`:
+    """The Keras model that `card` describes, built from code, with weights loaded from `folder`:
     in float32 by default, because 16 bits change probabilities (benchmarks/README.md). InputError
-    where the weights are not there.
+    where the weights are missing.
     """
     from fracture_utils.models import builder
 

@@ -1,4 +1,4 @@
-"""Out-of-distribution warning: whether an image resembles the reference set of a model."""
+"""Out-of-distribution warning: the distance of an image from the reference set of a model."""
 
 import functools
 from pathlib import Path
@@ -30,7 +30,7 @@ def sample(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Reference:
-    """The reference set of n > 1 images, none of test: `squares` uint8 (n, size, size), early
+    """The reference set of n > 1 images, none from test: `squares` uint8 (n, size, size), early
     `features` (n, channels), `images` with group, width, height. Only images of other groups are
     neighbors.
     """
@@ -103,8 +103,8 @@ def distances(reference: Reference, statistics: Any, features: Any, xp: Any = np
 
 
 def threshold(reference: Reference) -> float:
-    """Score above which an image gets a warning: the largest of the reference scores whose
-    conformal p value (Vovk et al. 2005; groups weigh the same, Dunn et al. 2023) is above `rate`.
+    """Score above which an image gets a warning: the largest reference score with a conformal p
+    value (Vovk et al. 2005; groups have equal weight, Dunn et al. 2023) above `rate`.
     """
     groups, scores = reference["groups"], reference["scores"]
     weights = len(groups) / (1 + groups.max()) / np.bincount(groups)[groups]
@@ -113,13 +113,13 @@ def threshold(reference: Reference) -> float:
 
 
 def rate(reference: Reference) -> float:
-    """Share of in-distribution images with a warning: RATE, or 1 / (1 + groups) if larger."""
+    """Fraction of in-distribution images with a warning: RATE, or 1 / (1 + groups) if larger."""
     return max(RATE, 1 / (1 + len(np.unique(reference["groups"]))))
 
 
 def statistics(square: np.ndarray, frame: tuple[int, int, int, int]) -> np.ndarray:
     """Gray levels, contrast by spatial frequency, and border (23,) of a uint8 image (size, size)
-    whose padding at SIDE pixels lies outside `frame`. Without SciPy: it runs beside ONNX files.
+    whose padding at SIDE pixels lies outside `frame`. Without SciPy, because run_onnx.py uses it.
     """
     top, left, height, width = frame
     small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -150,7 +150,7 @@ def _describe(squares: np.ndarray, shapes: np.ndarray) -> np.ndarray:
     return np.array([statistics(*pair) for pair in zip(squares, frames, strict=True)])
 
 
-def _roots(features: Any, xp: Any = np) -> Any:  # or few channels would dominate
+def _roots(features: Any, xp: Any = np) -> Any:  # else a few channels would dominate
     return xp.sign(features) * xp.abs(features) ** 0.25
 
 

@@ -1,7 +1,7 @@
 """One model from initial weights to predictions, in the process that `jobs` starts for it.
 
-Feature maps and epochs are kept in the job folder, so that a run that was killed repeats one stage
-or epoch at most, and ends with the same numbers.
+Feature maps and epochs are saved in the job folder, so that a run that was killed repeats at most
+one stage or epoch, and ends with the same numbers.
 """
 
 import ctypes
@@ -32,13 +32,13 @@ from fracture_utils.data.generators import FeatureBatches, ImageBatches, shuffle
 from fracture_utils.models import backbones, builder, features, heatmaps, ood
 
 L2 = 0.1  # pooled head: penalty on the squared weights of standardized features
-SMALLEST_DEVIATION = 0.05  # of those, relative to the median: what hardly varies is noise
+SMALLEST_DEVIATION = 0.05  # of those, relative to the median: smaller variation is noise
 HEAD_EPOCHS, HEAD_RATE, HEAD_DECAY = 12, 2e-3, 1e-2  # localization head: AdamW, peak rate
-BOX_WEIGHT = 10.0  # localization head: grid cells in the loss, relative to the labels of the images
-STANDARD = 256  # localization head: images by which feature maps are standardized
+BOX_WEIGHT = 10.0  # localization head: weight of the loss of grid cells relative to that of labels
+STANDARD = 256  # localization head: images for the standardization of feature maps
 BODY_RATE, PATIENCE = 0.05, 5  # fine-tuning: of the backbone, relative to the head; epochs without
 #                                a higher validation AUC
-WARM_UP = 0.1  # share of the steps in which a learning rate rises from zero
+WARM_UP = 0.1  # fraction of the steps in which the learning rate rises from zero
 STATUS_SECONDS = 0.3  # between two writes of status.json
 
 
@@ -55,12 +55,12 @@ def fit(
     best: float = -np.inf,
     patience: int | None = None,
 ) -> list[dict]:
-    """Train a compiled model; returns a history row per epoch, which `measure` makes of the logits
-    of the batches `watch`. Each epoch takes the rows of `batches` in another order.
+    """Train a compiled model; returns a history row per epoch, which `measure` computes from the
+    logits of the batches `watch`. Each epoch uses the rows of `batches` in a different order.
 
     The model ends with the weights of the highest validation AUC above `best` or, without
-    `patience`, with the last ones. What Keras loses when a run is killed lies in `path`, sealed by
-    `key`: weights, optimizer, random seeds and history.
+    `patience`, the last ones. `path`, sealed by `key`, has what a run that was killed needs to
+    continue: weights, optimizer, random seeds and history.
     """
     history: list[dict] = []
     trained, rows = model.trainable_variables, batches.rows
@@ -141,10 +141,10 @@ def _mean_auc(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> floa
 
 
 def train(folder: Path, report: Callable) -> None:
-    """Work through the job in `folder`, in float32 where a number is not finite in 16 bits.
+    """Run the job in `folder`; in float32 if a number is not finite in 16 bits.
 
-    Leaves predictions.csv, history.csv, heatmaps.npy and, last, network.json there, and weights and
-    OOD reference in models_dir. Calls `report(stage, done, total)` as it goes.
+    Writes predictions.csv, history.csv, heatmaps.npy and, last, network.json there, and weights and
+    OOD reference to models_dir. Calls `report(stage, done, total)` to show the progress.
     """
     job = artifacts.read_json(folder / "job.json")
     precision = backbones.resolve_precision(job["config"]["precision"])
@@ -173,8 +173,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     labels_by_row[rows] = labels
     served = functools.partial(ImageBatches, pixels, labels_by_row, config=config)
 
-    # The images that each head learns from: the heads of the folds, which see no image of theirs,
-    # and the final one; or one head, which sees no validation image.
+    # The images that each head learns from: the heads of the folds, without the images of the fold,
+    # and the final one; or one head, without the validation images.
     if cross_validated := folds.max() > 0:
         held_out, evaluated = np.flatnonzero(folds), np.flatnonzero(splits == "test")
         own_head = folds[held_out] - 1
@@ -216,7 +216,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         started[stage] = time.monotonic()
         report(stage, 0, 1)
 
-    # Feature maps: every image and every augmented copy passes the frozen backbone once.
+    # Feature maps: every image and every augmented copy passes through the frozen backbone once.
     begin("features")
     body = builder.build_body(name, size, initial, precision, config.seed)
     if initial.path is None:
@@ -246,8 +246,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     )  # fmt: skip
     cached_batches = functools.partial(FeatureBatches, batch_size=config.batch_size)
 
-    # Heads: the pooled one, the localization one where there are boxes. The one with the higher
-    # AUC on held-out images is kept. The pooled one is a logistic regression.
+    # Heads: the pooled one, and the localization one if there are boxes. The one with the higher
+    # AUC on held-out images is used. The pooled one is a logistic regression.
     begin("head")
     weights, histories, logits = {}, {}, {}
     boxed = images["path"].isin(boxes["path"])[learned]
@@ -305,8 +305,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         limits = class_weights[0], config.fine_tune_epochs, aucs[chosen], PATIENCE
         history = history + train_stage("fine_tune", tuned, batches, watch, *limits)
 
-    # Class weights train as if both classes were equally frequent; the log odds of the training
-    # labels correct the logit (King & Zeng 2001).
+    # With class weights, both classes count as equally frequent in training; the log odds of the
+    # training labels correct the logit (King & Zeng 2001).
     begin("predict")
     *others, offset = model.get_layer("logit").get_weights()
     model.get_layer("logit").set_weights([*others, offset + priors[-1]])
@@ -314,7 +314,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     with artifacts.replacing(weights_path) as temporary:
         keras.Model(model.input, model.output).save_weights(temporary)  # without the optimizer
 
-    # Predictions and heat maps: of a frozen backbone from the cached maps.
+    # Predictions and heat maps: with a frozen backbone, from the cached maps.
     explained = heatmaps.explain(model)
     reference = np.flatnonzero(splits != "test")
     reference = reference[ood.sample(images["group"].to_numpy()[reference], config.seed)]
@@ -380,8 +380,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
 
 
 def main(folder: Path, parent: int) -> NoReturn:
-    """Work through the job in `folder`; status.json has the progress, stdout why it failed. Ends
-    with the process `parent`.
+    """Run the job in `folder`; status.json has the progress, stdout the reason of a failure. Exits
+    when the process `parent` ends.
     """
     threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
     written, reason = 0.0, ""
@@ -410,7 +410,7 @@ def main(folder: Path, parent: int) -> NoReturn:
 
 def _end_with_parent(parent: int) -> None:
     if sys.platform == "win32":
-        kernel = ctypes.windll.kernel32  # its handle of a process with the right to wait for it
+        kernel = ctypes.windll.kernel32  # a process handle that may be waited for
         kernel.WaitForSingleObject(kernel.OpenProcess(0x100000, False, parent), -1)
     else:
         while os.getppid() == parent:

@@ -40,7 +40,7 @@ def show(ax: Any, image: np.ndarray, title: str = "", wrong: bool = False) -> No
 
 @style.figure("Grid of radiographs: training images of both classes, drawn at random.")
 def image_grid(data: Any, count: int = 8) -> style.Chart:
-    """Random training images, as many of each class; takes a Dataset."""
+    """Random training images, equally many of each class; takes a Dataset."""
     train = data.images[data.images["split"] == "train"].sample(frac=1, random_state=0)
     rows = train.groupby("label").head(count // 2).sort_values("label", kind="stable")
     chart, axes = style.panels(len(rows), 2.1)
@@ -105,7 +105,7 @@ def sample_predictions(results: Results, count: int = 12) -> style.Chart:
 
 @style.figure("Radiographs: random test images beside the heat maps of the selected model.")
 def heat_maps(results: Results, count: int = 6) -> style.Chart:
-    """Fractured test images with boxes (if there are any) beside their heat maps."""
+    """Fractured test images with boxes (if there are any) next to their heat maps."""
     rows = _random(results)
     boxed = rows[rows["path"].isin(results.boxes["path"]) & (rows["label"] == FRACTURED)]
     return _pairs(results, (boxed if len(boxed) else rows).head(count))
@@ -145,7 +145,7 @@ def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
 
 @style.figure("Dot plots: heat maps against boxes and controls, 95 % CI.", "localization")
 def localization(results: Results) -> style.Chart:
-    """Pointing game against its controls."""
+    """Hit rates of the pointing game and of its controls."""
     table, names = results.localization, {"hit_rate": "peak in or beside a box, 95 % CI"}
     chart, (ax,) = style.intervals(table, names, results)
     controls = {"permuted": "maps of other images", "center": "center"}

@@ -20,7 +20,7 @@ from fracture_utils.plots import style
 
 DASHED = {"color": style.FAINT, "linewidth": 1, "linestyle": "--", "zorder": 0}
 BAND, FEWEST = 500, 5
-"""Resamples of a confidence band; images of a bin from which its frequency has an interval."""
+"""Resamples of a confidence band; smallest number of images in a bin with an interval."""
 
 
 @style.figure("Bar chart: images of each class in each split.", "images")
@@ -215,7 +215,7 @@ def reliability(results: Results) -> style.Chart:
 
 @style.figure("Decision curves: net benefit by threshold; band: 95 % CI.", "decision_curve")
 def decision_curve(results: Results) -> style.Chart:
-    """Net benefit of each model, of treating all and none; 95 % band of the selected."""
+    """Net benefit of each model, of treating all and none; 95 % band of the selected model."""
     table, (chart, ax) = results.decision_curve, style.subplots(4.2)
     style.curves(ax, table, "threshold", "net_benefit", results)
     own = table[table["model"] == results.selected]

@@ -22,7 +22,7 @@ from fracture_utils.evaluation import sentences
 from fracture_utils.evaluation.results import Results
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of models, in the order of BACKBONES: Okabe and Ito's, safe for color-blind readers."""
+"""For models, in the order of BACKBONES: Okabe and Ito's, safe for color-blind readers."""
 MARKERS = "os^DvPh<>pd"
 FIXED = {"Ensemble": ("#222222", "*"), "Majority class": ("#888888", "d"),
          "Metadata only": ("#888888", "X")}  # fmt: skip
@@ -35,15 +35,15 @@ RC = {"text.parse_math": False, "font.size": 10, "legend.frameon": False, "legen
       "figure.titleweight": "bold", "axes.edgecolor": MUTED, "axes.spines.top": False,
       "axes.spines.right": False}  # fmt: skip
 RIGHT = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.02)}
-"""A legend right of the Axes."""
+"""A legend to the right of the Axes."""
 output = SimpleNamespace(folder=None, run={}, drawn={})
-"""Where figures are written, what those without Results are of, and those written, by name."""
+"""The folder of the figures, the run of those without Results, and those written, by name."""
 of_tables: dict[Callable[..., "Chart"], str] = {}
 """The figures that need no images, and the table of Results that each needs."""
 
 
 class Chart(Figure):
-    """A figure unknown to pyplot, with a caption; Jupyter shows it 800 pixels wide."""
+    """A figure outside pyplot, with a caption; Jupyter shows it 800 pixels wide."""
 
     caption, png = "", b""
 
@@ -70,7 +70,7 @@ def _run(subject: object) -> dict[str, Any]:
 
 
 def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., Chart]]:
-    """Style a function that draws a figure, stamp the note, render it, write its PNG."""
+    """Decorate a function that draws a figure: apply the style, add the note, write the PNG."""
 
     def decorate(draw: Callable) -> Callable[..., Chart]:
         @functools.wraps(draw)
@@ -130,7 +130,7 @@ def look(model: str, models: Iterable[str] = ()) -> dict[str, str]:
 
 
 def short(text: object, longest: int = 24) -> str:
-    """The text without its middle if it is long."""
+    """The text, shortened in the middle if it is long."""
     text, half = " ".join(str(text).split()), (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
@@ -138,8 +138,8 @@ def short(text: object, longest: int = 24) -> str:
 def intervals(
     table: pd.DataFrame, names: Mapping, results: Results, rows: Sequence = (), texts: Sequence = ()
 ) -> tuple[Chart, np.ndarray]:
-    """A panel per estimate (its name: label) with its 95 % interval in each row of a table, labeled
-    by `rows` or its model, and `texts` on the right; the selected model bold.
+    """A panel per estimate (its name: label) with a 95 % interval for each row of a table, labeled
+    by `rows` or its model, and `texts` on the right; the selected model in bold.
     """
     rows = rows or table["model"].map(short)
     height = 0.33 * len(table) + 1.5
@@ -159,7 +159,7 @@ def intervals(
 
 
 def curves(ax: Axes, table: pd.DataFrame, x: str, y: str, results: Results) -> None:
-    """A line per model of a table, the highest AUC first; the selected one bold, with its band."""
+    """A line per model of a table, the highest AUC first; the selected one bold, with a band."""
     ranked = results.scores.sort_values("auc", ascending=False)["model"]
     for model in ranked[ranked.isin(table["model"])]:
         rows, bold = table[table["model"] == model], model == results.selected

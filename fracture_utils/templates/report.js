@@ -53,7 +53,7 @@
     large.addEventListener("click", () => large.close());
   }
 
-  let folded = [];  // open on paper only
+  let folded = [];  // opened for printing only
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not([open])")];
     for (const details of folded) details.open = true;
