@@ -128,7 +128,7 @@ COMMANDS: dict[str, tuple] = {
                 "--fractured": {"metavar": "NAME", "help": "folder or label of fractured images"},
                 "--normal": {"metavar": "NAME", "help": "folder or label of normal images"}}),
     "export": (export, "Write models as ONNX files.", "DenseNet121", ("models_dir",),
-               {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: the one of predict"},
+               {"models": {"nargs": "*", "metavar": "MODEL", "help": "default: as for predict"},
                 "--to": FILE | {"default": Path("exported"), "help": "default: exported"}}),
 }  # fmt: skip
 """Of each command: function, summary, example, its settings and its own arguments."""

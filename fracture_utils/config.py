@@ -58,7 +58,7 @@ class Config(BaseSettings):
     models_dir: Path = Field(Path("models"), description="folder for trained models")
     weights_dir: Path | None = Field(None, description="folder with ImageNet weights files")
     source: Literal["auto", "images", "phantoms"] = Field(
-        "auto", description="images of data_dir or synthetic phantoms; auto: phantoms without any"
+        "auto", description="images of data_dir or synthetic phantoms; auto: phantoms if no images"
     )
     quick: bool = Field(False, description="few and small images: checks that everything works")
     seed: int = Field(0, ge=0, lt=2**31, description="random seed of the run")

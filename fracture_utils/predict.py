@@ -210,7 +210,7 @@ def external_test(config: Config) -> Any:
     shares["test"] = float((data.images["label"] == FRACTURED).mean())
     external = {
         "models_dir": str(selected.folder),
-        "trained_on": card.get("trained_on", "images that their cards do not name"),
+        "trained_on": card.get("trained_on", "images not named in their cards"),
         "prevalence": shares,
         "warnings": int((own["warning"] != "").sum()),
         "ood_test": card.get("ood_test"),

@@ -115,7 +115,7 @@ def test_rows_without_a_fold_are_of_none():
         (f"{HEAD}\na,1,A,inf\n", "is not a number from 0 to 1"),
         (f"{HEAD}\na,1,A,\n", "probability 'nan' is not a number"),
         (f"{HEAD}\na,broken,A,0.5\n", "'broken' is neither"),
-        (f"{HEAD},split\na,1,A,0.5,dev\n", "'dev' is none of train"),
+        (f"{HEAD},split\na,1,A,0.5,dev\n", "'dev' is not one of train"),
         (f"{HEAD},Label\na,1,A,0.5,0\n", r"more than one column label \(label, Label\)"),
         (f"{HEAD},note,note\na,1,A,0.5,x,y\n", r"more than one column note"),
         (f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,variant\n", "row 3: the kind 'variant' is none"),

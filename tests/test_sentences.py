@@ -145,10 +145,10 @@ def test_subgroups_that_differ_significantly(run):
     flags = table.replace({"hand": "1", "leg": "0", "body_part": "cast"})
     line = text(dataclasses.replace(run, subgroups=flags))
     assert "differs by cast: yes 67 %" in line and "no 94 %" in line
-    assert "Not tested" not in line
+    assert "Too few images" not in line
     few = changed(run, "subgroups", "value == 'leg'", sensitivity=np.nan, n=11, positives=2)
     line = text(few)
-    assert "Not tested, with too few images (fractured/all): body part leg (2/11)." in line
+    assert "Too few images for a test (fractured/all): body part leg (2/11)." in line
 
 
 @pytest.mark.parametrize("assessment", ASSESSMENTS)

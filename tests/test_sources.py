@@ -311,7 +311,7 @@ def test_tables_of_fracatlas_that_differ_are_one_sentence(fault):
         coco.unlink()
     else:
         coco.write_text("{")
-    with pytest.raises(InputError, match=r"FracAtlas lacks a table or column .*; fetch it"):
+    with pytest.raises(InputError, match=r"FracAtlas lacks a table or column .*; download it"):
         bring("fracatlas", root, "data")
 
 

@@ -77,13 +77,13 @@ def _files(data: dataset.Dataset) -> Iterator[tuple]:
     rotated = boxed & images["path"].isin(files.loc[files["rotated"], "path"])
     odd, usual = (sides["min"] < 64) | (sides["max"] > 4 * sides["min"]), depth.mode()[0]
     marked = boxed & (images["label"] == NORMAL)
-    turned = "EXIF rotates or flips it: boxes are those of the upright image"
+    turned = "EXIF rotates or flips it; boxes must refer to the upright image"
     for severity, check, where, finding, advice in (
         ("amber", "blank image", blank, "it has no contrast", "remove it"),
         ("amber", "unusual size", odd, "it is very small or very long", "is it cropped or scaled?"),
         ("amber", "box on rotated image", rotated, turned, "check its boxes"),
         ("amber", "box on normal image", marked, "boxes.csv marks a fracture", "check both"),
-        ("info", "bit depth", depth != usual, f"most images have {usual}", "another source?"),
+        ("info", "bit depth", depth != usual, f"most images have {usual}", "check the source"),
     ):
         for path in images.loc[np.asarray(where), "path"]:
             yield severity, check, path, "", finding, advice
@@ -161,7 +161,7 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
             yield "red", MISMATCH, row.path, "", finding, "move the image or correct the table"
         for cell, paths in both[meaning == ""].groupby("cell")["path"]:
             finding = f"the label {cell!r} in {len(paths)} rows of images.csv is not a known class"
-            yield "amber", "unknown label", paths.iloc[0], "", finding, "the folders were used"
+            yield "amber", "unknown label", paths.iloc[0], "", finding, "the folder's class is used"
     for name, table in (("images.csv", annotations), ("boxes.csv", data.boxes)):
         missing = table["path"][~table["path"].isin(data.files["path"])].drop_duplicates()
         if len(missing):

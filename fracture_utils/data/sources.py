@@ -53,7 +53,7 @@ def bring(
                 archive.extractall(unpacked)
         except Exception as error:  # zipfile and zlib raise many kinds of errors
             shutil.rmtree(unpacked, ignore_errors=True)
-            problem = f"is not a valid zip archive ({error}); get it again"
+            problem = f"is not a valid zip archive ({error}); download it again"
             raise InputError(f"{source} {problem}.") from None
         source = unpacked
     reasons = dict(dataset.walk(source, {destination}))
@@ -126,7 +126,7 @@ def _fracatlas(images: Files, others: Files, _: object) -> Rows:
         boxes = pd.DataFrame(marks, columns=dataset.BOX_COLUMNS)
         boxes[["xmax", "ymax"]] += boxes[["xmin", "ymin"]].to_numpy()  # they hold width and height
     except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"FracAtlas lacks a table or column ({error!r}); fetch it.") from None
+        raise InputError(f"FracAtlas lacks a table or column ({error!r}); download it.") from None
     return rows, boxes
 
 

@@ -68,9 +68,9 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
         "model": (table["model"].notna(), "is empty"),
         "label": (label.isin(CLASS_NAMES), "is neither fractured/normal nor 1/0"),
         "probability": (numbers["probability"].between(0, 1), "is not a number from 0 to 1"),
-        "split": (table["split"].isin(splits), f"is none of {', '.join(splits)}"),
+        "split": (table["split"].isin(splits), f"is not one of {', '.join(splits)}"),
         "fold": (table["fold"].str.fullmatch(r"\d+"), "is not a whole number"),
-        "kind": (kind.isin(KINDS), f"is none of {', '.join(KINDS)}"),
+        "kind": (kind.isin(KINDS), f"is not one of {', '.join(KINDS)}"),
         "logit": (np.isfinite(logit), "is not a finite number"),
     }
     for column, (valid, problem) in checks.items():

@@ -14,12 +14,12 @@ from fracture_utils.evaluation.localization import ASSESSMENTS
 from fracture_utils.evaluation.predictions import METADATA_ONLY
 
 FEW = 50
-"""Images of a class below which intervals are too wide for a ranking or a stable threshold."""
+"""Number of images of a class below which intervals are too wide to rank models."""
 PURPOSE = "For research and education only, never for clinical use."
 DIAGNOSIS = "For research and education only, not for diagnosis."
-USUALLY = 0.8  # lower limit of the hit rate from which heat maps locate fractures usually
+USUALLY = 0.8  # lower limit of the hit rate above which heat maps count as usually reliable
 MOST_LISTED = 20
-"""Images up to which each answer is printed; more are counted."""
+"""Number of images up to which each answer is printed; above it, only counts are."""
 FLAGS = {"0": "no", "1": "yes"}
 AUGMENTATION = ("rotation", "zoom", "shift", "brightness", "contrast")
 FLIPS = ("horizontal_flip", "vertical_flip")
@@ -34,7 +34,7 @@ def counted(count: float, noun: str) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Names in a row: "A", "A and B", "A, B and C"."""
+    """Names as an enumeration: "A", "A and B", "A, B and C"."""
     *first, last = map(str, names)
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -182,7 +182,7 @@ def topics(results: Any) -> dict[str, list[str]]:
         for name, value, _, of, count, *_ in groups[groups["sensitivity"].isna()].to_numpy()
     ]
     if few:
-        errors.append(f"Not tested, with too few images ({word}/all): {listed(few)}.")
+        errors.append(f"Too few images for a test ({word}/all): {listed(few)}.")
     located = results.localization[results.localization["model"] == model]
     heat_maps = [
         f"Use for localization: {_grade(of)}. {_pointing(of)}" for of in located.to_dict("records")
@@ -226,7 +226,7 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
 
 
 def _differences(tests: pd.DataFrame) -> str:
-    """Which models the one of `comparison.against` differs from, and by how much from others."""
+    """The models that differ significantly from that of `comparison.against`, then the others."""
     significant = tests["p"] < SIGNIFICANCE
     parts = {
         f"significantly {word} than": tests.index[significant & rows]
@@ -241,14 +241,14 @@ def _differences(tests: pd.DataFrame) -> str:
 
 
 def _grade(row: Mapping) -> str:
-    """How far heat maps locate fractures, by the hit rate of the pointing game."""
+    """How reliably heat maps locate fractures, by the hit rate of the pointing game."""
     if row["hit_rate_low"] >= USUALLY:
         return "usually reliable"
     return "with caution" if row["assessment"] == ASSESSMENTS[0] else "not recommended"
 
 
 def external_test(run: Mapping, n: int) -> list[str]:
-    """What was tested, what the change of prevalence does to O/E, and how many of the n test images
+    """The models, the effect of the change in prevalence on O/E, and how many of the n test images
     are out of distribution; empty for a run with training.
     """
     if not (facts := run.get("external")):
@@ -294,7 +294,7 @@ def warning_rate(card: Mapping) -> str:
 
 
 def answer(row: Mapping, card: Mapping) -> list[str]:
-    """The answer about one image by the model with this card; with a warning, no decision."""
+    """The answer for one image by the model with this card; with a warning, no decision."""
     numbers = f"probability {row['probability']:.3f}, threshold {row['threshold']:.3f}"
     if not row["warning"]:
         return [f"{row['model']}: {row['decision']}, {numbers}"]
@@ -303,7 +303,7 @@ def answer(row: Mapping, card: Mapping) -> list[str]:
 
 
 def answers(table: pd.DataFrame, card: Mapping) -> list[str]:
-    """The answers table as lines of text, then what the card of the model states."""
+    """The answers table as lines of text, then the caution and origin in the card of the model."""
     lines = []
     if len(table) > MOST_LISTED:
         decisions = table["decision"].replace("", "out of distribution").value_counts()

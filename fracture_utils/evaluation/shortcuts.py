@@ -49,7 +49,7 @@ def finding(data: Dataset, seed: int) -> dict[str, str]:
     forest = RandomForestClassifier(60, random_state=seed, **LEAF)
     probability = cross_val_predict(forest, metadata, labels, **options)[:, 1]
     auc, low, high = auc_with_interval(labels, probability, groups)
-    facts = "size, depth, quality, border and brightness"
+    facts = "image and file size, bit depth, JPEG quality, border and brightness"
     row["finding"] = f"{facts} alone reach an AUC of {auc:.2f} (95 % CI {low:.2f}-{high:.2f})"
     if auc > MAX_AUC and low > 0.5:
         row["severity"] = "amber"

@@ -91,7 +91,7 @@ def _title(results: Results, row: Mapping) -> str:
     return f"{outcome}\n{row['probability']:.2f} {'≥' if called else '<'} {threshold:.2f}"
 
 
-@style.figure("Radiographs: random test images: outcome, and probability beside the threshold.")
+@style.figure("Radiographs: random test images with outcome, probability and threshold.")
 def sample_predictions(results: Results, count: int = 12) -> style.Chart:
     """Test images of both classes and the predictions of the selected model."""
     rows = _random(results).groupby("label").head(count // 2).sort_values("label", kind="stable")
@@ -103,7 +103,7 @@ def sample_predictions(results: Results, count: int = 12) -> style.Chart:
     return chart
 
 
-@style.figure("Radiographs: random test images beside the heat maps of the selected model.")
+@style.figure("Radiographs: random test images next to the heat maps of the selected model.")
 def heat_maps(results: Results, count: int = 6) -> style.Chart:
     """Fractured test images with boxes (if there are any) next to their heat maps."""
     rows = _random(results)
@@ -111,7 +111,7 @@ def heat_maps(results: Results, count: int = 6) -> style.Chart:
     return _pairs(results, (boxed if len(boxed) else rows).head(count))
 
 
-@style.figure("Radiographs: the most confident errors beside their heat maps.")
+@style.figure("Radiographs: the most confident errors next to their heat maps.")
 def most_confident_errors(results: Results) -> style.Chart:
     """False negatives, then false positives of the selected model."""
     return _pairs(results, results.most_confident_errors)
@@ -143,7 +143,7 @@ def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
     return chart
 
 
-@style.figure("Dot plots: heat maps against boxes and controls, 95 % CI.", "localization")
+@style.figure("Dot plot: pointing game of each model and its controls, 95 % CI.", "localization")
 def localization(results: Results) -> style.Chart:
     """Hit rates of the pointing game and of its controls."""
     table, names = results.localization, {"hit_rate": "peak in or beside a box, 95 % CI"}

@@ -41,7 +41,7 @@ def class_distribution(images: Any) -> style.Chart:
     return chart
 
 
-@style.figure("Line charts: AUC by epoch; dot: best from the head's last epoch on.", "history")
+@style.figure("Line charts: training and validation AUC by epoch; dot: kept epoch.", "history")
 def history(table: Any) -> style.Chart:
     """A panel per model: AUC by epoch; takes the history table or Results. The dot marks the last
     epoch of the head, which is kept unless fine-tuning reaches a higher validation AUC.
@@ -228,7 +228,7 @@ def decision_curve(results: Results) -> style.Chart:
     return chart
 
 
-@style.figure("Dot plots: the selected model by subgroup; dotted: all images.", "subgroups")
+@style.figure("Dot plots: the selected model by subgroup; dotted line: all images.", "subgroups")
 def subgroups(results: Results) -> style.Chart:
     """AUC, sensitivity and specificity of the selected model in subgroups with enough images."""
     rows = results.subgroups[results.subgroups["model"] == results.selected]
