@@ -1,4 +1,4 @@
-"""Measurements as files: what was measured, how, on which machine, and beside which other load."""
+"""Measurements as files: what was measured, how, on which machine, and under which other load."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Peak memory of successive trainings, of the audit, and of a training on many images.
+"""Peak memory of successive training jobs, of the audit, and of training on many images.
 
     python benchmarks/memory.py trainings              # six of MobileNet, one after the other
     python benchmarks/memory.py audit [IMAGES ...]     # 4000 and 40000
@@ -109,7 +109,7 @@ def by_count(what: str, counts: list[int], generated: int) -> dict:
 
 
 def by_training(count: int) -> list[dict]:
-    """The peaks of successive trainings that one process starts."""
+    """The peaks of successive training jobs that one process starts."""
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
         common = {"data_dir": f"{folder}/data", "quick": True, "source": "phantoms",

@@ -1,4 +1,4 @@
-"""How many images of nine foreign kinds do the released models flag?
+"""How many images of nine out-of-distribution kinds do the released models flag?
 
     python benchmarks/ood.py DATA [MODEL ...]
 

@@ -1,5 +1,5 @@
 """Seconds of `python -m fracture_utils predict` from a cold start, for one image and for many,
-beside the forward pass of the same model: `python benchmarks/predict.py IMAGES [ROUNDS]`.
+compared with the forward pass of the same model: `python benchmarks/predict.py IMAGES [ROUNDS]`.
 
 Uses the models in FRACTURE_MODELS_DIR. Prints medians, and the cost of a further image as a
 multiple of the forward pass (same process, same batches, pixels already in memory).

@@ -21,7 +21,7 @@ def run(**settings: object) -> int:
     from fracture_utils import notebook
 
     page = notebook.execute(settings)
-    print(f"The report is {page.with_name('report.html')}, the executed notebook {page}.")
+    print(f"The report is {page.with_name('report.html')}; the executed notebook is {page}.")
     return 0
 
 

@@ -38,7 +38,7 @@ def execute(settings: Mapping[str, object]) -> Path:
 
     Prints section titles and the progress of the training. Raises InputError with the message of
     the notebook where a file or setting is wrong, or else RunError; run.log has the traceback. A
-    KeyboardInterrupt stops the notebook and its trainings.
+    KeyboardInterrupt stops the notebook and its training jobs.
     """
     config, story = Config(**settings), nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(story, timeout=None, kernel_name="python3", extra_arguments=QUIET)
@@ -53,7 +53,7 @@ def execute(settings: Mapping[str, object]) -> Path:
     except KeyboardInterrupt:
         if client.km and client.km.has_kernel:
             asyncio.run(client.km.interrupt_kernel())
-        wait([future], 10)  # seconds, for its trainings to end
+        wait([future], 10)  # seconds, for its training jobs to end
         raise
     except CellExecutionError as error:
         if error.ename in ("InputError", "ReadError"):

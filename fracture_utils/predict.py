@@ -200,7 +200,7 @@ def external_test(config: Config) -> Any:
         at_bound=False, n=fitted["images"], positives=fitted["fractured"]
     )
     networks = rows[rows["model"] != ENSEMBLE].reindex(columns=tables.columns("networks"))
-    trained = {"status": "trained", "reason": "", "seconds": None}  # a card has them by stage
+    trained = {"status": "trained", "reason": "", "seconds": None}  # cards list them by stage
     scored = results.evaluate(
         predictions, config, data.boxes, heat_maps, points, selected.name,
         images=data.images, audit=audit.run(data, config.seed),

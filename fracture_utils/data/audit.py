@@ -34,8 +34,8 @@ def run(data: dataset.Dataset, seed: int) -> pd.DataFrame:
 
 def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataFrame:
     """The images that remain under a policy. "report": all. "stop": InputError if a finding is red.
-    "drop": removes images with conflicting labels. Of a group that spans several splits, keeps only
-    the images in test (otherwise in validation); of copies, keeps one.
+    "drop": removes images with conflicting labels. From a group in several splits, keeps only the
+    images in test (or else in validation); from a set of copies, keeps one.
     """
     red = findings[findings["severity"] == "red"]
     if policy == "stop" and len(red):
@@ -106,7 +106,7 @@ def _copies(data: dataset.Dataset) -> Iterator[tuple]:
 
 
 def _groups(data: dataset.Dataset) -> Iterator[tuple]:
-    """Groups in several splits, and images without a patient."""
+    """Groups in several splits, and images without a patient identifier."""
     images, runs = data.images, data.images["group"].str.fullmatch(splits.RUN)
     guessed = images["group"].isin(images["path"])  # from near duplicates, reported by pair
     shared = images.groupby("group")["split"].transform("nunique") > 1
@@ -127,7 +127,7 @@ def _groups(data: dataset.Dataset) -> Iterator[tuple]:
 
 
 def _classes(data: dataset.Dataset) -> Iterator[tuple]:
-    """Class balance, and columns or numbers that nearly determine the class."""
+    """Class balance, and columns or file numbers that nearly determine the class."""
     images, fractured = data.images, data.images["label"] == FRACTURED
     share, by_split = fractured.mean(), fractured.groupby(images["split"]).mean()
     finding = ", ".join(f"{split} {value:.1%}" for split, value in by_split.items()) + " fractured"
@@ -169,7 +169,7 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
             yield "amber", "missing file", missing.iloc[0], "", finding, "correct its paths"
     for cell, count in data.other_boxes.items():
         finding = f"{count} boxes of the class {cell!r} in boxes.csv are not used"
-        yield "info", "other class of boxes", "", "", finding, "if fractures, name them fracture"
+        yield "info", "other class of boxes", "", "", finding, "if fractures, use class fracture"
     read = {name for name in ("images.csv", "boxes.csv") if (data.folder / name).exists()}
     others = read - {*data.files["path"]}  # on a file system that ignores case
     for path in data.files["path"]:

@@ -46,7 +46,7 @@ SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotati
 
 
 class Dataset(NamedTuple):
-    """A data folder."""
+    """The contents of a data folder."""
 
     folder: Path
     images: pd.DataFrame  # COLUMNS and the text columns of images.csv, sorted by path
@@ -100,7 +100,7 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
             raise InputError(f"{folder} has no readable {label} {split} image ({path}: {reason}).")
     boxes, other_boxes = read_boxes(folder / "boxes.csv", files[is_image])
     text = annotations[[n for n in annotations if n in ("path", "group") or n not in COLUMNS]]
-    own = ["patient"] if "patient" not in text and files["patient"].any() else []  # of DICOM
+    own = ["patient"] if "patient" not in text and files["patient"].any() else []  # from DICOM
     images = files.loc[files["reason"] == "", [*COLUMNS[:3], *COLUMNS[4:], *own]]
     images = images.merge(text, "left", "path").fillna("")
     images["group"] = splits.assign_groups(images, pairs, config.run_length)

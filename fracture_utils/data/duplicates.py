@@ -2,7 +2,7 @@
 
 Nearest neighbors of a coarse descriptor are the candidates. A candidate counts if both thumbnails,
 registered by an affine map near the identity, agree in detail: two patients agree only coarsely.
-It detects all of 100 copies planted among 150 phantoms, without a false pair.
+This method detects all of 100 copies planted among 150 phantoms, without a false pair.
 """
 
 from concurrent.futures import ThreadPoolExecutor

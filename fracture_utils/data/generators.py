@@ -49,7 +49,7 @@ def warp(square: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
     """A random variant of uint8 (size, size): an `affine` map, then contrast and brightness, as
-    float32 in 0..255. The padding stays black, because the localization head detects it by that.
+    float32 in 0..255. The padding stays black, by which the localization head recognizes it.
     """
     coefficients, lit = affine(len(image), config, random), image > 0
     frame = np.outer(lit.any(axis=1), lit.any(axis=0)).astype(np.uint8)

@@ -152,7 +152,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     image.seek(pages[0] if pages else 0)
     _check_size(*image.size)
     if len(pages) > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
-        raise InputError(f"it holds {len(pages)} pages; save each as a file of its own")
+        raise InputError(f"it holds {len(pages)} pages; save each as a separate file")
     tags, mode = getattr(image, "tag_v2", {}), image.mode
     depth = data[24] if image.format == "PNG" else 1 if mode == "1" else 8
     depth = int(np.max(tags.get(258, depth)))

@@ -104,7 +104,7 @@ def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
 
     McNemar's exact test on groups: under the null hypothesis, the balance of a group (images that
     only the first gets right minus those of the second) has either sign with equal probability
-    (large-sample form: Durkalski et al. 2003, Stat Med 22:2417). NaN below two groups.
+    (large-sample form: Durkalski et al. 2003, Stat Med 22:2417). NaN for fewer than two groups.
     """
     names, codes = np.unique(groups, return_inverse=True)
     if len(names) < 2:

@@ -11,7 +11,7 @@ ENDS = ("", "_low", "_high")
 
 
 def with_limits(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    """An estimate and its confidence limits by the names of their columns."""
+    """An estimate and its confidence limits, keyed by column name."""
     return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
@@ -59,7 +59,7 @@ def design_effect(correct: np.ndarray, groups: np.ndarray) -> float:
 
 
 def wilson(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
-    """The proportion of `correct` (n,) bool in `groups` (n,) and its limits; NaN below two groups.
+    """Proportion of `correct` (n,) bool in `groups` (n,) and limits; NaN for fewer than two groups.
 
     Wilson's interval (1927) on the effective sample size, with Student's t for the number of groups
     (Korn & Graubard 1998; Dean & Pavlou 2015). For equal values, a group counts as one image.
@@ -104,6 +104,6 @@ def resample(
 
 
 def percentiles(draws: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The limits of bootstrap draws; NaN below two groups of images or without a defined draw."""
+    """The limits of bootstrap draws; NaN for fewer than two groups or without a defined draw."""
     defined = len(np.unique(groups)) > 1 and not np.isnan(draws).all()
     return np.nanpercentile(draws, PERCENTILES) if defined else np.full(2, np.nan)

@@ -1,4 +1,4 @@
-"""Whether heat maps point at fractures: pointing game with its controls.
+"""The pointing game and its controls: whether heat maps peak at fractures.
 
 A heat map is an array (rows, columns) that covers its image; heat_maps[model][path].
 """
@@ -85,7 +85,7 @@ def table(
 def permute(
     peaks: np.ndarray, near: np.ndarray, groups: np.ndarray, permutations: int, seed: int
 ) -> np.ndarray:
-    """Hit rates (permutations,) of heat maps of other images: by the usual position alone.
+    """Hit rates (permutations,) of heat maps of other images: the effect of the usual position.
 
     `peaks` (n, 2) are rows and columns of the maxima, `near` (n, rows, columns) the hits. Whole
     groups are exchanged, as maps of a patient are similar; those of a smaller group are repeated.

@@ -146,7 +146,7 @@ def out_of_fold(predictions: pd.DataFrame) -> tuple[PredictionMatrix, np.ndarray
 
 
 def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Raw predictions by study (columns patient and study, as far as they exist), without
+    """Raw predictions by study (columns patient and study, if present), without
     references: mean logit, fractured if any image of it is; no rows without patients and studies.
     """
     rows = predictions[predictions["kind"] != "reference"]

@@ -95,7 +95,7 @@ class Results:
                 f"{folder / 'run.json'} is of another version; run the notebook again."
             )
         known = {name: tables.read(folder, name) for name in TABLES}
-        if "parameters" in known["networks"]:  # written with all digits, also beside gaps
+        if "parameters" in known["networks"]:  # written with all digits, also with gaps
             known["networks"] = known["networks"].astype({"parameters": "Int64"})
         arrays = artifacts.read_arrays(folder / HEAT_MAPS) or {}
         if (selected := run["selected"]) in arrays:
@@ -121,7 +121,7 @@ def evaluate(
     **given: pd.DataFrame,
 ) -> Results:
     """The results of predictions (required columns of the table predictions), on their test rows;
-    `given` are the tables images, audit, networks and history, as far as available.
+    `given` are the tables images, audit, networks and history, if available.
 
     Calibration, thresholds and the selected model come from out-of-fold or validation rows;
     without these, the network with the highest test AUC is selected. With networks, their ensemble

@@ -190,7 +190,7 @@ def topics(results: Any) -> dict[str, list[str]]:
     about = {"Result": result, "External test": external_test(run, n)}
     about |= {"Cross-validation": cross_validation, "Ranking": ranking}
     about |= {"Probabilities": probabilities}
-    external = "external" in run  # trained with other settings, which the cards have
+    external = "external" in run  # trained with other settings, which are in the cards
     how = [] if external else training(results.networks, results.history, run["settings"])
     about |= {"Heat maps": heat_maps, "Where it fails": errors, "Training": how, "Data": data}
     return {topic: sentences for topic, sentences in about.items() if sentences}

@@ -60,7 +60,7 @@ def table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def heterogeneity(correct: np.ndarray, values: np.ndarray, groups: np.ndarray) -> float:
     """The p value of the test that the mean of `correct` (n,) bool is equal for all `values` (n,):
-    Pearson's test on counts divided by design effects (Rao and Scott 1992); NaN below two values.
+    Pearson's test on counts divided by design effects (Rao and Scott 1992); NaN for fewer than two.
     """
     counts = []
     for value in np.unique(values.astype(str)):

@@ -21,7 +21,7 @@ NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
 DEVICES = "CUDA_VISIBLE_DEVICES"
 GPU_EPOCHS, CPU_EPOCHS = 8, 0  # of fine-tuning, by default
-TIMEOUT, NVIDIA_TIMEOUT = 30.0, 60.0  # seconds: of a download, of waking several GPUs
+TIMEOUT, NVIDIA_TIMEOUT = 30.0, 60.0  # seconds: for a download; for nvidia-smi to wake several GPUs
 # By default, TensorFlow uses oneDNN only on processors with 512-bit instructions; others gain, too.
 DEFAULTS = {"KERAS_BACKEND": "tensorflow", "TF_ENABLE_ONEDNN_OPTS": "1"}
 
@@ -122,8 +122,8 @@ def sizes(config: Config) -> list[int]:
 def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
     """The initial weights of each backbone of the settings, and why others are left out.
 
-    Looks in weights_dir, Keras's cache, the download, and models/released; phantoms may be trained
-    from random weights. InputError if no backbone remains, or an explicitly named one does not.
+    Searches weights_dir, Keras's cache, the download, and models/released; for phantoms, weights
+    may be random. InputError if no backbone remains, or an explicitly named one does not.
     """
     if config.initialization == "random":
         return dict.fromkeys(config.backbones, Weights("random", provenance="as requested")), {}
@@ -143,7 +143,7 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
                 warnings.simplefilter("ignore")  # from Keras about the size of the input
                 try:  # Keras downloads and checks them
                     getattr(keras.applications, name)(weights="imagenet", include_top=False)
-                except Exception:  # Keras raises no narrower kind
+                except Exception:  # Keras raises no narrower exception
                     online = False  # one refusal or timeout is enough: all files have one host
             socket.setdefaulttimeout(None)
             path = _weights_file(backbone, folders)
@@ -226,14 +226,14 @@ def gpus() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment variables of a subprocess that uses this package with Keras."""
+    """The environment variables for a subprocess that uses this package with Keras."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"PYTHONIOENCODING": "utf-8:replace", "TF_CPP_MIN_LOG_LEVEL": "2"}
     return DEFAULTS | dict(os.environ) | own | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def import_keras() -> ModuleType:
-    """Keras for the notebook: quiet, and on the CPU, because the trainings need the GPU memory."""
+    """Keras for the notebook: quiet, and on the CPU, because training jobs need the GPU memory."""
     for name, value in (DEFAULTS | {"TF_CPP_MIN_LOG_LEVEL": "3"}).items():
         os.environ.setdefault(name, value)
     from IPython import get_ipython

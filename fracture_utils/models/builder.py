@@ -52,7 +52,7 @@ def build_body(
     seed: int = 0,
 ) -> keras.Model:
     """A backbone from gray (batch, size, size, 1) in 0..255 to its early feature maps, its last
-    ones (float32) and their global average (float32). `precision` is a resolved one.
+    ones (float32) and their global average (float32). `precision` must be resolved.
     """
     backbone = backbones.find(name)
     backbones.apply_precision(precision)

@@ -1,4 +1,4 @@
-"""All models of a run, each in a process of its own: here, one per GPU, or on a Dask cluster."""
+"""All models of a run, each in its own process: here, one per GPU, or on a Dask cluster."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ KILLED = f"The process was killed, most often for lack of memory; lower {PREFIX}
 
 
 class Training(NamedTuple):
-    """Tables networks, history and predictions (uncalibrated), and of the test images
+    """Tables networks, history and predictions (uncalibrated), and for the test images
     heat_maps[model][path], each float32 (GRID, GRID) over the image.
     """
 

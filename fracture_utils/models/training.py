@@ -288,7 +288,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         model.get_layer(layer).set_weights(values)
 
     # Fine-tuning: the top block on the cached early maps of originals and copies, or all layers on
-    # images that are augmented anew in each epoch.
+    # images with new augmentation in each epoch.
     begin("fine_tune")
     mask, in_cells = ([inside], [targets]) if chosen == "localization" else ([], [])
     if config.fine_tune_epochs:

@@ -31,7 +31,7 @@ LARGEST, BOX = 600, "#56B4E9"
 
 
 def show(ax: Any, image: np.ndarray, title: str = "", wrong: bool = False) -> None:
-    """An X-ray, uint8 (height, width), in gray and without ticks; an RGB image as it is."""
+    """An X-ray, uint8 (height, width), in gray and without ticks; an RGB image unchanged."""
     ax.imshow(image, cmap="gray", vmin=0, vmax=255)
     ax.set_axis_off()
     color = style.WRONG if wrong else style.INK
