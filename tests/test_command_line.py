@@ -1,5 +1,6 @@
 """One command line: one exit code for bad input, one sentence, nothing heavy before it."""
 
+import functools
 import json
 import os
 import re
@@ -227,7 +228,9 @@ def test_a_signal_ends_a_run_its_kernel_and_its_trainings(number, code, sources,
     command = [sys.executable, *own, "run", *TRAINING]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HTTPS_PROXY": "http://127.0.0.1:9"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    # A test run that was started in the background ignores interruptions, and so do its children.
+    usual = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, env=environment, preexec_fn=usual, **pipes) as process:
         while not Path(begun).exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
