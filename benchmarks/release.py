@@ -34,7 +34,7 @@ LIMITATIONS = [
     "Metal hardware is a confounder: {fractured} of the {images} images with hardware are "
     "fractured.",
     "The test set is one block of consecutive file numbers.",
-    "Images were at most about 400 px wide; hairline fractures may not be visible in them.",
+    "Most images were 389 px on the long side; hairline fractures may not be visible in them.",
 ]
 INITIAL_WEIGHTS = {
     "DenseNet121": "ImageNet weights of Keras 2.1.4, exact",

@@ -300,7 +300,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     """Another setting, another sentence: none of them is written down."""
     assert sentences.topics(run)["Training"] == [
         "Backbone: top block fine-tuned for 2 epochs.",
-        "Head: pooled, learned from the boxes of 0 images.",
+        "Head: pooled, learned without boxes.",
         "Augmented copies: 1 of each training image.",
         "Input size: 384 px.",
         "Augmentation: rotation 10, zoom 0.1, shift 0.05, brightness 0.1, contrast 0.1, horizontal "
@@ -313,7 +313,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     assert lines[:4] == [
         f"Backbone: whole network fine-tuned for 2 epochs (DenseNet121); frozen ({others}).",
         "Head: localization, learned from the boxes of 454 images (DenseNet121); pooled, learned "
-        f"from the boxes of 0 images ({others}).",
+        f"without boxes ({others}).",
         "Augmented copies: new ones each epoch (DenseNet121); 3 of each training image "
         f"({others}).",
         f"Input size: 512 px (DenseNet121); 384 px ({others}).",

@@ -206,6 +206,7 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
         for model, depth in rows["fine_tune_depth"].items()
     ]
     boxes = rows["boxes"].map(", learned from the boxes of {:,.0f} images".format)
+    boxes = boxes.mask(rows["boxes"] == 0, ", learned without boxes")
     copies = rows["augmented_copies"].map("{:g} of each training image".format)
     facts = {
         "Backbone": pd.Series(backbones, rows.index),
