@@ -33,8 +33,14 @@ CAPPED = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
 SIXTEEN_BITS = ("bfloat16", "sixteen_bits", "clear_session", "unless_a_precision_is_named")
 
 
+LONGEST = ("test_notebook", "test_training", "test_jobs", "test_command_line", "test_features")
+
+
 def pytest_collection_modifyitems(items):
-    """Where oneDNN is limited to instructions without bfloat16, TensorFlow still asks for it."""
+    """The longest files first, so that no worker waits at the end for the last of them. Where
+    oneDNN is limited to instructions without bfloat16, TensorFlow still asks for it.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in CAPPED:
         skipped = pytest.mark.skip(reason="ONEDNN_MAX_CPU_ISA leaves oneDNN without bfloat16")
         for item in items:

@@ -28,8 +28,9 @@ SETTINGS = {  # of `Config`, on which a trained model depends
     *("fine_tune_depth", "horizontal_flip", "vertical_flip", "rotation", "zoom", "shift"),
     *("brightness", "contrast", "augmented_copies"),
 }
-CODE = ["data/dataset.py", "data/generators.py", "data/reader.py", "models/backbones.py"]
-CODE += [f"models/{name}.py" for name in ("builder", "features", "heatmaps", "ood", "training")]
+CODE = ["data/dataset.py", "data/generators.py", "data/reader.py", "evaluation/intervals.py"]
+CODE += [f"models/{name}.py" for name in ("backbones", "builder", "features", "heatmaps", "ood")]
+CODE += ["models/training.py"]
 LIBRARIES = ["keras", "tensorflow", "jax", "numpy", "scikit-learn"]
 CANCEL = "cancel"  # a file of this name in a job folder stops the training, on any machine
 POLL, PATIENCE = 0.3, 30  # seconds: between updates of the progress; to wait for a scheduler
