@@ -18,6 +18,8 @@ SPLITS = ("train", "validation", "test")
 OUT_OF_FOLD = "cross-validation"
 """The split of predictions for images that the head of their fold has not seen."""
 BACKBONES = ("DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception")
+AUGMENTATION = ("rotation", "zoom", "shift", "brightness", "contrast", "horizontal_flip",
+                "vertical_flip")  # fmt: skip
 LAYOUT = "train/fractured, train/normal, test/fractured and test/normal"
 DOCUMENTS = ".csv .tsv .xls .xlsx .ods .json .xml .yaml .yml .txt .md .pdf .html .py .zip .db .ini"
 SYSTEM = ("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
@@ -175,6 +177,11 @@ class Config(BaseSettings):
             return dict(json.loads((self.images_dir / "source.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """The settings of augmentation by name."""
+        return self.model_dump(include={*AUGMENTATION})
 
     @property
     def phantom_size(self) -> int:

@@ -312,8 +312,8 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     others = "VGG16 and MobileNet"
     assert lines[:4] == [
         f"Backbone: whole network fine-tuned for 2 epochs (DenseNet121); frozen ({others}).",
-        "Head: localization, learned from the boxes of 454 images (DenseNet121); pooled, learned "
-        f"without boxes ({others}).",
+        "Head: localization, 5 epochs, learned from the boxes of 454 images (DenseNet121); pooled, "
+        f"learned without boxes ({others}).",
         "Augmented copies: new ones each epoch (DenseNet121); 3 of each training image "
         f"({others}).",
         f"Input size: 512 px (DenseNet121); 384 px ({others}).",

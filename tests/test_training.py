@@ -255,6 +255,8 @@ def test_a_training_leaves_tables_weights_heat_maps_and_a_card():
     stages = trained.history["stage"].to_list()
     assert stages[-2:] == ["fine_tune", "fine_tune"]
     assert set(stages[:-2]) == {"head"}
+    assert card["epochs"] == {"head": len(stages) - 2, "fine_tune": 2}
+    assert card["augmentation"]["rotation"] == 10 and card["augmentation"]["horizontal_flip"]
     probability = special.expit(trained.predictions["logit"])
     np.testing.assert_allclose(trained.predictions["probability"], probability, rtol=1e-4)
     weights = config.models_dir / "MobileNet.weights.h5"

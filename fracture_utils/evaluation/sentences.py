@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fracture_utils.config import FRACTURED, NORMAL, OUT_OF_FOLD
+from fracture_utils.config import AUGMENTATION, FRACTURED, NORMAL, OUT_OF_FOLD
 from fracture_utils.evaluation import comparison
 from fracture_utils.evaluation.intervals import ENDS, SIGNIFICANCE
 from fracture_utils.evaluation.localization import ASSESSMENTS
@@ -21,8 +21,6 @@ USUALLY = 0.8  # lower limit of the hit rate above which heat maps count as usua
 MOST_LISTED = 20
 """Number of images up to which each answer is printed; above it, only counts are."""
 FLAGS = {"0": "no", "1": "yes"}
-AUGMENTATION = ("rotation", "zoom", "shift", "brightness", "contrast")
-FLIPS = ("horizontal_flip", "vertical_flip")
 SELECTED = {"validation": "selected on the validation set", "test": "selected on the test set",
             OUT_OF_FOLD: "selected by its mean out-of-fold AUC",
             "model card": "selected before this external test"}  # fmt: skip
@@ -199,18 +197,24 @@ def topics(results: Any) -> dict[str, list[str]]:
 def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -> list[str]:
     """How the models were trained: fine-tuned layers, head, boxes, augmentation and input size."""
     rows = networks[networks["status"] == "trained"].set_index("model")
-    epochs = history[history["stage"] == "fine_tune"].groupby("model").size()
+    epochs = history.groupby(["stage", "model"]).size()
     layers = {"top": "top block", "all": "whole network"}
     backbones = [
-        f"{layers[depth]} fine-tuned for {counted(epochs[model], 'epoch')}" if depth else "frozen"
+        f"{layers[depth]} fine-tuned for {counted(epochs['fine_tune', model], 'epoch')}"
+        if depth
+        else "frozen"
         for model, depth in rows["fine_tune_depth"].items()
+    ]
+    heads = [  # a pooled head is a logistic regression
+        head if head == "pooled" else f"{head}, {counted(epochs['head', model], 'epoch')}"
+        for model, head in rows["head"].items()
     ]
     boxes = rows["boxes"].map(", learned from the boxes of {:,.0f} images".format)
     boxes = boxes.mask(rows["boxes"] == 0, ", learned without boxes")
     copies = rows["augmented_copies"].map("{:g} of each training image".format)
     facts = {
         "Backbone": pd.Series(backbones, rows.index),
-        "Head": rows["head"] + boxes,
+        "Head": pd.Series(heads, rows.index) + boxes,
         "Augmented copies": copies.mask(rows["fine_tune_depth"] == "all", "new ones each epoch"),
         "Input size": rows["input_size"].map("{:g} px".format),
     }
@@ -220,8 +224,9 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
         parts = [f"{text} ({names})" for text, names in models.items()]
         lines.append(f"{name}: {'; '.join(parts) if len(parts) > 1 else texts.iloc[0]}.")
     if (rows["augmented_copies"] > 0).any() or (rows["fine_tune_depth"] == "all").any():
-        changes = [f"{name} {settings[name]:g}" for name in AUGMENTATION if settings.get(name)]
-        changes += [name.replace("_", " ") for name in FLIPS if settings.get(name)]
+        given = {name: settings[name] for name in AUGMENTATION if settings.get(name)}
+        changes = [f"{name} {value:g}" for name, value in given.items() if value is not True]
+        changes += [name.replace("_", " ") for name, value in given.items() if value is True]
         lines.append(f"Augmentation: {', '.join(changes) or 'none'}.")
     return lines
 

@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import PREFIX, Config, InputError, first_line
+from fracture_utils.config import AUGMENTATION, PREFIX, Config, InputError, first_line
 from fracture_utils.data import reader, splits
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import Weights
@@ -25,8 +25,7 @@ TRAINING = "fracture_utils.models.training"
 STAGES = ("features", "head", "fine_tune", "predict")
 SETTINGS = {  # of `Config`, on which a trained model depends
     *("batch_size", "seed", "precision", "head", "disk_limit", "fine_tune_epochs"),
-    *("fine_tune_depth", "horizontal_flip", "vertical_flip", "rotation", "zoom", "shift"),
-    *("brightness", "contrast", "augmented_copies"),
+    *("fine_tune_depth", "augmented_copies", *AUGMENTATION),
 }
 CODE = ["data/dataset.py", "data/generators.py", "data/reader.py", "evaluation/intervals.py"]
 CODE += [f"models/{name}.py" for name in ("backbones", "builder", "features", "heatmaps", "ood")]
