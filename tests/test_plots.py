@@ -223,6 +223,11 @@ def test_history_shows_every_epoch_and_the_one_that_is_kept(run, tuned, kept):
     assert f"{rows['val_auc'][kept - 1]:.3f}" in texts(chart)
 
 
+def test_history_of_fine_tuning_alone():
+    rows = pd.DataFrame({"val_auc": [0.7, 0.9, 0.8], "auc": 0.9, "model": "VGG16"})
+    assert is_drawn(plots.history(rows.assign(stage="fine_tune")), [[2, 0.9]])
+
+
 def test_history_of_one_epoch(run):
     one = run.history[run.history["epoch"] == 1].drop_duplicates("model")
     plots.history(one)  # a head fitted in closed form has one epoch

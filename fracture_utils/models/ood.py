@@ -94,7 +94,7 @@ def distances(reference: Reference, statistics: Any, features: Any, xp: Any = np
         center, spread, descriptors, spacing, (median, scale) = parts
         values = (values - center) / spread
         if xp is np:
-            lengths = cdist(values, descriptors)  # takes the memory of neither's product
+            lengths = cdist(values, descriptors)  # never holds images x references x channels
         else:  # without a matrix product, which would be rounded by the bfloat16 graph rewrite
             lengths = xp.sqrt(xp.sum((values[:, None] - descriptors) ** 2, axis=-1))
         logs = _logs(lengths, spacing, neighbors, xp)

@@ -55,7 +55,7 @@ def history(table: Any) -> style.Chart:
         rows = table[table["model"] == model].reset_index(drop=True)
         epochs, color = rows.index + 1, style.look(model, models)["color"]
         head = (rows["stage"] == "head").sum()
-        kept = rows["val_auc"][head - 1 :].fillna(-1).idxmax()
+        kept = rows["val_auc"][max(head - 1, 0) :].fillna(-1).idxmax()
         place, side = (epochs[kept], rows["val_auc"][kept]), 2 * kept >= len(rows)
         ax.plot(epochs, rows["auc"], ":", color=color, marker="." if len(rows) == 1 else None)
         ax.plot(epochs, rows["val_auc"], color=color)
