@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 
-from fracture_utils.config import Config
-from fracture_utils.data.generators import ImageBatches, inside_grid
+from fracture_utils.data.generators import inside_grid
 from fracture_utils.models import builder
 
 
@@ -47,17 +46,17 @@ def explain(model: keras.Model, from_features: bool = False) -> keras.Model:
 
 
 def randomized_correlation(
-    explained: keras.Model, pixels: np.ndarray, rows: np.ndarray, config: Config
+    explained: keras.Model, pixels: np.ndarray, rows: np.ndarray, seed: int
 ) -> float:
     """Mean correlation of the heat maps of a few of the `rows` of `pixels` with those of the same
     model after permuting the weights within each kernel of its top block and head (Adebayo et al.
     2018), without the padding: near 0 where a map depends on what was learned. Constant maps count
     as 0.
     """
-    random = np.random.default_rng(config.seed)
+    random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(rows)[:16])
-    batches = ImageBatches(pixels, np.zeros(len(pixels)), rows, config)
-    _, before, _ = explained.predict(batches, verbose=0)
+    squares = pixels[rows][..., None].astype(np.float32)
+    before = keras.ops.convert_to_numpy(explained(squares)[1])
     inside = [inside_grid(square, before.shape[1]) for square in pixels[rows]]
     model = builder.top(explained)
     trained = model.get_weights()
@@ -65,10 +64,9 @@ def randomized_correlation(
         if not isinstance(layer, keras.layers.BatchNormalization):
             old = layer.get_weights()
             layer.set_weights([random.permutation(w.ravel()).reshape(w.shape) for w in old])
-    _, after, _ = explained.predict(batches, verbose=0)
+    after = keras.ops.convert_to_numpy(explained(squares)[1])
     model.set_weights(trained)
+    triples = zip(before, after, inside, strict=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        pairs = [
-            np.corrcoef(a[i], b[i])[0, 1] for a, b, i in zip(before, after, inside, strict=True)
-        ]
+        pairs = [np.corrcoef(one[own], other[own])[0, 1] for one, other, own in triples]
     return float(np.nan_to_num(pairs).mean())
