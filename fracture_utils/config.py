@@ -115,7 +115,7 @@ class Config(BaseSettings):
     target_sensitivity: float | None = Field(
         None, gt=0, le=1, description="sensitivity at the chosen threshold; None: Youden's J"
     )
-    prevalence: float | None = Field(None, gt=0, lt=1, description="for PPV, NPV; None: test set")
+    prevalence: float | None = Field(None, gt=0, lt=1, description="None: that of the test set")
 
     def __init__(self, **keywords: Any) -> None:
         variables = [PREFIX + name.upper() for name in type(self).model_fields]

@@ -45,8 +45,8 @@ def test_a_labeled_folder_is_scored_with_the_cards_alone(capsys):
     assert "The models were trained on other images;" in text
     assert "50.0 % in training, 60.0 % in validation and 33.3 % in test" in text
     assert (
-        "Out of distribution: 4 of 36 test images; they are scored like the others. Of 80 "
-        "in-distribution test images, 1.2 % (95 % CI 0.2–7.0) got this warning." in text
+        "Out of distribution: 4 of 36 test images; they are scored like the others. Of the 80 "
+        "images of the model's test set, 1.2 % (95 % CI 0.2–7.0) got this warning." in text
     )
     page = Path("out/report.html").read_text(encoding="utf-8")
     for words in (

@@ -275,14 +275,12 @@ def test_answers_about_single_images():
     card |= {"heat_map_caution": "Unchecked.", "released": {"statement": "Released."}}
     lines = sentences.answers(pd.DataFrame([row, odd]), card)
     warning = "  No decision: out of distribution (brightness). "
-    assert (
-        lines[3] == f"{warning}How often in-distribution images get this warning was not measured."
-    )
+    unknown = "How often images of the model's test set get this warning was not measured."
+    assert lines[3] == f"{warning}{unknown}"
     rate = {"n": 1432, "warning_rate": 0.0123, "warning_rate_low": 0.004}
     card["ood_test"] = rate | {"warning_rate_high": 0.0349}
-    assert sentences.answers(pd.DataFrame([odd]), card)[1] == (
-        f"{warning}Of 1,432 in-distribution test images, 1.2 % (95 % CI 0.4–3.5) got this warning."
-    )
+    known = "Of the 1,432 images of the model's test set, 1.2 % (95 % CI 0.4–3.5) got this warning."
+    assert sentences.answers(pd.DataFrame([odd]), card)[1] == f"{warning}{known}"
     assert lines[4:6] == ["  MobileNet: probability 0.731, threshold 0.500", "  b-1.png"]
     assert lines[6:8] == ["Unchecked.", "Released."]
     many = pd.DataFrame([row | {"path": str(k)} for k in range(sentences.MOST_LISTED)] + [odd])

@@ -292,11 +292,11 @@ def heat_map_caution(localization: pd.DataFrame, model: str) -> str:
 
 
 def warning_rate(card: Mapping) -> str:
-    """How often the test images of a model, which are in distribution, got a warning."""
+    """How often images of the test set of a model got a warning."""
     if not (tested := card.get("ood_test")):
-        return "How often in-distribution images get this warning was not measured."
+        return "How often images of the model's test set get this warning was not measured."
     share = estimate(tested, "warning_rate", 1, 100)
-    return f"Of {tested['n']:,} in-distribution test images, {share} got this warning."
+    return f"Of the {tested['n']:,} images of the model's test set, {share} got this warning."
 
 
 def answer(row: Mapping, card: Mapping) -> list[str]:
