@@ -60,7 +60,8 @@ def write(results: Results, folder: Path) -> Path:
     ]
     default = Config.model_construct().model_dump(mode="json")
     changed = {k: v for k, v in run["settings"].items() if v != default.get(k, "")}
-    record = {k: v for k, v in run.items() if v} | {"settings": changed}
+    facts = {k: v for k, v in run.items() if v} | {"settings": changed}
+    record = pd.DataFrame(facts.items(), columns=["item", "value"])
     values = {
         "run": run,
         "ribbon": sources.get(run["source"], data_dir),
@@ -79,9 +80,7 @@ def write(results: Results, folder: Path) -> Path:
         "details": {
             "All metrics": results.scores.set_index("model").T.reset_index(names="metric"),
             "Calibration and thresholds": results.operating_points,
-            "Versions, hardware and settings": pd.DataFrame(
-                record.items(), columns=["item", "value"]
-            ),
+            "Versions, hardware and settings": record,
         },
         "tables": [name for name in TABLES if len(getattr(results, name))],
         "columns": {name: rows.to_dict("records") for name, rows in dictionary},

@@ -222,9 +222,8 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
         raise InputError(f"{path} has no column {', '.join(missing)}; name it in the first row.")
     files = pd.Series(paths.array, paths.str.rpartition("/")[2])
     bare = files[~files.index.duplicated(keep=False)]
-    known = {
-        COMPOSED(name): file for name, file in [*bare.items(), *zip(paths, paths, strict=True)]
-    }
+    names = [*bare.items(), *zip(paths, paths, strict=True)]
+    known = {COMPOSED(name): file for name, file in names}
     cells = table["path"].str.replace("\\", "/").str.removeprefix("./")
     table = table.assign(path=cells.map(lambda cell: known.get(COMPOSED(cell), cell)))
     exists, example = table["path"].isin(paths), f"{''.join(cells[:1])}, not {''.join(paths[:1])}"

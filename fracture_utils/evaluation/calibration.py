@@ -149,10 +149,8 @@ def platt(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
 
     low, high = spread * np.array(SLOPES)
     start = [np.clip(1.0, low, high), special.logit(targets.mean())]
-    bounds = [(low, high), (None, None)]
-    best = scipy.optimize.minimize(
-        loss, start, jac=True, bounds=bounds, method="L-BFGS-B", tol=1e-12
-    ).x
+    options = {"jac": True, "bounds": [(low, high), (None, None)], "tol": 1e-12}
+    best = scipy.optimize.minimize(loss, start, method="L-BFGS-B", **options).x
     slope = float(best[0] / spread)
     return {"slope": slope, "intercept": float(best[1] - slope * np.mean(logits))}
 

@@ -155,15 +155,9 @@ def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
     if keys.fillna("").eq("").all(axis=None):
         return rows.head(0)
     name = keys.fillna("").astype(str).agg("/".join, axis=1)
-    studies = (
-        rows.assign(path=name.where(keys.notna().all(axis=1), rows["path"]))
-        .groupby(["model", "kind", "split", "path"], sort=False, as_index=False)
-        # "fractured" precedes "normal" in the alphabet
-        .agg(
-            group=("group", "first"),
-            label=("label", "min"),
-            logit=("logit", "mean"),
-            fold=("fold", "first"),
-        )
-    )
+    rows["path"] = name.where(keys.notna().all(axis=1), rows["path"])
+    grouped = rows.groupby(["model", "kind", "split", "path"], sort=False, as_index=False)
+    # "fractured" precedes "normal" in the alphabet.
+    columns = {"group": "first", "label": "min", "logit": "mean", "fold": "first"}
+    studies = grouped.agg(columns)
     return studies.assign(probability=special.expit(studies["logit"]))

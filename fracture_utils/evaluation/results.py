@@ -88,12 +88,10 @@ class Results:
     @classmethod
     def load(cls, folder: Path) -> "Results":
         """What `save` wrote; InputError where it is not complete or of another version."""
-        folder = Path(folder)
-        run = artifacts.read_json(folder / "run.json")
+        folder, path = Path(folder), Path(folder, "run.json")
+        run = artifacts.read_json(path)
         if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(
-                f"{folder / 'run.json'} is of another version; run the notebook again."
-            )
+            raise InputError(f"{path} is of another version; run the notebook again.")
         known = {name: tables.read(folder, name) for name in TABLES}
         if "parameters" in known["networks"]:  # written with all digits, also with gaps
             known["networks"] = known["networks"].astype({"parameters": "Int64"})
