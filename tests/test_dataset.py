@@ -458,6 +458,28 @@ def test_only_boxes_of_the_class_fracture_count():
         dataset.load(config)
 
 
+@pytest.mark.parametrize(
+    ("column", "words", "kept"),
+    [
+        ("label", ["metal", "Fracture"], [1]),
+        ("class_name", ["text", "fracture"], [1]),
+        ("class", ["0", "1"], [1]),
+        ("class", ["fracture", "1"], [0]),  # of a list of classes, 1 may be any
+        ("class", ["1", "3"], None),
+        ("label", ["metal", "text"], None),
+    ],
+)
+def test_the_class_of_a_box_may_be_a_label_or_a_number(column, words, kept):
+    config = make(patients=9)
+    rows = [f"{KNOWN},{k},2,43,44,{word}" for k, word in enumerate(words)]
+    write("boxes.csv", f"path,xmin,ymin,xmax,ymax,{column}", *rows)
+    if kept is None:
+        with pytest.raises(InputError, match=r"no row has the (class|label) fracture"):
+            dataset.load(config)
+    else:
+        assert dataset.load(config).boxes["xmin"].tolist() == kept
+
+
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_decimal_commas_are_read(separator):
     config = make(patients=9)
@@ -507,6 +529,12 @@ def test_a_missing_patient_is_no_patient():
     paths = pd.read_csv(CASES / "missing_patient/images.csv")["path"]
     table = dataset.read_annotations(CASES / "missing_patient/images.csv", paths)
     assert table["patient"].tolist() == ["P1", "", "", "", "", ""]
+    words = ["N/A", "#N/A", "<NA>", "?", "--", "Anonymous", "(unknown)", "P-1", "0"]
+    Path("data").mkdir()
+    write("images.csv", "path,patient", *(f"{k}.png,{word}" for k, word in enumerate(words)))
+    paths = pd.Series([f"{k}.png" for k in range(len(words))])
+    table = dataset.read_annotations(Path("data/images.csv"), paths)
+    assert table["patient"].tolist() == [""] * 7 + ["P-1", "0"]
 
 
 @pytest.mark.parametrize(

@@ -497,6 +497,8 @@ DOWNLOAD = "HTML, XML or JSON; download the image again"
         (b"\0\0\0\x18ftypmif1\0\0\0\0", CONVERT),
         (b"GIF89a", CONVERT),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS .* git lfs pull"),
+        (b"%PDF-1.7\n%", "PDF or a ZIP archive; export or extract the image"),
+        (b"PK\x03\x04\x14\0", "PDF or a ZIP archive; export or extract the image"),
         (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", DOWNLOAD),
         (b"<?xml version='1.0'?><Error/>", DOWNLOAD),
         (b'{"error": "not found"}', DOWNLOAD),

@@ -40,7 +40,8 @@ NUMBERS = {"1": "fractured", "1.0": "fractured", "0": "normal", "0.0": "normal"}
 SYNONYMS = {name: name for name in [*splits.IDENTITIES, *BOX_COLUMNS, "label", "split", "class"]}
 SYNONYMS |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
 SYNONYMS |= {"filename": "path", "bodypart": "body_part", "view": "view", "hardware": "hardware"}
-MISSING = ["na", "n/a", "nan", "none", "null", "unknown", "-", "?"]  # words for no patient
+SYNONYMS |= {"classname": "class", "categoryname": "class"}
+MISSING = ["na", "nan", "none", "null", "unk", "unknown", "missing", "anonymous", "anonymized", ""]
 COMPOSED = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes umlauts
 SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotation tool, clipped
 
@@ -125,8 +126,8 @@ def assign(path: Path, paths: pd.Series, table: pd.DataFrame, words: dict = WORD
     split = cells["split"].mask(cells["split"] == "", folders["split"])
     other = (folders["split"] != "") & (split != folders["split"])
     wrong = paths[other & ((folders["split"] != "train") | (split != "validation"))]
-    problem = "the split differs from that of the folder; correct one of them"
-    _refuse(path, table["path"].isin(wrong), problem)
+    wrong = table["path"].isin(wrong)
+    _refuse(path, wrong, "the split differs from that of the folder; correct one of them")
     return pd.DataFrame({"label": label, "split": split})
 
 
@@ -183,11 +184,11 @@ def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def read_annotations(path: Path, paths: pd.Series, without: Sequence[str] = ()) -> pd.DataFrame:
-    """images.csv as text, for the files at `paths`; words for a missing identity become empty."""
+    """images.csv as text, for the files at `paths`; words for no identity become empty."""
     table = read_table(path, ["path"], paths).drop(columns=without, errors="ignore")
     _refuse(path, table["path"].duplicated(), "the path repeats; keep one row per image")
     for column in set(splits.IDENTITIES).intersection(table):
-        table[column] = table[column].mask(table[column].str.lower().isin(MISSING), "")
+        table[column] = table[column].mask(table[column].map(plain).isin(MISSING), "")
     if "split" in table:
         table["split"] = table["split"].map(lambda cell: WORDS.get(plain(cell), cell))
         wrong = ~table["split"].isin([*SPLITS, ""])
@@ -198,10 +199,12 @@ def read_annotations(path: Path, paths: pd.Series, without: Sequence[str] = ()) 
 def read_boxes(path: Path, files: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """Fractures of boxes.csv in pixels of the `files`, clipped to them; counts of other classes."""
     table, others = read_table(path, BOX_COLUMNS, files["path"]), pd.Series(dtype=int)
-    if "class" in table:
-        fractured = table["class"].map(label_of) == "fractured"
-        _refuse(path, ~fractured & ~fractured.any(), "no row has the class fracture")
-        table, others = table[fractured], table["class"][~fractured].value_counts()
+    for column in [name for name in ("class", "label") if name in table][:1]:
+        numbered = {*table[column]} <= {*NUMBERS}  # else 1 is the number of any class
+        words = table[column] if numbered else table[column].replace([*NUMBERS], "")
+        fractured = words.map(label_of) == "fractured"
+        _refuse(path, ~fractured & ~fractured.any(), f"no row has the {column} fracture")
+        table, others = table[fractured], table[column][~fractured].value_counts()
     corners = table[BOX_COLUMNS[1:]].replace(",", ".", regex=True)
     corners = corners.apply(pd.to_numeric, errors="coerce").astype(float)
     sides = files.set_index("path")[["width", "height"]].reindex(table["path"]).to_numpy(float)
@@ -247,9 +250,8 @@ def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
         options |= {"keep_default_na": False, "skip_blank_lines": False}
         cells = pd.read_csv(io.StringIO(text), sep=delimiter, **options)
     except (OSError, ValueError, IndexError) as error:
-        raise InputError(
-            f"{path} is not a table ({str(error).strip()}); save it as CSV in UTF-8."
-        ) from None
+        problem = f"{path} is not a table ({str(error).strip()})"
+        raise InputError(f"{problem}; save it as CSV in UTF-8.") from None
     cells = cells.fillna("").apply(lambda column: column.str.strip())
     written, cells = cells.iloc[0], cells[1:].reset_index(drop=True)
     _refuse(path, cells.iloc[:, -1] != "", "more cells than column names")

@@ -105,9 +105,7 @@ def make(folder: Path, count: int, size: int, seed: int) -> None:
         for path in paths:
             title = f"{NAME}: {path.name}".encode()
             if path not in tables and title not in path.read_bytes()[:300]:
-                raise InputError(
-                    f"{path} is not a phantom but is in their folder; move it elsewhere."
-                )
+                raise InputError(f"{path} is not a phantom but in their folder; move it elsewhere.")
         for path in paths:
             path.unlink()
         artifacts.write_json(folder / STAMP, settings)

@@ -30,6 +30,7 @@ DICOM = re.compile(
 FOREIGN = {  # kinds of files that may be mistaken for images, and the next action
     UNSUPPORTED: "a GIF, WebP, AVIF or HEIC image; convert it to PNG",
     rb"version https://git-lfs": "a Git LFS pointer; fetch the image with git lfs pull",
+    rb"%PDF|PK\x03\x04": "PDF or a ZIP archive; export or extract the image",
     rb"(?:\xef\xbb\xbf)?\s*(?:<[!?a-z]|[{\[])": "HTML, XML or JSON; download the image again",
 }
 DECODERS = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"

@@ -22,8 +22,7 @@ def save(results: Any, config: Config) -> None:
     source = {"source": config.source, "trained_on": config.images_dir.resolve().name}
     fractured = results.images["label"].eq(FRACTURED).groupby(results.images["split"])
     counts = fractured.agg(images="size", fractured="sum").astype(int)
-    counts = counts.reindex(["train", "validation"], fill_value=0)
-    counts = counts.set_axis(["training", "validation"])
+    counts = counts.rename({"train": "training"}).reindex(["training", "validation"], fill_value=0)
     for name in results.networks.query("status == 'trained'")["model"]:
         card = artifacts.read_json(config.cache_dir / "models" / name / "network.json")
         members[name] = card["weights_sha256"]
