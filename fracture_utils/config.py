@@ -135,6 +135,9 @@ class Config(BaseSettings):
                 f"{error['msg']}. Meaning: {known[name].description}."
             ) from None
 
+        if self.results_dir.resolve() == self.data_dir.resolve():
+            raise InputError(f"{self.results_dir} is the data folder; name another for results.")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, given: dict[str, Any]) -> dict[str, Any]:

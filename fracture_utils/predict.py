@@ -112,9 +112,8 @@ def predict(
     parts, problems = [tables.empty("answers")], []
     if output.exists() and not (output.is_file() and output.read_bytes()[:11] == b"path,model,"):
         raise InputError(f"{output} is not a table of answers; choose another name with --output.")
-    chunks = tqdm(
-        range(0, len(paths), CHUNK), unit=" images", unit_scale=CHUNK, disable=few or None
-    )
+    bar: dict[str, Any] = {"unit": " images", "unit_scale": CHUNK, "disable": few or None}
+    chunks = tqdm(range(0, len(paths), CHUNK), **bar)
     with artifacts.replacing(output) as temporary, ThreadPoolExecutor() as pool:
         temporary.touch()  # fails early if the folder cannot be written
         for start in chunks:
@@ -188,7 +187,8 @@ def external_test(config: Config) -> Any:
             heat_maps[predictor.name] |= dict(zip(images, maps, strict=True))
     table = pd.concat(answers, ignore_index=True)
     own = table[table["model"] == selected.name]
-    about = data.images.drop(columns=["width", "height", "bit_depth", "sha256"])
+    omitted = {"width", "height", "bit_depth", "sha256", "fold", "kind", *table} - {"path"}
+    about = data.images[data.images.columns.difference(omitted, sort=False)]
     about["out_of_distribution"] = np.where(own["warning"] == "", "0", "1")
     predictions = table[["path", "model", "logit", "probability"]].merge(about, on="path")
     predictions["kind"] = "network"

@@ -54,10 +54,8 @@ def write(results: Results, folder: Path) -> Path:
     board["seconds"] = times["seconds_per_image"].astype(float)
     shown, points = compared(results.predictions), tables.rounded(results.operating_points)
     threshold = points.set_index("model")["threshold"]
-    state = [
-        {"name": name, "threshold": threshold[name], "probabilities": probabilities.tolist()}
-        for name, probabilities in zip(shown.models, shown.probabilities.T, strict=True)
-    ]
+    columns = zip(shown.models, shown.probabilities.T, strict=True)
+    state = [{"name": k, "threshold": threshold[k], "probabilities": [*p]} for k, p in columns]
     default = Config.model_construct().model_dump(mode="json")
     changed = {k: v for k, v in run["settings"].items() if v != default.get(k, "")}
     facts = {k: v for k, v in run.items() if v} | {"settings": changed}

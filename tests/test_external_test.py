@@ -86,8 +86,26 @@ def test_its_predictions_are_scored_again_alike_and_its_folder_serves_no_other_t
     capsys.readouterr()
     assert main(["evaluate", folder("others"), "--results-dir", "out"]) == 2
     assert main(["audit", "--data-dir", "my_xrays", "--results-dir", "out"]) == 2
-    message = "out holds the results of another run; choose another folder with --results-dir.\n"
+    message = "out holds the results of another run; name another with --output.\n"
     assert capsys.readouterr().err == 2 * message
+
+
+def test_columns_of_the_user_do_not_replace_those_of_the_predictions():
+    names = ["fold", "model", "logit", "kind", "probability", "decision"]
+    rows = [",".join(["path", *names]), ",".join(["normal/0.png", *["x"] * len(names)])]
+    Path(folder(), "images.csv").write_text("\n".join(rows))
+    assert main(["evaluate", "my_xrays", "--output", "out", "--quick"]) == 0
+    assert set(Results.load(Path("out")).predictions["model"]) == {"MobileNet", "VGG16", ENSEMBLE}
+
+
+@pytest.mark.parametrize("command", ["evaluate my_xrays", "audit --data-dir my_xrays"])
+def test_the_tables_of_the_user_are_not_overwritten(command, capsys):
+    path, text = Path(folder(), "images.csv"), "path,body_part\nnormal/0.png,hand\n"
+    path.write_text(text)
+    assert main([*command.split(), "--output", "my_xrays"]) == 2
+    assert path.read_text() == text
+    message = "my_xrays is the data folder; name another for results.\n"
+    assert capsys.readouterr().err == message
 
 
 def test_one_class_is_enough(capsys):

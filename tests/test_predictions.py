@@ -184,6 +184,19 @@ def test_patients_are_known_where_one_is_named():
     assert by_patient(predictions).empty
     assert by_patient(predictions.assign(patient=["", np.nan])).empty
     assert len(by_patient(predictions.assign(study=["", "s1"]))) == 2
+    predictions = model_rows("test", "A", np.zeros(4, int), np.zeros(4))
+    cases = by_patient(predictions.assign(patient=["", "p1", "", "p1"]))
+    assert sorted(cases["path"]) == ["p1", "test/000.png", "test/002.png"]
+
+
+def test_groups_are_patients_where_there_is_no_column_group(file):
+    rows = [f"{k},{k % 2},A,0.5,{patient}" for k, patient in enumerate(["x", "NA", "x", "unknown"])]
+    table = read(file("\n".join([f"{HEAD},Patient ID", *rows])))
+    assert list(table["group"]) == ["x", "1", "x", "3"]
+    assert len(by_patient(table)) == 3
+    rows = "\n".join(f"{row},{study}" for row, study in zip(rows, "abab", strict=True))
+    table = read(file(f"{HEAD},patient,study\n{rows}"))
+    assert list(table["group"]) == ["x", "b", "x", "b"]
 
 
 def test_without_a_column_our_own_kinds_are_known_by_name(file):

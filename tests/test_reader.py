@@ -510,6 +510,15 @@ def test_a_file_of_another_kind_is_named_with_the_next_action(content, sentence,
         reader.read(written(content, name))
 
 
+@pytest.mark.parametrize(
+    ("identity", "known"),
+    [("ANONYMOUS", False), ("N/A", False), ("anonymized", False), ("", False), ("Anon17", True)],
+)
+def test_a_word_for_nobody_is_no_patient(identity, known, tmp_path):
+    dicom(tmp_path / "a.dcm", PatientID=identity)
+    assert bool(reader.load(tmp_path / "a.dcm")[1]["patient"]) == known
+
+
 @pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (0, 1, 1), (0, 0)])
 def test_thumbnails_in_a_tiff_are_no_pages(kinds):
     """By NewSubfileType (1: reduced resolution); several full pages are refused."""

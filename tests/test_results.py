@@ -123,6 +123,14 @@ def test_predictions_of_others_need_four_columns_and_get_no_ensemble(tmp_path):
     evaluate_file(tmp_path / "p.csv", config(tmp_path / "out"))  # the same folder again
 
 
+def test_a_table_of_predictions_is_not_overwritten(tmp_path):
+    path = four_columns(tmp_path / "predictions.csv")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"holds predictions\.csv; choose another with --output"):
+        evaluate_file(path, config(tmp_path))
+    assert path.read_bytes() == before
+
+
 def test_results_of_other_predictions_are_never_mixed(run, tmp_path):
     run.save(tmp_path / "run")
     before = csv_files(tmp_path / "run")

@@ -192,7 +192,7 @@ def test_the_data_audit_the_shortcut_and_caveats(run):
     phantoms = changed(run, "scores", run={"source": "phantoms"})
     assert "All images are synthetic phantoms" in text(phantoms)
     random = changed(run, "scores", "model == 'VGG16'", initialization="random")
-    assert "Trained from random initialization, not from ImageNet weights: VGG16." in text(random)
+    assert "Trained from random initialization, not ImageNet weights: VGG16." in text(random)
 
 
 def test_reversed_classes_are_reported_and_nothing_is_ranked(run):

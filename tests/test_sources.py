@@ -353,7 +353,7 @@ def test_an_import_ends_with_what_it_excluded(capsys):
     first.unlink()
     second.rename(root / second.name)
     save(root / "images/Fractured/IMG9999999.jpg", 1)
-    assert main(["import", "fracatlas", str(root), "data"]) == 0
+    assert main(["import", "fracatlas", str(root), "again"]) == 0
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines[0] == "4 files excluded."
     missing = f"named in a table, but missing, e.g. train/fractured/{first.name}"
@@ -531,6 +531,46 @@ def test_classes_of_boxes_are_imported():
     data = load()
     assert data.boxes["path"].str.endswith("/1.png").tolist() == [True]
     assert data.other_boxes.to_dict() == {"metal": 1}
+
+
+def test_boxes_are_imported_without_images_csv():
+    root = own()
+    (root / "images.csv").unlink()
+    bring("folders", root, "data")
+    assert load().boxes["path"].str.endswith("/1.png").tolist() == [True]
+
+
+def test_images_that_the_source_has_no_longer_are_named():
+    bring("folders", own(), "data")
+    Path("mine/fractured/1.png").rename("mine/normal/1.png")
+    Path("mine/boxes.csv").unlink()
+    Path("mine/images.csv").unlink()
+    with pytest.raises(InputError, match=r"data holds 1 other images, such as .*fractured/1\.png"):
+        bring("folders", "mine", "data")
+    next(Path("data").rglob("fractured/1.png")).unlink()
+    assert len(bring("folders", "mine", "data")) == 40
+
+
+@pytest.mark.parametrize("word", ["0", "0.0"])
+def test_words_of_the_user_precede_numbers(word):
+    root = own(label=lambda n: word if n % 2 else "1")
+    for k in range(40):
+        path = next(root.rglob(f"{k}.png"))
+        path.rename(root / path.name)
+    rows = (f"{k}.png,{word if k < 10 else 1}" for k in range(40))
+    (root / "images.csv").write_text("\n".join(["path,label", *rows]))
+    (root / "boxes.csv").unlink()
+    images, _ = sources.bring("folders", root, "data", {"0": "fractured", "1": "normal"})
+    fractured = images["path"][images["label"] == "fractured"]
+    assert sorted(int(Path(path).stem) for path in fractured) == [*range(10)]
+
+
+def test_folders_named_after_sets_are_splits():
+    for split in ("train_set", "Test Set", "valset"):
+        for number in range(8):
+            save(f"kaggle/{split}/{('normal', 'fractured')[number % 2]}/{number}.png", number)
+    table = bring("folders", "kaggle", "data")
+    assert table["split"].value_counts().to_dict() == {"train": 8, "test": 8, "validation": 8}
 
 
 def test_copies_of_an_image_stay_in_its_split():

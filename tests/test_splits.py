@@ -303,6 +303,39 @@ def test_near_duplicates_join_groups(split):
     assert splits.assign_groups(apart, pairs).nunique() == 4  # the first pair crosses the border
 
 
+def test_copies_in_train_are_of_one_group_although_their_first_copy_is_in_test():
+    """The fault: equal images are paired with the first only, and that pair crosses the border."""
+    paths = ["test/a.png", "train/b.png", "train/c.png", "test/d.png"]
+    images = pd.DataFrame({"path": paths, "label": "normal"})
+    images["split"] = images["path"].str.partition("/")[0]
+    pairs = pd.DataFrame({"first": [0, 0, 0], "second": [1, 2, 3]})
+    expected = ["test/a.png", "train/b.png", "train/b.png", "test/a.png"]
+    assert splits.assign_groups(images, pairs).to_list() == expected
+
+
+def test_patients_of_dicom_files_and_of_the_table_are_joined():
+    paths = [f"{k}.dcm" for k in range(6)]
+    images = pd.DataFrame({"path": paths, "split": "train", "label": ["normal", "fractured"] * 3})
+    images["patient"] = ["p1", "", "", "p2", "", ""]
+    images[splits.OF_FILE] = ["d1", "d1", "d2", "", "d2", ""]
+    groups = splits.assign_groups(images, NONE).to_list()
+    assert groups == ["p1", "p1", "d2", "p2", "d2", "5.dcm"]
+    anonymous = images.assign(**{splits.OF_FILE: "d1"})
+    assert splits.assign_groups(anonymous, NONE).nunique() == 6
+
+
+def test_a_word_that_ends_in_patient_is_no_patient():
+    paths = [
+        "outpatient_2019/1.png",
+        "outpatient_2019/2.png",
+        "Patient_7/1.png",
+        "a_patient7_b.png",
+    ]
+    images = pd.DataFrame({"path": paths, "split": "train", "label": "normal"})
+    groups = splits.assign_groups(images, NONE).to_list()
+    assert groups == [*paths[:2], "patient_7", "patient7"]
+
+
 @pytest.mark.parametrize("joined", ["train", "test"])
 def test_a_patient_in_train_and_test_remains_one_where_near_duplicates_join(joined):
     """The fault: the train images of p2 were renamed p1, and the audit found no leak."""

@@ -58,10 +58,9 @@ def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataF
     kept = images[images["path"].isin(left.drop_duplicates("cluster")["path"])]
     before, after = (set(zip(t["split"], t["label"], strict=True)) for t in (images, kept))
     for split, label in sorted(before - after):
-        raise InputError(
-            f"Without copies and conflicts no {label} image is left in {split}. Add other images "
-            "there, or set FRACTURE_AUDIT_POLICY=report to keep them."
-        )
+        problem = f"Without copies and conflicts no {label} image is left in {split}"
+        advice = "Add other images there, or set FRACTURE_AUDIT_POLICY=report to keep them."
+        raise InputError(f"{problem}. {advice}")
     return kept.reset_index(drop=True)
 
 
@@ -171,9 +170,9 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
         finding = f"{count} boxes of the class {cell!r} in boxes.csv are not used"
         yield "info", "other class of boxes", "", "", finding, "if fractures, use class fracture"
     read = {name for name in ("images.csv", "boxes.csv") if (data.folder / name).exists()}
-    others = read - {*data.files["path"]}  # on a file system that ignores case
+    read |= {name.upper() for name in read - {*data.files["path"]}}  # where case is ignored
     for path in data.files["path"]:
-        is_table = re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path)
-        if is_table and path not in read and path.lower() not in others:
+        is_read = path in read or path.upper() in read
+        if re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path) and not is_read:
             finding = "only images.csv and boxes.csv are read"
             yield "amber", "unread table", path, "", finding, "rename it, or remove it"

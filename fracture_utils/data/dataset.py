@@ -28,9 +28,9 @@ FACTS: dict[str, Any] = {"width": 0, "height": 0, "bit_depth": 0, "file_bytes": 
 FACTS |= {"patient": "", "rotated": False, "jpeg_quality": np.nan, "mean": np.nan, "border": np.nan}
 CODE = ["data/reader.py", "data/dataset.py", "data/duplicates.py"]  # they determine the cache
 WORDS = {  # class or split of a folder or cell, without case, spaces and punctuation
-    **dict.fromkeys(["train", "training"], "train"),
-    **dict.fromkeys(["val", "valid", "validation"], "validation"),
-    **dict.fromkeys(["test", "testing"], "test"),
+    **dict.fromkeys(["train", "training", "trainset", "trainingset"], "train"),
+    **dict.fromkeys(["val", "valid", "validation", "valset", "validationset"], "validation"),
+    **dict.fromkeys(["test", "testing", "testset", "testingset"], "test"),
     **dict.fromkeys(["fractured", "fracture", "positive", "abnormal"], "fractured"),
     **dict.fromkeys(["normal", "negative", "healthy", "unfractured"], "normal"),
     **dict.fromkeys(["notfractured", "nonfractured", "nofracture"], "normal"),
@@ -41,7 +41,6 @@ SYNONYMS = {name: name for name in [*splits.IDENTITIES, *BOX_COLUMNS, "label", "
 SYNONYMS |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
 SYNONYMS |= {"filename": "path", "bodypart": "body_part", "view": "view", "hardware": "hardware"}
 SYNONYMS |= {"classname": "class", "categoryname": "class"}
-MISSING = ["na", "nan", "none", "null", "unk", "unknown", "missing", "anonymous", "anonymized", ""]
 COMPOSED = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes umlauts
 SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotation tool, clipped
 
@@ -101,13 +100,13 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
             raise InputError(f"{folder} has no readable {label} {split} image ({path}: {reason}).")
     boxes, other_boxes = read_boxes(folder / "boxes.csv", files[is_image])
     text = annotations[[n for n in annotations if n in ("path", "group") or n not in COLUMNS]]
-    own = ["patient"] if "patient" not in text and files["patient"].any() else []  # from DICOM
+    own = ["patient"] if files["patient"].any() else []  # from DICOM
     images = files.loc[files["reason"] == "", [*COLUMNS[:3], *COLUMNS[4:], *own]]
-    images = images.merge(text, "left", "path").fillna("")
+    images = images.merge(text, "left", "path", suffixes=("_of_file", "")).fillna("")
     images["group"] = splits.assign_groups(images, pairs, config.run_length)
     if not external:
         images["split"] = splits.split_validation(images, config.seed, config.test_share)
-    images = images[[*COLUMNS, *(name for name in images if name not in COLUMNS)]]
+    images = images[[*COLUMNS, *images.columns.difference([*COLUMNS, splits.OF_FILE], sort=False)]]
     return Dataset(folder, images, files, boxes, annotations, thumbnails, pairs, other_boxes)
 
 
@@ -146,7 +145,7 @@ def summary(images: pd.DataFrame) -> pd.DataFrame:
 
 def label_of(cell: str, words: dict = WORDS) -> str:
     """The class that a cell of a table names; empty if none."""
-    word = NUMBERS.get(cell) or words.get(plain(cell), "")
+    word = words.get(plain(cell.removesuffix(".0"))) or NUMBERS.get(cell, "")
     return word if word in CLASS_NAMES else ""
 
 
@@ -184,11 +183,9 @@ def walk(folder: Path, apart: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def read_annotations(path: Path, paths: pd.Series, without: Sequence[str] = ()) -> pd.DataFrame:
-    """images.csv as text, for the files at `paths`; words for no identity become empty."""
+    """images.csv as text, for the files at `paths`."""
     table = read_table(path, ["path"], paths).drop(columns=without, errors="ignore")
     _refuse(path, table["path"].duplicated(), "the path repeats; keep one row per image")
-    for column in set(splits.IDENTITIES).intersection(table):
-        table[column] = table[column].mask(table[column].map(plain).isin(MISSING), "")
     if "split" in table:
         table["split"] = table["split"].map(lambda cell: WORDS.get(plain(cell), cell))
         wrong = ~table["split"].isin([*SPLITS, ""])
@@ -236,7 +233,8 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
 
 def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
     """A CSV file from a spreadsheet, as text, in UTF-8 or UTF-16. The index counts the rows;
-    empty ones are left out. `names` renames columns by their `plain` name.
+    empty ones are left out. `names` renames columns by their `plain` name. Words for no identity
+    become empty.
     """
     try:
         data = Path(path).read_bytes()
@@ -259,7 +257,10 @@ def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
     for name in header[header.duplicated()]:
         columns = ", ".join(written[header.index][header == name])
         raise InputError(f"{path} has more than one column {name} ({columns}); keep one of them.")
-    return cells.loc[(cells != "").any(axis=1), header.index].set_axis(header.array, axis=1)
+    table = cells.loc[(cells != "").any(axis=1), header.index].set_axis(header.array, axis=1)
+    for column in {*splits.IDENTITIES}.intersection(table):
+        table[column] = table[column].mask(table[column].str.fullmatch(reader.NOBODY), "")
+    return table
 
 
 def _refuse(path: Path, wrong: pd.Series, problem: str) -> None:

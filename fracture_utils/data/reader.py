@@ -33,6 +33,8 @@ FOREIGN = {  # kinds of files that may be mistaken for images, and the next acti
     rb"%PDF|PK\x03\x04": "PDF or a ZIP archive; export or extract the image",
     rb"(?:\xef\xbb\xbf)?\s*(?:<[!?a-z]|[{\[])": "HTML, XML or JSON; download the image again",
 }
+# Words for an unknown patient.
+NOBODY = re.compile(r"(?i)\W*(n/?a|nan|none|null|unk(nown)?|missing|anonym(ous|i[sz]ed)?)?\W*")
 DECODERS = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
 # About damaged or unusual files. `catch_warnings` around a call would not be thread-safe.
@@ -201,8 +203,9 @@ def _decode_dicom(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         dataset.file_meta.TransferSyntaxUID = getattr(uid, f"{order}VRLittleEndian")
     values = pixels.pixel_array(dataset, correct_unused_bits=False)
     bits, stored = 8 * values.itemsize, int(dataset.get("BitsStored") or 8 * values.itemsize)
-    digest = hashlib.sha256(str(dataset.get("PatientID")).encode()).hexdigest()[:12]
-    facts = {"bit_depth": stored, "patient": f"dicom-{digest}" * bool(dataset.get("PatientID"))}
+    facts, patient = {"bit_depth": stored}, str(dataset.get("PatientID") or "")
+    if not NOBODY.fullmatch(patient):
+        facts["patient"] = f"dicom-{hashlib.sha256(patient.encode()).hexdigest()[:12]}"
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, dataset)[..., :3]
     if values.ndim == 3 and values.dtype == np.uint8:

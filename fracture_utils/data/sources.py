@@ -38,8 +38,9 @@ def bring(
     words = dataset.WORDS | {dataset.plain(w): label for w, label in (words or {}).items()}
     file = destination / "source.json"
     title = artifacts.read_json(file).get("title") if file.is_file() else ""
-    inside = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
-    if title != facts["title"] and not all(is_hidden(PurePath(path)) for path, _ in inside):
+    walked = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
+    inside = dict(walked)
+    if title != facts["title"] and not all(is_hidden(PurePath(path)) for path in inside):
         raise InputError(f"{destination} already contains other files; choose an empty folder.")
     if not source.exists():
         raise InputError(f"There is no file or folder {source}; correct the name.")
@@ -69,6 +70,10 @@ def bring(
     if images.empty or (twice := images["path"].duplicated()).any():
         problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
         raise InputError(f"{source} holds {problem}, laid out as {facts['title']}.")
+    old = [path for path in set(inside) - set(images["path"]) if not inside[path]]
+    if old:
+        others = f"{destination} holds {len(old)} other images, such as {min(old)}"
+        raise InputError(f"{others}; remove them, or choose an empty folder.")
     artifacts.write_json(file, facts | {"name": name, "images": len(images)})
     attribution = "{title}\n{license}\n\n{attribution}\n".format(**facts)
     artifacts.write_text(destination / "ATTRIBUTION.txt", attribution)
@@ -132,8 +137,10 @@ def _fracatlas(images: Files, others: Files, _: object) -> Rows:
 
 def _folders(images: Files, others: Files, classes: dict) -> Rows:
     """Class folders and the user's tables; the validation set serves as a missing test set."""
-    csv = next((name for name in others if PurePath(name).name == "images.csv"), "images.csv")
-    table, top = others.get(csv, Path(os.devnull, csv)), csv.removesuffix("images.csv")
+    tables = ("images.csv", "boxes.csv")
+    found = (name for own in tables for name in others if PurePath(name).name == own)
+    top = next(found, "").removesuffix(tables[0]).removesuffix(tables[1])
+    table, marks = (others.get(top + own, Path(os.devnull, own)) for own in tables)
     names = {name.removeprefix(top): name for name in images}
     inside = pd.Series(list(names), dtype=str)
     annotations = dataset.read_annotations(table, inside)
@@ -158,7 +165,7 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
             label = dataset.label_of(own.get("label", ""), classes) or own.get("label") or label
             row = {"name": names[path], "path": target, "label": label, "split": split}
             rows.append(row | own | row)
-    boxes = dataset.read_table(table.with_name("boxes.csv"), dataset.BOX_COLUMNS, inside)
+    boxes = dataset.read_table(marks, dataset.BOX_COLUMNS, inside)
     return rows, boxes.assign(path=boxes["path"].map(names))
 
 

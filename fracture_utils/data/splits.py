@@ -13,7 +13,8 @@ from fracture_utils.data import duplicates
 
 VALIDATION_SHARE = 0.2  # fraction of train, if there is no validation set
 IDENTITIES = ("group", "patient", "study")  # columns of images.csv; the first with a value is used
-PATIENT = re.compile(r"((?:patient|subject)[-_ ]?\d+)", re.IGNORECASE)
+OF_FILE = "patient_of_file"  # column of that in DICOM files, where images.csv has patients as well
+PATIENT = re.compile(r"((?<![a-z])(?:patient|subject)[-_ ]?\d+)", re.IGNORECASE)
 COPY = re.compile(
     r"^.*?_original_(.+?)(?:\.\w+)?_[\da-f]{8}-[-\da-f]{27}$"  # Augmentor
     r"|^((?:aug\w*)?_\d+)_\d+$|(?<=.)_0_\d+$|(?:_(?:jpe?g|png))?\.rf\.\w+"  # Keras, Roboflow
@@ -31,9 +32,10 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
     (`pairs` of rows) join groups within test and within the others; a group in both stays whole.
     """
     groups = pd.Series(np.nan, images.index, dtype=str)
-    for column in (name for name in IDENTITIES if name in images):
+    for column in (name for name in (*IDENTITIES, OF_FILE) if name in images):
         empty = images[column].isin(["", *empty_identities(images, column)])
-        groups = groups.fillna(images[column].mask(empty))
+        identity = images[column].mask(empty)
+        groups = groups.fillna(identity)
     groups = groups.fillna(images["path"].str.extract(PATIENT)[0].str.lower())
     stems = images["path"].map(lambda path: PurePosixPath(path).stem)
     names = images["label"] + "/" + stems
@@ -55,11 +57,11 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
         run = numbers.map(lambda number: f"block{int(number) // run_length}", na_action="ignore")
         prefix = images["split"].replace("train", "") + " "  # a block may span two splits
         groups = groups.fillna((prefix + run).str.strip())
-    in_test = (images["split"] == "test").to_numpy()
-    pairs = pairs[in_test[pairs["first"].astype(int)] == in_test[pairs["second"].astype(int)]]
-    rows = pd.DataFrame({"second": range(len(images)), "group": groups.array}).dropna()
-    pairs = pd.concat([pairs, rows.assign(first=rows.groupby("group").transform("first"))])
-    clusters = duplicates.clusters(pairs, len(images))
+    copies = [duplicates.clusters(pairs, len(images)), (images["split"] == "test").to_numpy()]
+    keys = [copies, groups.to_numpy(), *([identity.to_numpy()] if OF_FILE in images else [])]
+    rows = pd.DataFrame({"second": range(len(images))})
+    links = [rows.assign(first=rows.groupby(key)["second"].transform("first")) for key in keys]
+    clusters = duplicates.clusters(pd.concat(links).dropna(), len(images))
     groups = groups.groupby(clusters).transform("first")
     return groups.fillna(images["path"].groupby(clusters).transform("first"))
 

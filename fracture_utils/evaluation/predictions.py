@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import special
 
 from fracture_utils.config import CLASS_NAMES, FRACTURED, OUT_OF_FOLD, SPLITS, InputError
-from fracture_utils.data import dataset
+from fracture_utils.data import dataset, splits
 
 ENSEMBLE, MAJORITY, METADATA_ONLY = "Ensemble", "Majority class", "Metadata only"
 KIND_OF = {ENSEMBLE: "ensemble", MAJORITY: "reference", METADATA_ONLY: "reference"}
@@ -34,11 +34,13 @@ class PredictionMatrix(NamedTuple):
 def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     """The predictions table of a CSV file with at least REQUIRED; labels fractured/normal or 1/0.
 
-    Defaults: split test, group the path, kind by KIND_OF or network. A logit column is used if
-    validation rows can calibrate it, or with `keep_logits`. Other columns stay if they describe
-    images, not predictions. Raises InputError that names file, column and row.
+    Defaults: split test, group the patient, study or path, kind by KIND_OF or network. A logit
+    column is used if validation rows can calibrate it, or with `keep_logits`. Other columns stay if
+    they describe images, not predictions. Raises InputError that names file, column and row.
     """
-    table = dataset.read_spreadsheet(path, {name: name for name in COLUMNS}).replace("", np.nan)
+    names = {word: name for word, name in dataset.SYNONYMS.items() if name in splits.IDENTITIES}
+    names |= {name: name for name in COLUMNS}
+    table = dataset.read_spreadsheet(path, names).replace("", np.nan)
     if missing := [name for name in REQUIRED if name not in table]:
         raise InputError(f"{path} has no column {missing[0]}; required are {', '.join(REQUIRED)}.")
     if table.empty:
@@ -48,14 +50,14 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     table = table.drop(columns=[c for c in others if differs[c] or c.lower() in DERIVED])
     kind = table["model"].map(KIND_OF).fillna("network")
     kind = table.get("kind", kind).fillna(kind).str.lower()
-    group = table.get("group", table["path"]).fillna(table["path"])
+    group = table.reindex(columns=[*splits.IDENTITIES, "path"]).bfill(axis=1).iloc[:, 0]
     split = table.get("split", pd.Series("test", table.index)).fillna("")
     words = dataset.WORDS | {dataset.plain(OUT_OF_FOLD): OUT_OF_FOLD}
     split = split.map(lambda cell: words.get(dataset.plain(cell), cell))
     has_folds = "fold" in table
     fold = table.get("fold", pd.Series("0", table.index)).fillna("0").str.removesuffix(".0")
     table = table.assign(split=split, kind=kind, group=group, fold=fold)
-    splits = (*SPLITS, OUT_OF_FOLD)
+    allowed = (*SPLITS, OUT_OF_FOLD)
     label = table["label"].fillna("").map(dataset.label_of)
     commas = {c: table[c].str.replace(",", ".") for c in ("probability", "logit") if c in table}
     numbers = pd.DataFrame(commas).apply(pd.to_numeric, errors="coerce")
@@ -68,7 +70,7 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
         "model": (table["model"].notna(), "is empty"),
         "label": (label.isin(CLASS_NAMES), "is neither fractured/normal nor 1/0"),
         "probability": (numbers["probability"].between(0, 1), "is not a number from 0 to 1"),
-        "split": (table["split"].isin(splits), f"is not one of {', '.join(splits)}"),
+        "split": (table["split"].isin(allowed), f"is not one of {', '.join(allowed)}"),
         "fold": (table["fold"].str.fullmatch(r"\d+"), "is not a whole number"),
         "kind": (kind.isin(KINDS), f"is not one of {', '.join(KINDS)}"),
         "logit": (np.isfinite(logit), "is not a finite number"),
@@ -151,11 +153,10 @@ def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     rows = predictions[predictions["kind"] != "reference"]
     rows = rows.assign(fold=folds_of(rows))
-    keys = rows[[name for name in ("patient", "study") if name in rows]]
-    if keys.fillna("").eq("").all(axis=None):
+    keys = rows[[name for name in ("patient", "study") if name in rows]].fillna("").astype(str)
+    if keys.eq("").all(axis=None):
         return rows.head(0)
-    name = keys.fillna("").astype(str).agg("/".join, axis=1)
-    rows["path"] = name.where(keys.notna().all(axis=1), rows["path"])
+    rows["path"] = keys.agg("/".join, axis=1).where(keys.ne("").all(axis=1), rows["path"])
     grouped = rows.groupby(["model", "kind", "split", "path"], sort=False, as_index=False)
     # "fractured" precedes "normal" in the alphabet.
     columns = {"group": "first", "label": "min", "logit": "mean", "fold": "first"}

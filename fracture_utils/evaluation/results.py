@@ -220,9 +220,7 @@ def check_target(folder: Path, evaluated: Path | None = None) -> None:
     """InputError where `folder` holds the results of other images or predictions."""
     run = folder / "run.json"
     if run.is_file() and artifacts.read_json(run).get("evaluated") != str(evaluated):
-        raise InputError(
-            f"{folder} holds the results of another run; choose another folder with --results-dir."
-        )
+        raise InputError(f"{folder} holds the results of another run; name another with --output.")
 
 
 def evaluate_file(path: Path, config: Config) -> Results:
@@ -230,9 +228,12 @@ def evaluate_file(path: Path, config: Config) -> Results:
     run in its folder, if any. InputError where the results folder holds those of another run.
     """
     path = Path(path).resolve()
+    is_run = (path.parent / "run.json").is_file()
     if config.results_dir.resolve() != path.parent:
         check_target(config.results_dir, path)
-    if not (path.parent / "run.json").is_file():
+    elif not is_run:
+        raise InputError(f"{config.results_dir} holds {path.name}; choose another with --output.")
+    if not is_run:
         results = evaluate(read(path), config)
         results.run |= {"positive": FRACTURED, "attribution": "", "evaluated": str(path)}
         return results

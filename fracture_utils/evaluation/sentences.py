@@ -88,9 +88,7 @@ def topics(results: Any) -> dict[str, list[str]]:
         images = counted(fewer, f"{word if 2 * positives <= n else NORMAL} test image")
         data.append(f"With only {images}, the intervals are wide.")
     if len(random := networks.index[networks["initialization"] == "random"]):
-        data.append(
-            f"Trained from random initialization, not from ImageNet weights: {listed(random)}."
-        )
+        data.append(f"Trained from random initialization, not ImageNet weights: {listed(random)}.")
     if run["source"] == "phantoms":
         data.append("All images are synthetic phantoms; nothing here applies to radiographs.")
     if len(reverse := networks.index[networks["auc_high"] < 0.5]):
@@ -114,9 +112,8 @@ def topics(results: Any) -> dict[str, list[str]]:
             result.append(f"Paired tests of the AUC (DeLong, Holm): {_differences(tests[own])}.")
         sizes = tests.loc[own, "detectable"].dropna().agg(["min", "max"]).map("{:.3f}".format)
         if (size := "–".join(sizes.unique())) != "nan":
-            ranking.append(
-                f"Smallest detectable difference in AUC (80 % power, unadjusted): {size}."
-            )
+            detectable = "Smallest detectable difference in AUC (80 % power, unadjusted)"
+            ranking.append(f"{detectable}: {size}.")
         for name, p in tests.loc[~own, "p"].items():
             other = f"{name}: AUC {estimate(scores.loc[name], 'auc')}"
             ranking.append(f"{other}; difference from {model}: {p_value(p)} (Holm).")
@@ -181,10 +178,8 @@ def topics(results: Any) -> dict[str, list[str]]:
     ]
     if few:
         errors.append(f"Too few images for a test ({word}/all): {listed(few)}.")
-    located = results.localization[results.localization["model"] == model]
-    heat_maps = [
-        f"Use for localization: {_grade(of)}. {_pointing(of)}" for of in located.to_dict("records")
-    ]
+    located = results.localization[results.localization["model"] == model].to_dict("records")
+    heat_maps = [f"Use for localization: {_grade(of)}. {_pointing(of)}" for of in located]
     about = {"Result": result, "External test": external_test(run, n)}
     about |= {"Cross-validation": cross_validation, "Ranking": ranking}
     about |= {"Probabilities": probabilities}
@@ -234,10 +229,8 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
 def _differences(tests: pd.DataFrame) -> str:
     """The models that differ significantly from that of `comparison.against`, then the others."""
     significant = tests["p"] < SIGNIFICANCE
-    parts = {
-        f"significantly {word} than": tests.index[significant & rows]
-        for word, rows in (("better", tests["lead"] > 0), ("worse", tests["lead"] < 0))
-    }
+    sides = ("better", tests["lead"] > 0), ("worse", tests["lead"] < 0)
+    parts = {f"significantly {word} than": tests.index[significant & own] for word, own in sides}
     parts["no significant difference (unadjusted 95 % CI) from"] = others = []
     for name, row in tests[~significant].iterrows():
         limits = f"{row['lead_low']:+z.3f} to {row['lead_high']:+z.3f}"

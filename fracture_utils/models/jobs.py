@@ -86,11 +86,9 @@ def train(images: pd.DataFrame, boxes: pd.DataFrame, config: Config) -> Training
             row |= card | seconds | {"status": "trained", "seconds": sum(seconds.values())}
             history.append(tables.read(folders[name], "history"))
             predictions.append(tables.read(folders[name], "predictions"))
-            tested = predictions[-1].query("split == 'test'")["path"]
+            tested = predictions[-1].query("split == 'test'")["path"].items()
             maps, size = np.load(folders[name] / "heatmaps.npy"), card["input_size"]
-            heat_maps[name] = {
-                path: reader.unfit(maps[row], shapes[path], size) for row, path in tested.items()
-            }
+            heat_maps[name] = {p: reader.unfit(maps[k], shapes[p], size) for k, p in tested}
         rows.append(row)
     networks = pd.DataFrame(rows, columns=tables.columns("networks"))
     networks["parameters"] = networks["parameters"].astype("Int64")  # written with all digits
@@ -206,14 +204,11 @@ def _cluster(address: str) -> Iterator[Executor]:
 
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except ImportError:
-        raise InputError(
-            f'{PREFIX}CLUSTER needs Dask: pip install -e ".[cluster]", here and on the cluster.'
-        ) from None
+        install = 'pip install -e ".[cluster]", here and on the cluster'
+        raise InputError(f"{PREFIX}CLUSTER needs Dask: {install}.") from None
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"No Dask scheduler answers at {address!r} ({PREFIX}CLUSTER): {first_line(error)}. "
-            "Start one (dask scheduler), or unset it."
-        ) from None
+        problem = f"No Dask scheduler answers at {address!r} ({PREFIX}CLUSTER): {first_line(error)}"
+        raise InputError(f"{problem}. Start one (dask scheduler), or unset it.") from None
     with client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         gpu = {"resources": {"GPU": 1}} if any("GPU" in w["resources"] for w in workers) else {}

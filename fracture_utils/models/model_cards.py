@@ -59,10 +59,8 @@ def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
     selected = ensemble.get("selected", next(iter(cards), ""))
     if selected not in cards:
         missing = f"card {selected}.json" if selected else "trained model"
-        raise InputError(
-            f"There is no {missing} in {folder}. Run the notebook first, or set "
-            f"{PREFIX}MODELS_DIR to the folder that it wrote."
-        )
+        advice = f"Run the notebook first, or set {PREFIX}MODELS_DIR to the folder that it wrote"
+        raise InputError(f"There is no {missing} in {folder}. {advice}.")
     digests = {name: card["weights_sha256"] for name, card in cards.items()}
     decides = "threshold" in ensemble and ensemble["members"] == digests
     return cards, selected, ensemble if decides else None
@@ -84,10 +82,8 @@ def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any
 
     path = folder / card.get("weights", f"{name}.weights.h5")
     if not path.is_file() or artifacts.digest(path) != card["weights_sha256"]:
-        raise InputError(
-            f"{path} is missing or differs from what {name}.json describes; run the notebook "
-            "again, or choose another folder."
-        )
+        problem = f"{path} is missing or differs from what {name}.json describes"
+        raise InputError(f"{problem}; run the notebook again, or choose another folder.")
     precision = resolve_precision(precision)
     model = builder.build(name, card["head"], size=card["input_size"], precision=precision)
     builder.load_weights(model, path)
