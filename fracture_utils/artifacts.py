@@ -42,10 +42,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space, shorten the "
-            "name, or choose another folder with FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR."
-        ) from error
+        problem = f"{path} cannot be written ({error.strerror or error})"
+        advice = "Free some space, shorten the name, or choose another folder."
+        raise InputError(f"{problem}. {advice}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -158,8 +157,7 @@ def lock(folder: Path) -> filelock.FileLock:
         problem = f"{folder} cannot be written ({error.strerror})"
         if isinstance(error, filelock.Timeout):
             problem = f"Another run is using {folder}. Wait until it ends, or close its notebook"
-        folders = "FRACTURE_RESULTS_DIR or FRACTURE_MODELS_DIR"
-        raise InputError(f"{problem}. Choose another folder with {folders}.") from None
+        raise InputError(f"{problem}, or choose another folder.") from None
     return held
 
 

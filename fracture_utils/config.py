@@ -130,11 +130,10 @@ class Config(BaseSettings):
             name, known = str(error["loc"][0]), type(self).model_fields
             if error["type"] == "extra_forbidden":
                 raise InputError(f"There is no setting {name!r}{_nearest(name, known)}") from None
+            what = f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}"
             raise InputError(
-                f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}: "
-                f"{error['msg']}. Meaning: {known[name].description}."
+                f"{what}: {error['msg']}. Meaning: {known[name].description}."
             ) from None
-
         if self.results_dir.resolve() == self.data_dir.resolve():
             raise InputError(f"{self.results_dir} is the data folder; name another for results.")
 
@@ -225,10 +224,8 @@ def _find_source(data_dir: Path, named: bool) -> str:
             return "images"
     is_default = data_dir.resolve() == Path("data").resolve()
     if not is_default or any((data_dir / name).is_file() for name in ("images.csv", "boxes.csv")):
-        raise InputError(
-            f"The data folder {data_dir} has no images. Put them into {LAYOUT} below it, or set "
-            "FRACTURE_SOURCE=phantoms to generate synthetic ones."
-        )
+        advice = f"Put them into {LAYOUT} below it, or set {PREFIX}SOURCE=phantoms"
+        raise InputError(f"The data folder {data_dir} has no images. {advice} for synthetic ones.")
     return "phantoms"
 
 

@@ -106,8 +106,7 @@ def _write(path: Path, trained: Any, card: dict, reference: ood.Reference) -> di
     for (what, limit), values in results:
         differences[what] = float(np.abs(values - expected[what]).max())
         if not differences[what] <= limit:  # refuses NaN as well
-            raise RunError(
-                f"{card['model']}.onnx was not written: its {what} differs from that of Keras by "
-                f"{differences[what]:.2g}, and {limit:g} is allowed."
-            )
+            problem = f"its {what} differs from that of Keras by {differences[what]:.2g}, and "
+            problem += f"{limit:g} is allowed"
+            raise RunError(f"{card['model']}.onnx was not written: {problem}.")
     return differences

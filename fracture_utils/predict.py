@@ -93,7 +93,7 @@ def find(names: Sequence[Path], config: Config) -> list[Path]:
                 if reason != "not an image" or may_be_image(Path(path)):
                     paths.append(match / path)
     if not any(path.is_file() for path in paths):
-        raise InputError(f"There is no file {', '.join(map(str, names))}; correct the name.")
+        raise InputError(f"There is no image {', '.join(map(str, names))}; correct the name.")
     return list(dict.fromkeys(paths))
 
 
@@ -110,7 +110,8 @@ def predict(
     folder, few = predictor.config.results_dir, len(paths) <= sentences.MOST_LISTED
     draw, output = few if draw is None else draw, output or folder / "answers.csv"
     parts, problems = [tables.empty("answers")], []
-    if output.exists() and not (output.is_file() and output.read_bytes()[:11] == b"path,model,"):
+    first = output.read_bytes()[:16] if output.is_file() else b""
+    if output.exists() and first != b"path,model,logit":
         raise InputError(f"{output} is not a table of answers; choose another name with --output.")
     bar: dict[str, Any] = {"unit": " images", "unit_scale": CHUNK, "disable": few or None}
     chunks = tqdm(range(0, len(paths), CHUNK), **bar)
@@ -142,7 +143,7 @@ def predict(
 def _draw(path: Path, image: np.ndarray, heat_map, row: Mapping, card, folder: Path) -> str:
     """Write a PNG of an image next to its heat map, with the answer below and in text chunks."""
     stem = path.stem.encode()[:100].decode(errors="ignore")  # a file name has at most 255 bytes
-    target = folder / f"{stem}-{artifacts.fingerprint(str(path.resolve()))[:6]}.png"
+    target = folder / f"{stem}-{artifacts.fingerprint(str(path.resolve()))}.png"
     small = np.asarray(ImageOps.contain(Image.fromarray(image), (SIDE, SIDE)))
     heat_map = localization.relative_to_threshold(heat_map, row["probability"], card)
     panels = np.hstack([np.dstack([small] * 3), localization.overlay(small, heat_map)])

@@ -146,6 +146,19 @@ def test_copies_conflicts_and_shared_patients_are_red_and_dropped(folder):
     assert (normal / "copy.png").exists()
 
 
+@pytest.mark.parametrize("labels", [("fractured", "fractured", "normal"),
+                                    ("normal", "fractured", "fractured")])  # fmt: skip
+def test_no_copy_of_an_image_with_two_labels_is_kept(labels, folder):
+    """Equal images are paired with the first only, so that one of them has no finding."""
+    image = next((folder / "train/normal").iterdir())
+    for k, label in enumerate(labels):
+        shutil.copy(image, folder / "train" / label / f"copy{k}.png")
+    image.unlink()
+    data, findings = audited(folder)
+    kept = audit.apply(data.images, findings, "drop")
+    assert not kept["path"].str.contains("copy").any()
+
+
 @pytest.mark.parametrize("column", [False, True])
 @pytest.mark.parametrize("named", [False, True])
 def test_leaks_into_a_validation_set_of_the_user_are_red(tmp_path, named, column):
@@ -381,5 +394,7 @@ def test_a_run_of_numbers_with_one_class_is_found():
     )
     (row,) = checked(audit._classes, planted, "run of one class")
     assert "numbered 100 to 129 are all fractured" in row["finding"]
+    dated = planted.assign(path=[f"{20240101 * 10**12 + k}.png" for k in planted.index])
+    assert "are all fractured" in checked(audit._classes, dated, "run of one class")[0]["finding"]
     named = planted.assign(path=planted["label"] + "_" + planted.index.astype(str) + ".png")
     assert not checked(audit._classes, named, "run of one class")  # the name says the class anyway

@@ -74,7 +74,10 @@ def test_a_wrong_command_or_option_is_exit_code_2_too(arguments, capsys):
 def test_a_missing_file_is_reported_before_keras_starts():
     started = time.monotonic()
     done = start("predict", "nofile.png")
-    assert (done.returncode, done.stderr) == (2, "There is no file nofile.png; correct the name.\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "There is no image nofile.png; correct the name.\n",
+    )
     assert time.monotonic() - started < 10  # about a second on an idle machine
 
 

@@ -305,9 +305,9 @@ def test_annotations_are_merged_as_text():
     )
     table.to_csv("data/images.csv", index=False)
     data = dataset.load(config)
-    assert list(data.images.columns) == [*dataset.COLUMNS, "body_part", "Site"]
+    assert list(data.images.columns) == [*dataset.COLUMNS, "body_part", "site"]
     assert (data.images["width"] == 40).all()
-    assert set(data.images["Site"]) == {"01"}
+    assert set(data.images["site"]) == {"01"}
     assert list(data.annotations) == list(table)
     table.iloc[1:].to_csv("data/images.csv", index=False)
     assert dataset.load(config).images["body_part"].tolist()[:2] == ["", "wrist"]
@@ -529,7 +529,7 @@ def test_a_missing_patient_is_no_patient():
     paths = pd.read_csv(CASES / "missing_patient/images.csv")["path"]
     table = dataset.read_annotations(CASES / "missing_patient/images.csv", paths)
     assert table["patient"].tolist() == ["P1", "", "", "", "", ""]
-    words = ["N/A", "#N/A", "<NA>", "?", "--", "Anonymous", "(unknown)", "P-1", "0"]
+    words = ["N/A", "n.a.", "<NA>", "_", "--", "Anonymous", "(unknown_)", "P-1", "0"]
     Path("data").mkdir()
     write("images.csv", "path,patient", *(f"{k}.png,{word}" for k, word in enumerate(words)))
     paths = pd.Series([f"{k}.png" for k in range(len(words))])

@@ -156,6 +156,21 @@ def test_only_models_of_the_last_run_are_read_and_an_ensemble_needs_all_members(
     assert sorted(model_cards.read(config.models_dir)[0]) == sorted(NAMES)
 
 
+def test_cards_of_earlier_runs_and_other_files_do_not_count():
+    config = Config(source="phantoms")
+    cards = {"MobileNet": {"source": "images"}, "VGG16": {"source": "phantoms"}}
+    for name, card in cards.items():
+        artifacts.write_json(Path("models", f"{name}.json"), card | {"weights_sha256": name})
+    for name in ("classes", "list"):
+        artifacts.write_json(Path("models", f"{name}.json"), None if name == "list" else {"a": 1})
+    assert model_cards.home(config) == model_cards.RELEASED_DIR
+    artifacts.write_json(Path("models/Ensemble.json"), {"members": {"MobileNet": "MobileNet"}})
+    assert model_cards.home(config) == Path("models")
+    for name in cards:
+        Path("models", f"{name}.json").unlink()
+    assert model_cards.home(config) == model_cards.RELEASED_DIR
+
+
 def test_released_models_stand_in_where_models_dir_has_no_card(run, tmp_path):
     config, results = run
     assert model_cards.home(config) == model_cards.RELEASED_DIR

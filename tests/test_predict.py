@@ -281,7 +281,7 @@ def test_files_folders_and_wildcards_are_answered_once_and_documents_are_not(tra
     for names in ([folder / "*.bmp"], [Path()]):
         if names == [Path()]:
             shutil.rmtree(folder)
-        with pytest.raises(InputError, match="There is no file"):
+        with pytest.raises(InputError, match="There is no image"):
             predict.find(names, config)
 
 

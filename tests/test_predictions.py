@@ -57,8 +57,8 @@ def test_a_logit_counts_only_where_it_can_be_calibrated(file):
     table = read(file(f"{HEAD},logit,split\na,1,NA,0.9,50,test\n"))
     assert table["logit"].iloc[0] == pytest.approx(special.logit(0.9))
     assert table["model"].iloc[0] == "NA"
-    both = f"{HEAD},logit,split\na,1,A,0.9,50,test\nb,1,A,0.9,40,validation\n"
-    assert list(read(file(both))["logit"]) == [50, 40]
+    both = f"{HEAD},logit,split\na,1,A,0.9,50,test\nb,1,A,0.9,40,val\nc,0,A,0.9,30,val\n"
+    assert list(read(file(both))["logit"]) == [50, 40, 30]
 
 
 FOLDED = f"""{HEAD},logit,split,fold
@@ -122,7 +122,7 @@ def test_rows_without_a_fold_are_of_none():
             f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,variant\n",
             "row 3: the kind 'variant' is not one",
         ),
-        (f"{HEAD},logit,split\na,1,A,.5,x,validation\n", "'x' is not a finite number"),
+        (f"{HEAD},logit,split\na,1,A,.5,x,val\nb,0,A,.5,1,val\n", "'x' is not a finite number"),
         (FOLDED.replace(",2.0", ",two"), "row 3: the fold 'two' is not a whole number"),
         (FOLDED.replace("21,CROSS-VALIDATION,2", "21,cross-validation,1"), "a is in two folds"),
         (FOLDED.replace("b,1,B", "b,0,B"), "b has two labels"),
@@ -185,8 +185,31 @@ def test_patients_are_known_where_one_is_named():
     assert by_patient(predictions.assign(patient=["", np.nan])).empty
     assert len(by_patient(predictions.assign(study=["", "s1"]))) == 2
     predictions = model_rows("test", "A", np.zeros(4, int), np.zeros(4))
-    cases = by_patient(predictions.assign(patient=["", "p1", "", "p1"]))
+    cases = by_patient(predictions.assign(patient=["", "p1", "", "p1"], study=""))
     assert sorted(cases["path"]) == ["p1", "test/000.png", "test/002.png"]
+    assert by_patient(predictions.assign(patient="ANON1")).empty
+
+
+def test_a_probability_of_zero_is_no_further_from_a_half_than_one(file):
+    rows = [f"{k},{k % 2},A,{p}" for k, p in enumerate([0, 1, 0.25, 1e-20, 0.0])]
+    logits = read(file("\n".join([HEAD, *rows])))["logit"]
+    assert logits[0] == logits[4] < logits[3] < -40 and logits[1] == pytest.approx(36.7, abs=0.1)
+    logits = read(file("\n".join([HEAD, *rows[:3]])))["logit"]
+    assert logits[0] == pytest.approx(-logits[1], abs=0.1)
+
+
+def test_logits_are_used_only_where_they_can_be_calibrated(file):
+    rows = [f"{k},{k % 2},A,0.5,1,{('test', 'validation')[k > 3]}" for k in range(8)]
+    table = read(file("\n".join([f"{HEAD},logit,split", *rows])))
+    assert (table["logit"] == 1).all()
+    table = read(file("\n".join([f"{HEAD},logit,split", *rows[:4], rows[5], rows[7]])))
+    assert (table["logit"] == 0).all()
+
+
+def test_columns_of_subgroups_are_known_in_any_spelling(file):
+    rows = [f"{k},{k % 2},A,0.5,m,hand" for k in range(4)]
+    table = read(file("\n".join([f"{HEAD},Sex,Body Part", *rows])))
+    assert list(table["sex"]) == ["m"] * 4 and list(table["body_part"]) == ["hand"] * 4
 
 
 def test_groups_are_patients_where_there_is_no_column_group(file):
@@ -194,6 +217,8 @@ def test_groups_are_patients_where_there_is_no_column_group(file):
     table = read(file("\n".join([f"{HEAD},Patient ID", *rows])))
     assert list(table["group"]) == ["x", "1", "x", "3"]
     assert len(by_patient(table)) == 3
+    same = "\n".join(f"{k},{k % 2},A,0.5,trial" for k in range(4))
+    assert list(read(file(f"{HEAD},study\n{same}"))["group"]) == list("0123")
     rows = "\n".join(f"{row},{study}" for row, study in zip(rows, "abab", strict=True))
     table = read(file(f"{HEAD},patient,study\n{rows}"))
     assert list(table["group"]) == ["x", "b", "x", "b"]

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 import warnings
@@ -517,6 +518,14 @@ def test_a_file_of_another_kind_is_named_with_the_next_action(content, sentence,
 def test_a_word_for_nobody_is_no_patient(identity, known, tmp_path):
     dicom(tmp_path / "a.dcm", PatientID=identity)
     assert bool(reader.load(tmp_path / "a.dcm")[1]["patient"]) == known
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_not_utf8_is_a_sentence(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/R\xf6ntgen.png"))
+    Image.fromarray(bone()).save(path)
+    with pytest.raises(reader.ReadError, match="its name is not valid UTF-8; rename it"):
+        reader.read(path)
 
 
 @pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (0, 1, 1), (0, 0)])

@@ -123,12 +123,36 @@ def test_predictions_of_others_need_four_columns_and_get_no_ensemble(tmp_path):
     evaluate_file(tmp_path / "p.csv", config(tmp_path / "out"))  # the same folder again
 
 
-def test_a_table_of_predictions_is_not_overwritten(tmp_path):
-    path = four_columns(tmp_path / "predictions.csv")
-    before = path.read_bytes()
-    with pytest.raises(InputError, match=r"holds predictions\.csv; choose another with --output"):
-        evaluate_file(path, config(tmp_path))
-    assert path.read_bytes() == before
+@pytest.mark.parametrize("name", ["images.csv", "predictions.csv"])
+def test_tables_of_the_user_are_not_overwritten(name, tmp_path):
+    source = four_columns(tmp_path / "predictions.csv")
+    target = tmp_path if name == "predictions.csv" else tmp_path / "mine"
+    target.mkdir(exist_ok=True)
+    (target / name).write_bytes(before := source.read_bytes())
+    with pytest.raises(InputError, match=r"holds tables that are no results; name another with"):
+        evaluate_file(source, config(target))
+    assert (target / name).read_bytes() == before
+    evaluate_file(source, config(tmp_path / "out")).save(tmp_path / "out")
+
+
+def test_predictions_of_others_in_the_folder_of_a_run_are_not_its_own(run, tmp_path):
+    run.save(tmp_path)
+    readers, before = four_columns(tmp_path / "readers.csv"), csv_files(tmp_path)
+    with pytest.raises(InputError, match="holds the results of another run"):
+        evaluate_file(readers, config(tmp_path))
+    assert csv_files(tmp_path) == before | {"readers.csv": readers.read_bytes()}
+    scored = evaluate_file(readers, config(tmp_path / "out"))
+    assert scored.run["source"] == "predictions" and scored.networks.empty
+    assert scored.images_dir is None  # their paths may be those of other images
+
+
+def test_settings_of_scoring_are_recorded(run, tmp_path):
+    run.save(tmp_path / "run")
+    settings = {"target_sensitivity": 0.9, "prevalence": 0.05}
+    again = evaluate_file(tmp_path / "run/predictions.csv", config(tmp_path / "out", **settings))
+    assert again.run["settings"] == run.run["settings"] | settings
+    assert again.operating_points["rule"].eq("sensitivity 0.9").all()
+    assert again.images_dir == run.images_dir
 
 
 def test_results_of_other_predictions_are_never_mixed(run, tmp_path):

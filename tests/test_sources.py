@@ -545,24 +545,39 @@ def test_images_that_the_source_has_no_longer_are_named():
     Path("mine/fractured/1.png").rename("mine/normal/1.png")
     Path("mine/boxes.csv").unlink()
     Path("mine/images.csv").unlink()
-    with pytest.raises(InputError, match=r"data holds 1 other images, such as .*fractured/1\.png"):
+    with pytest.raises(InputError, match=r"data has 1 more images, such as .*fractured/1\.png"):
         bring("folders", "mine", "data")
     next(Path("data").rglob("fractured/1.png")).unlink()
     assert len(bring("folders", "mine", "data")) == 40
 
 
+@pytest.mark.parametrize("given", ["0", "0.0"])
 @pytest.mark.parametrize("word", ["0", "0.0"])
-def test_words_of_the_user_precede_numbers(word):
+def test_words_of_the_user_precede_numbers(word, given):
     root = own(label=lambda n: word if n % 2 else "1")
     for k in range(40):
         path = next(root.rglob(f"{k}.png"))
         path.rename(root / path.name)
     rows = (f"{k}.png,{word if k < 10 else 1}" for k in range(40))
     (root / "images.csv").write_text("\n".join(["path,label", *rows]))
-    (root / "boxes.csv").unlink()
-    images, _ = sources.bring("folders", root, "data", {"0": "fractured", "1": "normal"})
+    boxes = ["path,xmin,ymin,xmax,ymax,label", f"3.png,1,2,3,4,{word}", "30.png,1,2,3,4,1"]
+    (root / "boxes.csv").write_text("\n".join(boxes))
+    images, _ = sources.bring("folders", root, "data", {given: "fractured", "1": "normal"})
+    assert load().boxes["path"].str.endswith("/3.png").tolist() == [True]
     fractured = images["path"][images["label"] == "fractured"]
     assert sorted(int(Path(path).stem) for path in fractured) == [*range(10)]
+
+
+def test_an_image_that_was_replaced_is_imported_again():
+    bring("folders", own(), "data")
+    target, source = next(Path("data").rglob("normal/0.png")), Path("mine/normal/0.png")
+    data = bytearray(source.read_bytes())
+    source.unlink()
+    data[-1] ^= 1  # of the same size
+    source.write_bytes(data)
+    os.utime(source, (1, 1))
+    sources.bring("folders", "mine", "data")
+    assert target.read_bytes() == data
 
 
 def test_folders_named_after_sets_are_splits():

@@ -324,16 +324,26 @@ def test_patients_of_dicom_files_and_of_the_table_are_joined():
     assert splits.assign_groups(anonymous, NONE).nunique() == 6
 
 
-def test_a_word_that_ends_in_patient_is_no_patient():
-    paths = [
-        "outpatient_2019/1.png",
-        "outpatient_2019/2.png",
-        "Patient_7/1.png",
-        "a_patient7_b.png",
-    ]
+def test_outpatients_are_no_patients():
+    paths = ["outpatient_2019/1.png", "Outpatient_2019/2.png", "x/Inpatient 2021/3.png"]
+    paths += ["Patient_7/1.png", "a_patient7_b.png", "Handpatient8/1.png"]
     images = pd.DataFrame({"path": paths, "split": "train", "label": "normal"})
     groups = splits.assign_groups(images, NONE).to_list()
-    assert groups == [*paths[:2], "patient_7", "patient7"]
+    assert groups == [*paths[:3], "patient_7", "patient7", "patient8"]
+
+
+def test_a_patient_stays_together_although_some_images_have_another_group():
+    images = pd.DataFrame({"path": [f"{k}.png" for k in range(6)], "split": "train"})
+    images = images.assign(label=["normal", "fractured"] * 3, patient=list("aabbcc"))
+    images["group"] = ["visit1", "", "visit2", "", "", "visit1"]
+    assert pd.factorize(splits.assign_groups(images, NONE))[0].tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_the_only_patient_that_is_named_is_one():
+    images = pd.DataFrame({"path": [f"{k}.png" for k in range(20)], "split": "train"})
+    images = images.assign(label=["normal", "fractured"] * 10, patient=["p7"] * 6 + [""] * 14)
+    assert splits.empty_identities(images, "patient") == []
+    assert splits.assign_groups(images, NONE).value_counts().max() == 6
 
 
 @pytest.mark.parametrize("joined", ["train", "test"])

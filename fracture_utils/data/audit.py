@@ -15,7 +15,7 @@ import pandas as pd
 
 from fracture_utils.config import FRACTURED, NORMAL, SPLITS, InputError, may_be_image
 from fracture_utils.data import dataset, duplicates, splits
-from fracture_utils.evaluation import shortcuts, subgroups
+from fracture_utils.evaluation import shortcuts
 
 SEVERITIES = ("red", "amber", "info")
 COLUMNS = ["severity", "check", "path", "other_path", "finding", "advice"]
@@ -40,11 +40,9 @@ def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataF
     red = findings[findings["severity"] == "red"]
     if policy == "stop" and len(red):
         first = red.iloc[0]
-        raise InputError(
-            f"The audit has {len(red)} red findings, the first about {first['path']} "
-            f"{first['other_path']} ({first['check']}): {first['finding']}. Correct them, or set "
-            "FRACTURE_AUDIT_POLICY=drop to leave these images out."
-        )
+        what = f"{first['path']} {first['other_path']} ({first['check']}): {first['finding']}"
+        advice = "Correct them, or set FRACTURE_AUDIT_POLICY=drop to leave these images out."
+        raise InputError(f"The audit has {len(red)} red findings, the first about {what}. {advice}")
     if policy != "drop":
         return images
     wrong = findings.loc[findings["check"].isin([CONFLICT, MISMATCH]), ["path", "other_path"]]
@@ -54,7 +52,8 @@ def apply(images: pd.DataFrame, findings: pd.DataFrame, policy: str) -> pd.DataF
     left = images.assign(cluster=duplicates.clusters(links, len(images)))
     left["rank"] = -images["split"].map(SPLITS.index)
     left = left[left["rank"] == left.groupby("group")["rank"].transform("min")]
-    left = left[~left["path"].isin(wrong.to_numpy().ravel())].sort_values(["rank", "path"])
+    bad = left.loc[left["path"].isin(wrong.to_numpy().ravel()), "cluster"]
+    left = left[~left["cluster"].isin(bad)].sort_values(["rank", "path"])
     kept = images[images["path"].isin(left.drop_duplicates("cluster")["path"])]
     before, after = (set(zip(t["split"], t["label"], strict=True)) for t in (images, kept))
     for split, label in sorted(before - after):
@@ -133,7 +132,7 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
     rare = not 0.2 <= share <= 0.8
     advice = "use AUC and average precision rather than accuracy" if rare else ""
     yield "amber" if rare else "info", "class balance", "", "", finding, advice
-    for column in (name for name in subgroups.COLUMNS if name in images):
+    for column in (name for name in dataset.SUBGROUPS if name in images):
         for value, labels in fractured.groupby(images[column]):
             if value and len(labels) >= 20 and labels.mean() >= 0.9 > share:
                 finding = f"{column} = {value}: {labels.sum()} of {len(labels)} are fractured"
@@ -141,7 +140,7 @@ def _classes(data: dataset.Dataset) -> Iterator[tuple]:
                 yield "amber", "confounder", "", "", finding, advice
     run, chance = splits.one_class_run(images)
     if run.any():
-        numbers = images["path"][run].str.extract(r"(\d+)\D*$")[0].astype(int)
+        numbers = images["path"][run].str.extract(r"(\d+)\D*$")[0].map(int)
         finding = f"the {run.sum()} images numbered {numbers.min()} to {numbers.max()} are all "
         finding += f"{images['label'][run].iloc[0]}; by chance, the longest run would have about "
         advice = "compare scores without them: the number predicts the class"
@@ -172,7 +171,7 @@ def _tables(data: dataset.Dataset) -> Iterator[tuple]:
     read = {name for name in ("images.csv", "boxes.csv") if (data.folder / name).exists()}
     read |= {name.upper() for name in read - {*data.files["path"]}}  # where case is ignored
     for path in data.files["path"]:
-        is_read = path in read or path.upper() in read
-        if re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path) and not is_read:
+        is_table = re.fullmatch(r"(?i)[^/.][^/]*\.(csv|tsv|xlsx?|ods)", path)
+        if is_table and not {path, path.upper()} & read:
             finding = "only images.csv and boxes.csv are read"
             yield "amber", "unread table", path, "", finding, "rename it, or remove it"

@@ -37,10 +37,12 @@ WORDS = {  # class or split of a folder or cell, without case, spaces and punctu
 }
 ACCEPTED = ", ".join(word for word, meaning in WORDS.items() if meaning in CLASS_NAMES)
 NUMBERS = {"1": "fractured", "1.0": "fractured", "0": "normal", "0.0": "normal"}
-SYNONYMS = {name: name for name in [*splits.IDENTITIES, *BOX_COLUMNS, "label", "split", "class"]}
-SYNONYMS |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
-SYNONYMS |= {"filename": "path", "bodypart": "body_part", "view": "view", "hardware": "hardware"}
-SYNONYMS |= {"classname": "class", "categoryname": "class"}
+SUBGROUPS = ["body_part", "view", "laterality", "hardware", "cast", "age_group", "sex", "ethnicity"]
+SUBGROUPS += ["device", "manufacturer", "site", "hospital"]
+FACTS_OF_IMAGES = {name.replace("_", ""): name for name in [*splits.IDENTITIES, *SUBGROUPS]}
+FACTS_OF_IMAGES |= {"patientid": "patient", "subject": "patient", "studyinstanceuid": "study"}
+SYNONYMS = FACTS_OF_IMAGES | {name: name for name in [*BOX_COLUMNS, "label", "split", "class"]}
+SYNONYMS |= {"filename": "path", "classname": "class", "categoryname": "class"}
 COMPOSED = functools.partial(unicodedata.normalize, "NFC")  # macOS decomposes umlauts
 SLACK = 5  # pixels by which a box may exceed its image: rounding of an annotation tool, clipped
 
@@ -83,11 +85,10 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
     if lost.any() and (lost.equals(is_image) or not (has_labels or external)):
         folders = files["path"][lost].str.rpartition("/")[0].value_counts(sort=False)
         counts = ", ".join(f"{name or '.'} ({count})" for name, count in folders[:8].items())
-        raise InputError(
-            f"{folder} holds {lost.sum()} files that no folder assigns to a class and a split: "
-            f"{counts}. Move them to {LAYOUT}, name path and label in images.csv, or run "
-            f"python -m fracture_utils import folders {folder} NEW_FOLDER."
-        )
+        what = f"{folder} holds {lost.sum()} files that no folder assigns to a class and a split"
+        advice = f"Move them to {LAYOUT}, name path and label in images.csv, or run "
+        advice += f"python -m fracture_utils import folders {folder} NEW_FOLDER."
+        raise InputError(f"{what}: {counts}. {advice}")
     problem = "neither its folder nor images.csv names its class and split"
     files.loc[lost, ["reason", "label"]] = problem, ""
     candidates = files.loc[files["reason"] == "", "path"].to_list()
@@ -104,6 +105,8 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
     images = files.loc[files["reason"] == "", [*COLUMNS[:3], *COLUMNS[4:], *own]]
     images = images.merge(text, "left", "path", suffixes=("_of_file", "")).fillna("")
     images["group"] = splits.assign_groups(images, pairs, config.run_length)
+    if splits.OF_FILE in images:
+        images["patient"] = images["patient"].where(images["patient"] != "", images[splits.OF_FILE])
     if not external:
         images["split"] = splits.split_validation(images, config.seed, config.test_share)
     images = images[[*COLUMNS, *images.columns.difference([*COLUMNS, splits.OF_FILE], sort=False)]]
@@ -259,7 +262,7 @@ def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
         raise InputError(f"{path} has more than one column {name} ({columns}); keep one of them.")
     table = cells.loc[(cells != "").any(axis=1), header.index].set_axis(header.array, axis=1)
     for column in {*splits.IDENTITIES}.intersection(table):
-        table[column] = table[column].mask(table[column].str.fullmatch(reader.NOBODY), "")
+        table[column] = table[column].mask(table[column].str.fullmatch(reader.NO_PATIENT), "")
     return table
 
 

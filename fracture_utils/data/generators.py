@@ -41,10 +41,8 @@ def affine(size: int, config: Config, random: np.random.Generator) -> tuple[floa
 
 def warp(square: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
     """uint8 (size, size) after an affine map: one bilinear interpolation, black outside."""
-    transformed = Image.fromarray(square).transform(
-        square.shape, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-    )
-    return np.asarray(transformed)
+    kind, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(square).transform(square.shape, kind, coefficients, bilinear))
 
 
 def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:

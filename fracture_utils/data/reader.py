@@ -33,8 +33,7 @@ FOREIGN = {  # kinds of files that may be mistaken for images, and the next acti
     rb"%PDF|PK\x03\x04": "PDF or a ZIP archive; export or extract the image",
     rb"(?:\xef\xbb\xbf)?\s*(?:<[!?a-z]|[{\[])": "HTML, XML or JSON; download the image again",
 }
-# Words for an unknown patient.
-NOBODY = re.compile(r"(?i)\W*(n/?a|nan|none|null|unk(nown)?|missing|anonym(ous|i[sz]ed)?)?\W*")
+NO_PATIENT = r"(?i)[\W_]*+(n\W?a|nan|none|null|unk(nown)?|missing|anonym(ous|i[sz]ed)?)?[\W_]*"
 DECODERS = "pip install pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
 # About damaged or unusual files. `catch_warnings` around a call would not be thread-safe.
@@ -63,6 +62,8 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """
     path = Path(path)
     try:
+        if str(path) != str(path).encode(errors="replace").decode():
+            raise InputError("its name is not valid UTF-8; rename it")
         if not path.is_file() or not 0 < path.stat().st_size <= MAX_BYTES:  # a pipe would block
             raise InputError(f"it is not a file, is empty, or is larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
@@ -204,7 +205,7 @@ def _decode_dicom(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     values = pixels.pixel_array(dataset, correct_unused_bits=False)
     bits, stored = 8 * values.itemsize, int(dataset.get("BitsStored") or 8 * values.itemsize)
     facts, patient = {"bit_depth": stored}, str(dataset.get("PatientID") or "")
-    if not NOBODY.fullmatch(patient):
+    if not re.fullmatch(NO_PATIENT, patient):
         facts["patient"] = f"dicom-{hashlib.sha256(patient.encode()).hexdigest()[:12]}"
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, dataset)[..., :3]

@@ -3,6 +3,7 @@
 Images are linked, or copied where they cannot be. A second call continues an interrupted one.
 """
 
+import filecmp
 import json
 import os
 import re
@@ -35,7 +36,8 @@ def bring(
     if name not in SOURCES:
         raise InputError(f"There is no source {name!r}; choose from {', '.join(SOURCES)}.")
     (read, facts), source, destination = SOURCES[name], Path(source), Path(destination)
-    words = dataset.WORDS | {dataset.plain(w): label for w, label in (words or {}).items()}
+    named = ((word.removesuffix(".0"), label) for word, label in (words or {}).items())
+    words = dataset.WORDS | {dataset.plain(word) or word: label for word, label in named}
     file = destination / "source.json"
     title = artifacts.read_json(file).get("title") if file.is_file() else ""
     walked = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
@@ -70,17 +72,17 @@ def bring(
     if images.empty or (twice := images["path"].duplicated()).any():
         problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
         raise InputError(f"{source} holds {problem}, laid out as {facts['title']}.")
-    old = [path for path in set(inside) - set(images["path"]) if not inside[path]]
-    if old:
-        others = f"{destination} holds {len(old)} other images, such as {min(old)}"
-        raise InputError(f"{others}; remove them, or choose an empty folder.")
+    if old := sorted({path for path in inside if not inside[path]} - {*images["path"]}):
+        raise InputError(
+            f"{destination} has {len(old)} more images, such as {old[0]}; remove them."
+        )
     artifacts.write_json(file, facts | {"name": name, "images": len(images)})
     attribution = "{title}\n{license}\n\n{attribution}\n".format(**facts)
     artifacts.write_text(destination / "ATTRIBUTION.txt", attribution)
     paths = dict(zip(images.pop("name"), images["path"], strict=True))
     for name, path in tqdm(paths.items(), "Importing images", delay=3, mininterval=1):
         file, target = files[name], destination / path
-        if not target.exists() or target.stat().st_size != file.stat().st_size:
+        if not target.exists() or not filecmp.cmp(file, target):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             try:
@@ -146,9 +148,9 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
     annotations = dataset.read_annotations(table, inside)
     words = dataset.assign(table, inside, annotations, classes)
     for label in sorted({*CLASS_NAMES} - {*words["label"]}):
+        what = f"There are no {label} images: folders, or labels in images.csv, may be named"
         raise InputError(
-            f"There are no {label} images: folders, or labels in images.csv, may be named "
-            f"{dataset.ACCEPTED}, or as given by --fractured NAME --normal NAME."
+            f"{what} {dataset.ACCEPTED}, or as given by --fractured NAME --normal NAME."
         )
     if words["split"].any():
         words["split"] = words["split"].replace("", "train")
@@ -166,6 +168,8 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
             row = {"name": names[path], "path": target, "label": label, "split": split}
             rows.append(row | own | row)
     boxes = dataset.read_table(marks, dataset.BOX_COLUMNS, inside)
+    for column in {"class", "label"} & {*boxes}:
+        boxes[column] = boxes[column].map(lambda cell: dataset.label_of(cell, classes) or cell)
     return rows, boxes.assign(path=boxes["path"].map(names))
 
 

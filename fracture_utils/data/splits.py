@@ -14,7 +14,7 @@ from fracture_utils.data import duplicates
 VALIDATION_SHARE = 0.2  # fraction of train, if there is no validation set
 IDENTITIES = ("group", "patient", "study")  # columns of images.csv; the first with a value is used
 OF_FILE = "patient_of_file"  # column of that in DICOM files, where images.csv has patients as well
-PATIENT = re.compile(r"((?<![a-z])(?:patient|subject)[-_ ]?\d+)", re.IGNORECASE)
+PATIENT = re.compile(r"((?<!out)(?<!\bin)(?:patient|subject)[-_ ]?\d+)", re.IGNORECASE)
 COPY = re.compile(
     r"^.*?_original_(.+?)(?:\.\w+)?_[\da-f]{8}-[-\da-f]{27}$"  # Augmentor
     r"|^((?:aug\w*)?_\d+)_\d+$|(?<=.)_0_\d+$|(?:_(?:jpe?g|png))?\.rf\.\w+"  # Keras, Roboflow
@@ -32,10 +32,11 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
     (`pairs` of rows) join groups within test and within the others; a group in both stays whole.
     """
     groups = pd.Series(np.nan, images.index, dtype=str)
+    people = []
     for column in (name for name in (*IDENTITIES, OF_FILE) if name in images):
         empty = images[column].isin(["", *empty_identities(images, column)])
-        identity = images[column].mask(empty)
-        groups = groups.fillna(identity)
+        groups = groups.fillna(identity := images[column].mask(empty))
+        people += [identity.to_numpy()] * column.startswith("patient")
     groups = groups.fillna(images["path"].str.extract(PATIENT)[0].str.lower())
     stems = images["path"].map(lambda path: PurePosixPath(path).stem)
     names = images["label"] + "/" + stems
@@ -58,7 +59,7 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
         prefix = images["split"].replace("train", "") + " "  # a block may span two splits
         groups = groups.fillna((prefix + run).str.strip())
     copies = [duplicates.clusters(pairs, len(images)), (images["split"] == "test").to_numpy()]
-    keys = [copies, groups.to_numpy(), *([identity.to_numpy()] if OF_FILE in images else [])]
+    keys = [copies, groups.to_numpy(), *people]
     rows = pd.DataFrame({"second": range(len(images))})
     links = [rows.assign(first=rows.groupby(key)["second"].transform("first")) for key in keys]
     clusters = duplicates.clusters(pd.concat(links).dropna(), len(images))
@@ -67,10 +68,12 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
 
 
 def empty_identities(images: pd.DataFrame, column: str) -> list[str]:
-    """Identities shared by all images of train, or of test, although they are of both classes."""
-    parts = images[images[column] != ""].groupby(images["split"] == "test")
+    """Identities of all images of train, or of test, that have one (most of them, both classes)."""
+    in_test, known = images["split"] == "test", images[column] != ""
+    parts, most = images[known].groupby(in_test[known]), known.groupby(in_test).mean() > 0.5
     counts = parts.agg({column: "nunique", "label": "nunique"})
-    return parts[column].first()[(counts[column] == 1) & (counts["label"] == 2)].to_list()
+    shared = (counts[column] == 1) & (counts["label"] == 2) & most.reindex(counts.index)
+    return parts[column].first()[shared].to_list()
 
 
 def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:

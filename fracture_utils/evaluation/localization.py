@@ -22,9 +22,7 @@ HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
 MARGIN = 0.03  # around a box, relative to the longer side: 15 of 500 px, Zhang et al. (2018)
 ASSESSMENTS = ("above the controls", "above permuted maps only", "not above chance")
 OPACITY, OPAQUE, SMALLEST_TOP = 0.7, 0.25, 3.0
-"""Opacity of a heat map over an image; fraction of the color scale above which it is reached; log
-odds at the top of this scale, at least.
-"""
+"""Opacity of a map; fraction of the color scale above which it is reached; its least top."""
 
 
 def relative_to_threshold(heat_map: np.ndarray, probability: float, point: Mapping) -> np.ndarray:

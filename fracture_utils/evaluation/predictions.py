@@ -38,8 +38,7 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     column is used if validation rows can calibrate it, or with `keep_logits`. Other columns stay if
     they describe images, not predictions. Raises InputError that names file, column and row.
     """
-    names = {word: name for word, name in dataset.SYNONYMS.items() if name in splits.IDENTITIES}
-    names |= {name: name for name in COLUMNS}
+    names = dataset.FACTS_OF_IMAGES | {name: name for name in COLUMNS}
     table = dataset.read_spreadsheet(path, names).replace("", np.nan)
     if missing := [name for name in REQUIRED if name not in table]:
         raise InputError(f"{path} has no column {missing[0]}; required are {', '.join(REQUIRED)}.")
@@ -50,7 +49,8 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     table = table.drop(columns=[c for c in others if differs[c] or c.lower() in DERIVED])
     kind = table["model"].map(KIND_OF).fillna("network")
     kind = table.get("kind", kind).fillna(kind).str.lower()
-    group = table.reindex(columns=[*splits.IDENTITIES, "path"]).bfill(axis=1).iloc[:, 0]
+    varied = [c for c in splits.IDENTITIES if c in table and len({*table[c]}) > 1]
+    group = table[[*varied, "path"]].bfill(axis=1).iloc[:, 0]
     split = table.get("split", pd.Series("test", table.index)).fillna("")
     words = dataset.WORDS | {dataset.plain(OUT_OF_FOLD): OUT_OF_FOLD}
     split = split.map(lambda cell: words.get(dataset.plain(cell), cell))
@@ -61,9 +61,11 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     label = table["label"].fillna("").map(dataset.label_of)
     commas = {c: table[c].str.replace(",", ".") for c in ("probability", "logit") if c in table}
     numbers = pd.DataFrame(commas).apply(pd.to_numeric, errors="coerce")
-    # The smallest float and the largest below 1 keep the order of extreme probabilities.
-    logit = special.logit(numbers["probability"].clip(1e-300, np.nextafter(1, 0)))
-    if keep_logits or len(calibrating(table)):
+    # 1 becomes the largest float below it; 0 is as far from 1/2, or half of the smallest other.
+    p, tiny = numbers["probability"], np.finfo(float).epsneg
+    p = p.mask(p == 0, np.fmin(tiny, p[p > 0].min() / 2)).clip(1e-300, 1 - tiny)
+    logit = special.logit(p)
+    if keep_logits or {*CLASS_NAMES} <= {*label[calibrating(table).index]}:
         logit = numbers.get("logit", logit)
     checks = {
         "path": (table["path"].notna(), "is empty"),
@@ -154,6 +156,7 @@ def by_patient(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = predictions[predictions["kind"] != "reference"]
     rows = rows.assign(fold=folds_of(rows))
     keys = rows[[name for name in ("patient", "study") if name in rows]].fillna("").astype(str)
+    keys = keys[[name for name in keys if len({*keys[name]}) > 1]]
     if keys.eq("").all(axis=None):
         return rows.head(0)
     rows["path"] = keys.agg("/".join, axis=1).where(keys.ne("").all(axis=1), rows["path"])

@@ -28,7 +28,7 @@ from fracture_utils.evaluation import (
 from fracture_utils.evaluation.localization import HeatMaps
 from fracture_utils.evaluation.predictions import ENSEMBLE, by_patient, read
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION, SCORING = 2, ("seed", "quick", "target_sensitivity", "prevalence")  # settings
 HEAT_MAPS, SAVED_BOXES = Path("cache", "heat_maps.npz"), Path("cache", "boxes.csv")
 BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 
@@ -218,7 +218,9 @@ def most_confident_errors(predictions: pd.DataFrame, count: int = 3) -> pd.DataF
 
 def check_target(folder: Path, evaluated: Path | None = None) -> None:
     """InputError where `folder` holds the results of other images or predictions."""
-    run = folder / "run.json"
+    run, names = folder / "run.json", ("images.csv", "predictions.csv")
+    if not (folder / "audit.csv").is_file() and any((folder / name).is_file() for name in names):
+        raise InputError(f"{folder} holds tables that are no results; name another with --output.")
     if run.is_file() and artifacts.read_json(run).get("evaluated") != str(evaluated):
         raise InputError(f"{folder} holds the results of another run; name another with --output.")
 
@@ -228,21 +230,21 @@ def evaluate_file(path: Path, config: Config) -> Results:
     run in its folder, if any. InputError where the results folder holds those of another run.
     """
     path = Path(path).resolve()
-    is_run = (path.parent / "run.json").is_file()
-    if config.results_dir.resolve() != path.parent:
+    is_run = path.name == "predictions.csv" and (path.parent / "run.json").is_file()
+    if not is_run or config.results_dir.resolve() != path.parent:
         check_target(config.results_dir, path)
-    elif not is_run:
-        raise InputError(f"{config.results_dir} holds {path.name}; choose another with --output.")
     if not is_run:
         results = evaluate(read(path), config)
         results.run |= {"positive": FRACTURED, "attribution": "", "evaluated": str(path)}
+        results.images_dir = None
         return results
     run = Results.load(path.parent)
     given = {name: getattr(run, name) for name in ("images", "networks", "history", "audit")}
     if external := "external" in run.run:
         given |= {"operating_points": run.operating_points, "selected": run.selected}
     results = evaluate(read(path, external), config, **given)
-    results.localization = run.localization
-    results.run = run.run | {name: results.run[name] for name in ("selected", "selected_on")}
-    results.run["evaluated"] = str(path)
+    results.localization, results.images_dir = run.localization, run.images_dir
+    own = {name: results.run[name] for name in ("selected", "selected_on")}
+    own["settings"] = run.run["settings"] | config.model_dump(mode="json", include={*SCORING})
+    results.run = run.run | own | {"evaluated": str(path)}
     return results

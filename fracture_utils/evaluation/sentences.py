@@ -20,7 +20,9 @@ DIAGNOSIS = "For research and education only, not for diagnosis."
 USUALLY = 0.8  # lower limit of the hit rate above which heat maps count as usually reliable
 MOST_LISTED = 20
 """Number of images up to which each answer is printed; above it, only counts are."""
-FLAGS = {"0": "no", "1": "yes"}
+FLAGS = {
+    (name, k): word for name in ("hardware", "cast") for k, word in (("0", "no"), ("1", "yes"))
+}
 SELECTED = {"validation": "selected on the validation set", "test": "selected on the test set",
             OUT_OF_FOLD: "selected by its mean out-of-fold AUC",
             "model card": "selected before this external test"}  # fmt: skip
@@ -133,7 +135,7 @@ def topics(results: Any) -> dict[str, list[str]]:
             run_of = "the longest run of images of one class (see the audit)"
             cross_validation.append(f"Without {run_of}, its mean out-of-fold AUC is {without}.")
     if np.isnan(row["calibration_p"]):
-        probabilities.append("The calibration could not be tested: too few images or groups.")
+        probabilities.append("The calibration could not be tested.")
     else:
         wrong = row["calibration_p"] < SIGNIFICANCE
         fit = f"{model} is miscalibrated" if wrong else "No miscalibration detected"
@@ -143,13 +145,13 @@ def topics(results: Any) -> dict[str, list[str]]:
     utility = results.clinical_utility.set_index("model").loc[model]
     if fewer:
         values = f"PPV {estimate(utility, 'ppv', 0, 100)}, NPV {estimate(utility, 'npv', 0, 100)}"
-        probabilities.append(f"At a prevalence of {100 * utility['prevalence']:.0f} %: {values}.")
+        percent = float(f"{100 * utility['prevalence']:.2g}")
+        probabilities.append(f"At a prevalence of {percent:g} %: {values}.")
 
     numbers = []
-    for kind, metric, name, count in (
-        ("negative", "sensitivity", word, positives),
-        ("positive", "specificity", NORMAL, n - positives),
-    ):
+    sides = [("negative", "sensitivity", word, positives)]
+    sides += [("positive", "specificity", NORMAL, n - positives)]
+    for kind, metric, name, count in sides:
         if count:
             false = counted(round((1 - row[metric]) * count), f"false {kind}")
             rate = estimate(utility, f"false_{kind}s_per_100", 0)
@@ -167,13 +169,14 @@ def topics(results: Any) -> dict[str, list[str]]:
     for (column, rows), metric in itertools.product(parts, ("sensitivity", "specificity")):
         if (p := rows[f"p_{metric}_holm"].iloc[0]) < SIGNIFICANCE:
             values = ", ".join(
-                f"{FLAGS.get(part['value'], part['value'])} {estimate(part, metric, 0, 100)}"
+                f"{FLAGS.get((column, part['value']), part['value'])} "
+                f"{estimate(part, metric, 0, 100)}"
                 for part in rows.sort_values(metric).to_dict("records")
             )
             name = f"{metric.capitalize()} of {model} differs by {str(column).replace('_', ' ')}"
             errors.append(f"{name}: {values}; {p_value(p)} (Holm).")
     few = [
-        f"{str(name).replace('_', ' ')} {FLAGS.get(value, value)} ({count}/{of})"
+        f"{str(name).replace('_', ' ')} {FLAGS.get((name, value), value)} ({count}/{of})"
         for name, value, _, of, count, *_ in groups[groups["sensitivity"].isna()].to_numpy()
     ]
     if few:

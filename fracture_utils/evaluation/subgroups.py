@@ -5,21 +5,18 @@ import pandas as pd
 from scipy import stats
 
 from fracture_utils import tables
+from fracture_utils.data.dataset import SUBGROUPS
 from fracture_utils.evaluation.intervals import design_effect, holm, wilson, with_limits
 from fracture_utils.evaluation.metrics import auc_with_interval
 from fracture_utils.evaluation.predictions import compared
 
-COLUMNS = (
-    *("body_part", "view", "laterality", "hardware", "cast", "age_group", "sex", "ethnicity"),
-    *("device", "manufacturer", "site", "hospital"),
-)
 FEWEST = 5  # images of each class for estimates and tests
 ALL = "all"
 
 
 def table(predictions: pd.DataFrame) -> pd.DataFrame:
     """The subgroups table of one model: a row for all images, then a row per value of each of
-    COLUMNS that has 2 to 12 values in the test set and does not determine the class.
+    SUBGROUPS that has 2 to 12 values in the test set and does not determine the class.
 
     Values with fewer than FEWEST images of a class have counts only. The others are tested for
     equal sensitivity and specificity (`heterogeneity`), with Holm's correction over all tests.
@@ -30,7 +27,7 @@ def table(predictions: pd.DataFrame) -> pd.DataFrame:
     classes = {"sensitivity": labels == 1, "specificity": labels == 0}
     correct = data.decisions[:, 0] == labels
     parts = {ALL: pd.Series(ALL, images.index)}
-    for column in (name for name in COLUMNS if name in images):
+    for column in (name for name in SUBGROUPS if name in images):
         values = images[column].replace("", np.nan)
         labels_of = images["label"].groupby(values).nunique()
         if 2 <= len(labels_of) <= 12 and labels_of.max() == images["label"].nunique():

@@ -107,10 +107,9 @@ def size(name: str, config: Config) -> int:
     own = backbone.native_size if config.source == "phantoms" else backbone.radiograph_size
     side = config.image_size or own
     if side < backbone.smallest_size:
-        raise InputError(
-            f"{name} needs images of at least {backbone.smallest_size} px and image_size "
-            f"({PREFIX}IMAGE_SIZE) is {side}; raise it, or leave {name} out of {PREFIX}BACKBONES."
-        )
+        problem = f"{name} needs images of at least {backbone.smallest_size} px and image_size "
+        problem += f"({PREFIX}IMAGE_SIZE) is {side}"
+        raise InputError(f"{problem}; raise it, or leave {name} out of {PREFIX}BACKBONES.")
     return side
 
 
@@ -147,10 +146,8 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
                     online = False  # one refusal or timeout is enough: all files have one host
             socket.setdefaulttimeout(None)
             path = _weights_file(backbone, folders)
-        why = (
-            f"its ImageNet weights cannot be downloaded; put {address} into "
-            f"{config.weights_dir or cache}, or set {PREFIX}INITIALIZATION=random."
-        )
+        why = f"its ImageNet weights cannot be downloaded; put {address} into "
+        why += f"{config.weights_dir or cache}, or set {PREFIX}INITIALIZATION=random."
         if path is not None:
             official = checksum in (None, artifacts.digest(path, "md5"))
             remark = "" if official else f"{file} differs from Keras's official file"

@@ -45,7 +45,7 @@ def home(config: Config) -> Path:
     if "models_dir" not in config.model_fields_set:
         sources = {card.get("source") for card in cards_in(folder).values()}
         folder = RELEASED_DIR if "phantoms" in sources else folder
-    return folder if any(folder.glob("*.json")) else RELEASED_DIR
+    return folder if cards_in(folder) else RELEASED_DIR
 
 
 def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
@@ -55,7 +55,6 @@ def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
     """
     cards, path = cards_in(folder), folder / f"{ENSEMBLE}.json"
     ensemble = artifacts.read_json(path) if path.is_file() else {"members": cards}
-    cards = {name: cards[name] for name in ensemble["members"] if name in cards}
     selected = ensemble.get("selected", next(iter(cards), ""))
     if selected not in cards:
         missing = f"card {selected}.json" if selected else "trained model"
@@ -67,10 +66,11 @@ def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
 
 
 def cards_in(folder: Path) -> dict[str, dict]:
-    """The cards of all networks in a folder, by name."""
-    paths = [path for path in sorted(folder.glob("*.json")) if path.stem != ENSEMBLE]
-    cards = {path.stem: artifacts.read_json(path) for path in paths}
-    return {name: card for name, card in cards.items() if "weights_sha256" in card}
+    """The cards of the networks in a folder that Ensemble.json names, or of all, by name."""
+    cards = {path.stem: artifacts.read_json(path) for path in sorted(folder.glob("*.json"))}
+    members = (cards.pop(ENSEMBLE, None) or {"members": cards})["members"]
+    own = {name: cards[name] for name in members if isinstance(cards.get(name), dict)}
+    return {name: card for name, card in own.items() if "weights_sha256" in card}
 
 
 def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any:

@@ -232,10 +232,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     with_maps = fitting >= 0
     if fitting < copies and (with_maps or config.head != "pooled"):
         needed = gib * (len(images) + copies * len(learned))
-        why = (
-            f"its feature maps need {needed:.1f} GiB of disk, more than {PREFIX}DISK_LIMIT "
-            f"({config.disk_limit:g}); raise it, or lower {PREFIX}IMAGE_SIZE"
-        )
+        why = f"its feature maps need {needed:.1f} GiB of disk, more than {PREFIX}DISK_LIMIT "
+        why += f"({config.disk_limit:g}); raise it, or lower {PREFIX}IMAGE_SIZE"
         if not with_maps and config.head == "localization":
             raise InputError(f"{name} cannot have the localization head: {why}.")
         limited = f"{fitting} of {copies} augmented copies" if with_maps else "pooled head"
@@ -280,10 +278,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         batches, watch, scored = (cached_batches(*given, r) for r in (variants, watched, held_out))
         limits = class_weights, HEAD_EPOCHS
         histories["localization"] = train_stage("head", heads, batches, watch, *limits)
-        weights["localization"] = {
-            layer: [of_heads[-1] for of_heads in heads.get_layer(layer).get_weights()]
-            for layer in ("cell_logits", "logit")
-        }
+        own = {name: heads.get_layer(name).get_weights() for name in ("cell_logits", "logit")}
+        weights["localization"] = {name: [of[-1] for of in values] for name, values in own.items()}
         scores = keras.Model(heads.input, heads.output[0]).predict(scored, verbose=0)
         logits["localization"] = scores[np.arange(len(held_out)), own_head]
     aucs = {head: _mean_auc(labels[held_out], of, own_head) for head, of in logits.items()}

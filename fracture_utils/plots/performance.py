@@ -236,7 +236,8 @@ def subgroups(results: Results) -> style.Chart:
     rows = results.subgroups[results.subgroups["model"] == results.selected]
     rows, labels = rows[rows["sensitivity"].notna() | (rows["column"] == "all")], []
     for row in rows.itertuples():
-        name = f"{row.column}: {FLAGS.get(row.value, row.value)}".replace("_", " ")
+        value = FLAGS.get((row.column, row.value), row.value)
+        name = f"{row.column}: {value}".replace("_", " ")
         name = "all images" if row.column == "all" else style.short(name)
         labels.append(f"{name} ({row.positives}/{row.n})")
     names = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
