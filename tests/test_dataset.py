@@ -308,7 +308,7 @@ def test_annotations_are_merged_as_text():
     assert list(data.images.columns) == [*dataset.COLUMNS, "body_part", "site"]
     assert (data.images["width"] == 40).all()
     assert set(data.images["site"]) == {"01"}
-    assert list(data.annotations) == list(table)
+    assert list(data.annotations) == list(table.rename(columns={"Site": "site"}))
     table.iloc[1:].to_csv("data/images.csv", index=False)
     assert dataset.load(config).images["body_part"].tolist()[:2] == ["", "wrist"]
 

@@ -312,10 +312,11 @@ def test_a_batch_writes_its_table_and_draws_on_request_only(
         assert before == (sorted(Path("folder").iterdir()), Path("folder/0.png").read_bytes())
 
 
-def test_every_file_of_a_model_is_read_once(trained, paths, monkeypatch):
+def test_only_the_files_of_a_model_are_read_and_its_arrays_once(trained, paths, monkeypatch):
     files = []
     for name in ("read_json", "read_arrays"):
         read = getattr(artifacts, name)
         monkeypatch.setattr(artifacts, name, lambda p, r=read: files.append(p.name) or r(p))
     predict.predict(paths[:3], predict.Predictor(trained[0]), draw=False)
-    assert sorted(files) == ["Ensemble.json", "MobileNet.json", "MobileNet.ood.npz"]
+    assert {*files} == {"Ensemble.json", "MobileNet.json", "MobileNet.ood.npz"}
+    assert files.count("MobileNet.ood.npz") == 1
