@@ -74,8 +74,9 @@ def main(data: str, *names: str) -> None:
     test = [reader.read(path) for path in sorted((Path(data) / "test").rglob("*.jpg"))]
     kinds, table = foreign(test), {}
     for name in names or BACKBONES:
+        folder = (RELEASED_DIR / name).parent  # of fine_tuned/DenseNet121 as well
         card = artifacts.read_json(RELEASED_DIR / f"{name}.json")
-        model = heatmaps.explain(model_cards.load(name, card, RELEASED_DIR))
+        model = heatmaps.explain(model_cards.load(card["model"], card, folder))
         reference, flagged = ood.read(RELEASED_DIR / f"{name}.ood.npz"), table.setdefault(name, {})
         for kind, images in kinds.items():
             squares = np.stack([reader.fit(image, card["input_size"]) for image in images])

@@ -1,8 +1,9 @@
 """Write models/released/ from a finished run on FracAtlas: 8-bit weights and a card per model.
 
-    python benchmarks/release.py DATA RESULTS MODELS
+    python benchmarks/release.py DATA RESULTS MODELS [FOLDER]
 
-DATA holds the images, RESULTS the tables of the run and MODELS its weights and cards. Every
+DATA holds the images, RESULTS the tables of the run and MODELS its weights and cards; FOLDER is
+another one than models/released/. A fine-tuned model never serves as initial weights. Every
 quantized model predicts the test images again, and its card records what quantization changed;
 where the AUC falls too much, small kernels stay in float16.
 """
@@ -28,7 +29,10 @@ STATEMENT = (
     "Released models, trained on FracAtlas (hands, legs, hips and shoulders from three hospitals "
     "in Bangladesh)."
 )
-INTENDED_USE = "Teaching, research, and initial weights for training. Never diagnosis."
+INTENDED_USE = (
+    "Teaching and research. Never diagnosis.",
+    "Teaching, research, and initial weights for training. Never diagnosis.",
+)
 LIMITATIONS = [
     "One source without patient identifiers; performance elsewhere is unknown.",
     "Metal hardware is a confounder: {fractured} of the {images} images with hardware are "
@@ -53,10 +57,10 @@ ALLOWED = 0.002
 SCORES = ("auc", "average_precision", "sensitivity", "specificity", "brier")
 
 
-def release(name: str, card: dict, data: Path, config: Config) -> dict:
+def release(name: str, card: dict, data: Path, config: Config, folder: Path) -> dict:
     """Write the weights, OOD reference and card of one model; return the card."""
     model = model_cards.load(name, card, config.models_dir)
-    target, results = RELEASED_DIR / f"{name}.npz", config.results_dir
+    target, results = folder / f"{name}.npz", config.results_dir
     trained = {weight.path: np.asarray(weight) for weight in model.weights}
     images, predictions = tables.read(results, "images"), read(results / "predictions.csv")
     test = images[images["split"] == "test"]
@@ -72,16 +76,17 @@ def release(name: str, card: dict, data: Path, config: Config) -> dict:
     rest = images[images["split"] != "test"]
     rest = rest.iloc[ood.sample(rest["group"].to_numpy(), config.seed)]
     reference = ood.fit(*through(model, rest, data)[1:], rest)
-    artifacts.write_arrays(RELEASED_DIR / f"{name}.ood.npz", **reference)
+    artifacts.write_arrays(folder / f"{name}.ood.npz", **reference)
     card["ood_test"] = ood.observed(reference, *passed[1:], test)
-    card |= {"precision": "float32", "usable_as_initialization": True}
+    frozen = not card["fine_tune_depth"]
+    card |= {"precision": "float32", "usable_as_initialization": frozen}
     hardware = images[images["hardware"] == "1"]
     counts = {"images": len(hardware), "fractured": (hardware["label"] == "fractured").sum()}
     subgroups, columns = tables.read(results, "subgroups"), ("column", "value", "n", "positives")
     parts = rows(subgroups, name, ("sensitivity", "specificity"), columns)
     card["released"] = {
         "statement": STATEMENT,
-        "intended_use": INTENDED_USE,
+        "intended_use": INTENDED_USE[frozen],
         "limitations": [text.format(**counts) for text in LIMITATIONS],
         "training_data": "FracAtlas",
         "attribution": artifacts.read_json(results / "run.json")["attribution"].strip(),
@@ -92,7 +97,7 @@ def release(name: str, card: dict, data: Path, config: Config) -> dict:
         "localization": rows(tables.read(results, "localization"), name, ("hit_rate",))[0],
         "quantization": change,
     }
-    artifacts.write_json(RELEASED_DIR / f"{name}.json", card)
+    artifacts.write_json(folder / f"{name}.json", card)
     return card
 
 
@@ -152,16 +157,19 @@ def quantization(
     }
 
 
-def main(data: str, results: str, models: str) -> None:
+def main(data: str, results: str, models: str, *target: str) -> None:
     """Release every model of the run, and the name of the one that it selected."""
+    folder = Path(*target) if target else RELEASED_DIR
     config = Config(source="images", data_dir=data, results_dir=results, models_dir=models)
     members, selected, _ = model_cards.read(config.models_dir)
-    cards = {name: release(name, card, Path(data), config) for name, card in members.items()}
+    cards = {
+        name: release(name, card, Path(data), config, folder) for name, card in members.items()
+    }
     digests = {name: card["weights_sha256"] for name, card in cards.items()}
     ensemble = {"members": digests, "selected": selected}  # without operating point: not scored
-    artifacts.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", ensemble)
+    artifacts.write_json(folder / f"{ENSEMBLE}.json", ensemble)
     for name, card in cards.items():
-        size = (RELEASED_DIR / f"{name}.npz").stat().st_size / 1e6
+        size = (folder / f"{name}.npz").stat().st_size / 1e6
         sys.stdout.write(f"{name}: {size:.1f} MB, {card['released']['quantization']}\n")
     sys.stdout.write(f"used by predict: {selected}\n")
 

@@ -46,7 +46,7 @@ def test_the_files_are_complete_and_small_and_the_cards_state_their_origin():
     assert model_cards.read(RELEASED_DIR) == (CARDS, "DenseNet121", None)
     record = artifacts.read_json(RELEASED_DIR / "Ensemble.json")
     assert record["members"] == {name: card["weights_sha256"] for name, card in CARDS.items()}
-    sizes = [path.stat().st_size for path in RELEASED_DIR.iterdir()]
+    sizes = [path.stat().st_size for path in RELEASED_DIR.glob("*.*")]
     assert sum(sizes) < 100e6
     assert max(sizes) < 45e6
     for name, card in CARDS.items():
@@ -70,15 +70,32 @@ def test_the_body_as_initial_weights_is_that_of_the_model(name):
         assert all(np.array_equal(*pair) for pair in pairs)
 
 
-def test_a_labeled_folder_is_scored_with_released_models():
+def test_the_fine_tuned_model_states_how_it_was_trained_and_is_no_initialization():
+    folder = RELEASED_DIR / "fine_tuned"
+    cards, selected, _ = model_cards.read(folder)
+    assert list(cards) == [selected] == ["DenseNet121"]
+    card = cards[selected]
+    assert card["weights_sha256"] == artifacts.digest(folder / card["weights"])
+    assert not card["usable_as_initialization"] and card["fine_tune_depth"] == "all"
+    assert card["epochs"]["fine_tune"] == 6 and card["boxes"] > 0
+    assert card["training"]["images"] + card["validation"]["images"] == 3226
+    assert card["released"]["quantization"]["change_in_auc"] >= -0.002
+    assert "initial weights" not in card["released"]["intended_use"]
+    assert "doi:10.1038/s41597-023-02432-4" in card["released"]["attribution"]
+    files = [path for path in RELEASED_DIR.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 100e6
+
+
+@pytest.mark.parametrize(("name", "home"), [("MobileNet", ""), ("DenseNet121", "fine_tuned")])
+def test_a_labeled_folder_is_scored_with_released_models(name, home):
     """With all files of a model, where the tests of external tests have a stand-in."""
-    for path in RELEASED_DIR.glob("MobileNet.*"):
+    for path in (RELEASED_DIR / home).glob(f"{name}.*"):
         Path("models").mkdir(exist_ok=True)
         shutil.copy(path, "models")
     words = ["--models-dir", "models", "--output", "out", "--quick"]
     assert main(["evaluate", external.folder(normal=6, fractured=6), *words]) == 0
     results = Results.load(Path("out"))
-    assert results.selected == "MobileNet" and results.run["selected_on"] == "model card"
+    assert results.selected == name and results.run["selected_on"] == "model card"
     assert len(results.predictions) == 12 and len(results.localization) == 1
     assert Path("out/report.html").is_file()
 
