@@ -18,7 +18,7 @@ if __name__ == "__main__":
     gc.disable()  # collections would take a seventh of the time of one answer of `predict`
 
 import fracture_utils
-from fracture_utils.config import Config, InputError, RunError
+from fracture_utils.config import SCORING, Config, InputError, RunError
 
 
 def run(**settings: object) -> int:
@@ -63,8 +63,8 @@ def audit(**settings: object) -> int:
     run_lock = artifacts.lock(config.results_dir)
     data = dataset.load(config)
     findings = checks.run(data, config.seed)
+    tables.write(config.results_dir, "audit", findings)  # first: it marks a folder of results
     tables.write(config.results_dir, "images", data.images)
-    tables.write(config.results_dir, "audit", findings)
     run_lock.release()
     print(dataset.summary(data.images).to_string(), end="\n\n")
     for (severity, check), rows in findings.groupby(["severity", "check"], sort=False):
@@ -109,7 +109,6 @@ def export(models: list[str], to: Path, **settings: object) -> int:
     return 0
 
 
-SCORING = ("results_dir", "seed", "quick", "target_sensitivity", "prevalence")
 FILE = {"type": Path}
 OUTPUT = {"dest": "results_dir", "metavar": "FOLDER", "help": "the same as --results-dir"}
 COMMANDS: dict[str, tuple] = {
@@ -125,7 +124,8 @@ COMMANDS: dict[str, tuple] = {
                  "--heat-maps": {"action": argparse.BooleanOptionalAction, "help": "draw the heat "
                                  "map of each image (default: of up to 20 images)"}}),
     "evaluate": (evaluate, "Test trained models on labeled images, or score a table of "
-                 "predictions.", "my_xrays --output tested", (*SCORING, "models_dir"),
+                 "predictions.", "my_xrays --output tested",
+                 (*SCORING, "results_dir", "models_dir"),
                  {"source": FILE | {"help": "folder of labeled images, or CSV file with the "
                                     "columns path, label, model, probability"},
                  "--output": OUTPUT}),

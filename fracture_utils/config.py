@@ -20,6 +20,7 @@ OUT_OF_FOLD = "cross-validation"
 BACKBONES = ("DenseNet121", "ResNet50", "VGG16", "MobileNet", "InceptionV3", "Xception")
 AUGMENTATION = ("rotation", "zoom", "shift", "brightness", "contrast", "horizontal_flip",
                 "vertical_flip")  # fmt: skip
+SCORING = ("seed", "quick", "target_sensitivity", "prevalence")  # settings of an evaluation
 LAYOUT = "train/fractured, train/normal, test/fractured and test/normal"
 DOCUMENTS = ".csv .tsv .xls .xlsx .ods .json .xml .yaml .yml .txt .md .pdf .html .py .zip .db .ini"
 SYSTEM = ("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
@@ -115,7 +116,7 @@ class Config(BaseSettings):
     target_sensitivity: float | None = Field(
         None, gt=0, le=1, description="sensitivity at the chosen threshold; None: Youden's J"
     )
-    prevalence: float | None = Field(None, gt=0, lt=1, description="None: that of the test set")
+    prevalence: float | None = Field(None, gt=0, lt=1, description="assumed; None: of the test set")
 
     def __init__(self, **keywords: Any) -> None:
         variables = [PREFIX + name.upper() for name in type(self).model_fields]

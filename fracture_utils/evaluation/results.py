@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fracture_utils import artifacts, tables
-from fracture_utils.config import FRACTURED, OUT_OF_FOLD, Config, InputError
+from fracture_utils.config import FRACTURED, OUT_OF_FOLD, SCORING, Config, InputError
 from fracture_utils.data import splits
 from fracture_utils.evaluation import (
     calibration,
@@ -28,7 +28,7 @@ from fracture_utils.evaluation import (
 from fracture_utils.evaluation.localization import HeatMaps
 from fracture_utils.evaluation.predictions import ENSEMBLE, by_patient, read
 
-SCHEMA_VERSION, SCORING = 2, ("seed", "quick", "target_sensitivity", "prevalence")  # settings
+SCHEMA_VERSION = 2
 HEAT_MAPS, SAVED_BOXES = Path("cache", "heat_maps.npz"), Path("cache", "boxes.csv")
 BOXES = pd.DataFrame(columns=["path", "xmin", "ymin", "xmax", "ymax"])
 
@@ -74,7 +74,7 @@ class Results:
         folder = Path(folder or self.folder)
         with contextlib.suppress(OSError):  # without run.json, the folder is not complete
             (folder / "run.json").unlink()
-        for name in TABLES:
+        for name in sorted(TABLES):  # audit.csv first: it marks a folder of results
             tables.write(folder, name, getattr(self, name))
         tables.write(folder, "columns", tables.dictionary())
         artifacts.write_text(folder / "conclusions.txt", "\n".join(self.conclusions) + "\n")

@@ -41,11 +41,9 @@ def home(config: Config) -> Path:
     """models_dir, or the folder of released models if models_dir has no card, or if it was not set
     and its models were trained on phantoms: these do not apply to radiographs.
     """
-    folder = config.models_dir
-    if "models_dir" not in config.model_fields_set:
-        sources = {card.get("source") for card in cards_in(folder).values()}
-        folder = RELEASED_DIR if "phantoms" in sources else folder
-    return folder if cards_in(folder) else RELEASED_DIR
+    cards, named = cards_in(config.models_dir), "models_dir" in config.model_fields_set
+    applies = named or "phantoms" not in {card.get("source") for card in cards.values()}
+    return config.models_dir if cards and applies else RELEASED_DIR
 
 
 def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
