@@ -24,7 +24,7 @@ SCORING = ("seed", "quick", "target_sensitivity", "prevalence")  # settings of a
 LAYOUT = "train/fractured, train/normal, test/fractured and test/normal"
 DOCUMENTS = ".csv .tsv .xls .xlsx .ods .json .xml .yaml .yml .txt .md .pdf .html .py .zip .db .ini"
 SYSTEM = ("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
-          "system volume information")  # fmt: skip
+          "system volume information", "phantoms")  # fmt: skip
 PAPERS = ("license", "licence", "readme", "copying", "makefile", "notice", "authors")
 QUICK_DEFAULTS = {"phantom_images": 96, "image_size": 96, "batch_size": 16}
 
@@ -204,7 +204,7 @@ class Config(BaseSettings):
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a path below the data folder belongs to the system or to a tool."""
+    """Whether a path below the data folder belongs to the system or to a tool, as do phantoms."""
     return any(part[:1] == "." or part.lower() in SYSTEM for part in path.parts)
 
 
@@ -215,16 +215,13 @@ def may_be_image(path: Path) -> bool:
 
 
 def _find_source(data_dir: Path, named: bool) -> str:
-    """The source that "auto" means: phantoms where the default folder has no images."""
+    """The source that "auto" means: phantoms where no folder is named and the default is empty."""
     if named and not data_dir.is_dir():
         raise InputError(f"The data folder {data_dir} does not exist. Correct FRACTURE_DATA_DIR.")
-    for folder, folders, names in os.walk(data_dir, followlinks=True):
-        if Path(folder) == data_dir and "phantoms" in folders:
-            folders.remove("phantoms")
+    for folder, _, names in os.walk(data_dir, followlinks=True):
         if any(may_be_image(Path(folder, name).relative_to(data_dir)) for name in names):
             return "images"
-    is_default = data_dir.resolve() == Path("data").resolve()
-    if not is_default or any((data_dir / name).is_file() for name in ("images.csv", "boxes.csv")):
+    if named or any((data_dir / name).is_file() for name in ("images.csv", "boxes.csv")):
         advice = f"Put them into {LAYOUT} below it, or set {PREFIX}SOURCE=phantoms"
         raise InputError(f"The data folder {data_dir} has no images. {advice} for synthetic ones.")
     return "phantoms"

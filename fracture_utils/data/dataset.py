@@ -68,13 +68,12 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
     belongs to the split test, and one class suffices.
     """
     folder = config.images_dir
-    apart = {config.results_dir, config.models_dir, config.data_dir / "phantoms"} - {folder}
-    files = pd.DataFrame(sorted(walk(folder, apart)), columns=["path", "reason"], dtype=str)
+    found = sorted(walk(folder, {config.results_dir, config.models_dir}))
+    files = pd.DataFrame(found, columns=["path", "reason"], dtype=str)
     table, is_image = folder / "images.csv", files["reason"] == ""
     paths = files["path"][is_image]
     annotations = read_annotations(table, paths, ["split"] * external)
     files = files.join(assign(table, paths, annotations)).fillna("")
-    files = files[["path", "label", "split", "reason"]]
     has_labels, has_splits = "label" in annotations, "split" in annotations
     if external:
         files["split"] = np.where(files["label"] == "", "", "test")
@@ -94,7 +93,7 @@ def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> D
     candidates = files.loc[files["reason"] == "", "path"].to_list()
     facts, thumbnails, pairs = _scan(folder, candidates, config.cache_dir, sizes)
     records = [row | FACTS | facts.get(row["path"], {}) for row in files.to_dict("records")]
-    files = pd.DataFrame(records, columns=[*files, *FACTS])
+    files = pd.DataFrame(records, columns=[*COLUMNS[:3], "reason", *FACTS])
     for (label, split), part in files[files["label"] != ""].groupby(["label", "split"]):
         if part["reason"].all():
             path, reason = part[["path", "reason"]].iloc[0]

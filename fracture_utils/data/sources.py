@@ -40,8 +40,7 @@ def bring(
     words = dataset.WORDS | {dataset.plain(word) or word: label for word, label in named}
     file = destination / "source.json"
     title = artifacts.read_json(file).get("title") if file.is_file() else ""
-    walked = dataset.walk(destination, {destination / "phantoms"}) if destination.exists() else ()
-    inside = dict(walked)
+    inside = dict(dataset.walk(destination, ())) if destination.exists() else {}
     if title != facts["title"] and not all(is_hidden(PurePath(path)) for path in inside):
         raise InputError(f"{destination} already contains other files; choose an empty folder.")
     if not source.exists():
