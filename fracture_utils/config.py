@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode
 
 PREFIX = "FRACTURE_"
 NORMAL, FRACTURED = CLASS_NAMES = ("normal", "fractured")
@@ -46,15 +46,16 @@ def first_line(error: BaseException) -> str:
     return str(text).splitlines()[0][:120]
 
 
-class Config(BaseSettings):
+def _names(value: str | Iterable[str]) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True):
     """The settings of a run: keywords (`quick=True`) or environment variables (`FRACTURE_QUICK=1`).
 
     A keyword of None has no effect. Raises InputError where a setting is wrong.
     """
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
-    )
 
     data_dir: Path = Field(Path("data"), description="folder with train/ and test/ images")
     results_dir: Path = Field(Path("results"), description="folder for tables, figures and report")
@@ -70,9 +71,7 @@ class Config(BaseSettings):
     audit_policy: Literal["report", "drop", "stop"] = Field(
         "report", description="what to do with copies and conflicting labels"
     )
-    test_share: float = Field(
-        0.2, gt=0, le=0.5, description="fraction of test images, drawn if no image has a split"
-    )
+    test_share: float = Field(0.2, gt=0, le=0.5, description="fraction of test images, if drawn")
     folds: int = Field(
         5, ge=0, le=20, description="cross-validation folds of a frozen backbone's head; 0: none"
     )
@@ -88,11 +87,9 @@ class Config(BaseSettings):
         0.1, ge=0, lt=1, description="augmentation: maximum change as a fraction of the gray levels"
     )
     contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest relative change")
-    augmented_copies: int = Field(
-        1, ge=0, le=99, description="augmented copies of an image in the cached feature maps"
-    )
+    augmented_copies: int = Field(1, ge=0, le=99, description="cached augmented copies of an image")
 
-    backbones: Annotated[tuple[str, ...], NoDecode] = Field(
+    backbones: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         BACKBONES, min_length=1, description="networks from keras.applications, separated by commas"
     )
     initialization: Literal["imagenet", "random"] = Field("imagenet", description="initial weights")
@@ -132,9 +129,8 @@ class Config(BaseSettings):
             if error["type"] == "extra_forbidden":
                 raise InputError(f"There is no setting {name!r}{_nearest(name, known)}") from None
             what = f"The setting {name} ({PREFIX}{name.upper()}) is {error['input']!r}"
-            raise InputError(
-                f"{what}: {error['msg']}. Meaning: {known[name].description}."
-            ) from None
+            why = f"{error['msg']}. Meaning: {known[name].description}."
+            raise InputError(f"{what}: {why}") from None
         if self.results_dir.resolve() == self.data_dir.resolve():
             raise InputError(f"{self.results_dir} is the data folder; name another for results.")
 
@@ -146,12 +142,6 @@ class Config(BaseSettings):
             source = _find_source(Path(given.get("data_dir", "data")), "data_dir" in given)
         quick = str(given.get("quick")).lower() in {"1", "true", "t", "yes", "y", "on"}
         return (QUICK_DEFAULTS if quick else {}) | given | {"source": source}
-
-    @field_validator("backbones", mode="before")
-    @classmethod
-    def _split_names(cls, value: Any) -> tuple[str, ...]:
-        names = value.split(",") if isinstance(value, str) else value
-        return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
     @property
     def images_dir(self) -> Path:

@@ -222,10 +222,9 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
     table = read_spreadsheet(path, SYNONYMS)
     if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path} has no column {', '.join(missing)}; name it in the first row.")
-    files = pd.Series(paths.array, paths.str.rpartition("/")[2])
-    bare = files[~files.index.duplicated(keep=False)]
-    names = [*bare.items(), *zip(paths, paths, strict=True)]
-    known = {COMPOSED(name): file for name, file in names}
+    bare = paths.str.rpartition("/")[2]
+    names = pd.concat([bare[~bare.duplicated(keep=False)], paths])
+    known = dict(zip(names.map(COMPOSED), paths[names.index], strict=True))
     cells = table["path"].str.replace("\\", "/").str.removeprefix("./")
     table = table.assign(path=cells.map(lambda cell: known.get(COMPOSED(cell), cell)))
     exists, example = table["path"].isin(paths), f"{''.join(cells[:1])}, not {''.join(paths[:1])}"

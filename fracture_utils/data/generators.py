@@ -1,5 +1,6 @@
 """Batches of images and of cached feature maps, augmentation, and boxes as grids."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
@@ -21,9 +22,8 @@ def shuffled(rows: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     variants), where each row lists the variants of one image, a random variant per image.
     """
     random = np.random.default_rng([seed, epoch])
-    rows = random.permutation(rows)
-    numbers = np.arange(len(rows))
-    return rows if rows.ndim == 1 else rows[numbers, random.integers(rows.shape[1], size=len(rows))]
+    variants = random.permutation(rows).reshape(len(rows), -1)
+    return variants[np.arange(len(rows)), random.integers(variants.shape[1], size=len(rows))]
 
 
 def affine(size: int, config: Config, random: np.random.Generator) -> tuple[float, ...]:
@@ -58,6 +58,7 @@ def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> n
     return gray * (warp(frame, coefficients) > 0)
 
 
+@dataclasses.dataclass(eq=False)
 class ImageBatches(keras.utils.PyDataset):
     """Images as float32 (batch, size, size, 1) in 0..255, with labels float32 (batch, 1).
 
@@ -66,18 +67,16 @@ class ImageBatches(keras.utils.PyDataset):
     With `cell_targets`, a function of rows and epoch, targets of the grid cells follow the labels.
     """
 
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        labels: np.ndarray,
-        rows: np.ndarray,
-        config: Config,
-        epoch: int | None = None,
-        cell_targets: Callable[[np.ndarray, int | None], tuple] | None = None,
-    ) -> None:
+    pixels: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    config: Config
+    epoch: int | None = None
+    cell_targets: Callable[[np.ndarray, int | None], tuple] | None = None
+
+    def __post_init__(self) -> None:
         super().__init__(workers=os.cpu_count() or 1)
-        self.pixels, self.labels, self.rows = pixels, labels, np.asarray(rows)
-        self.config, self.epoch, self.cell_targets = config, epoch, cell_targets
+        self.rows = np.asarray(self.rows)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.config.batch_size)

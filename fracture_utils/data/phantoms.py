@@ -200,9 +200,8 @@ def _bone(tube: Tube, along: np.ndarray, across: np.ndarray, length: float, text
     return CORTEX * (outer - inner) + SPONGIOSA * np.sqrt(near) * inner * (1 + 0.25 * texture)
 
 
-def _break(patient: SimpleNamespace, pitch: float, tube: Tube, *geometry: np.ndarray):
+def _break(patient: SimpleNamespace, pitch: float, tube: Tube, along, across, length, texture):
     """Line integral of a bone in fragments, whose shift vanishes away from the fracture."""
-    along, across, length, texture = geometry
     slope, gap, shift = patient.fracture
     site, radius, bone, share = along - patient.site * length, tube.radius, 0, 1
     zigzag = 0.08 * radius * np.arcsin(np.sin(3 * across / radius + 1))

@@ -219,11 +219,10 @@ def _decode_dicom(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
         hidden = (values >= ends[0]) & (values <= ends[-1])
     if stored < bits and dataset.HighBit == stored - 1:  # the bits above may hold an overlay
         values = values << (bits - stored) >> (bits - stored)
-    slope, intercept = dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0
-    if dataset.get("ModalityLUTSequence"):
+    rescale = dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0
+    dataset.RescaleSlope, dataset.RescaleIntercept = rescale
+    if dataset.get("ModalityLUTSequence") or rescale != (1, 0):
         values = pixels.apply_modality_lut(values, dataset)
-    elif (slope, intercept) != (1, 0):
-        values = values * float(slope) + float(intercept)
     dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0  # else a negative one inverts the window
     dataset.VOILUTFunction = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     widths = np.atleast_1d(dataset.get("WindowWidth") or 0)

@@ -72,9 +72,8 @@ def bring(
         problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
         raise InputError(f"{source} holds {problem}, laid out as {facts['title']}.")
     if old := sorted({path for path in inside if not inside[path]} - {*images["path"]}):
-        raise InputError(
-            f"{destination} has {len(old)} more images, such as {old[0]}; remove them."
-        )
+        example = f"such as {old[0]}"
+        raise InputError(f"{destination} has {len(old)} more images, {example}; remove them.")
     artifacts.write_json(file, facts | {"name": name, "images": len(images)})
     attribution = "{title}\n{license}\n\n{attribution}\n".format(**facts)
     artifacts.write_text(destination / "ATTRIBUTION.txt", attribution)
@@ -148,9 +147,8 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
     words = dataset.assign(table, inside, annotations, classes)
     for label in sorted({*CLASS_NAMES} - {*words["label"]}):
         what = f"There are no {label} images: folders, or labels in images.csv, may be named"
-        raise InputError(
-            f"{what} {dataset.ACCEPTED}, or as given by --fractured NAME --normal NAME."
-        )
+        own = "or as given by --fractured NAME --normal NAME"
+        raise InputError(f"{what} {dataset.ACCEPTED}, {own}.")
     if words["split"].any():
         words["split"] = words["split"].replace("", "train")
     if "test" not in set(words["split"]):
@@ -175,10 +173,8 @@ def _folders(images: Files, others: Files, classes: dict) -> Rows:
 SOURCES: dict[str, tuple[Callable[..., Rows], dict[str, str | int]]] = {
     "mura": (_mura, {
         "title": "MURA-v1.1",
-        "license": "MURA Research Use Agreement of Stanford University: no commercial use, no "
-                   "redistribution.",
-        "attribution": "P. Rajpurkar et al., MURA, 2018, arXiv:1712.06957. Its positive class is "
-                       "abnormal.",
+        "license": "MURA Research Use Agreement of Stanford: no commercial use or redistribution.",
+        "attribution": "P. Rajpurkar et al., MURA, 2018, arXiv:1712.06957.",
         "positive": "abnormal", "neighbors": 0,
     }),
     "fracatlas": (_fracatlas, {
@@ -191,8 +187,7 @@ SOURCES: dict[str, tuple[Callable[..., Rows], dict[str, str | int]]] = {
     "folders": (_folders, {
         "title": "folders",
         "license": "As its publisher states; see the page it came from.",
-        "attribution": "Images in folders by class, as on Kaggle. Add author, title and address "
-                       "here.",
+        "attribution": "Images in folders by class. Add their author, title and address here.",
         "positive": "fractured", "neighbors": 0,
     }),
 }  # fmt: skip
