@@ -82,10 +82,9 @@ def bring(
         file, target = files[name], destination / path
         if not target.exists() or not filecmp.cmp(file, target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
             try:
                 os.link(file.resolve(), target)
-            except OSError:  # another file system, or one without links
+            except OSError:  # another file system, or one without links, or another image is there
                 with artifacts.replacing(target) as temporary:
                     shutil.copyfile(file, temporary)
     artifacts.write_csv(destination / "images.csv", images)
