@@ -7,39 +7,24 @@ from fracture_utils.data.generators import inside_grid
 from fracture_utils.models import builder
 
 
-class HeatMap(keras.layers.Layer):
-    """Heat maps (batch, rows, columns) in the unit of the logit, by `head`, the last layer.
-
-    For the pooled head, from feature maps: class activation maps (Zhou et al. 2016), here equal to
-    Grad-CAM (Selvaraju et al. 2017) without its ReLU, plus the bias; their mean is the logit. For
-    the localization head, from cell logits and inside mask: padding has the lowest value.
-    """
-
-    def __init__(self, head: keras.layers.Layer) -> None:
-        super().__init__(dtype="float32", name="heat_map")
-        self.head = head
-
-    def call(self, inputs):  # a matrix product would be rounded by the bfloat16 graph rewrite
-        if not isinstance(self.head, builder.LogSumExpPool):
-            return keras.ops.sum(inputs * self.head.kernel, axis=-1) + self.head.bias
-        cells, inside = inputs
-        lowest = keras.ops.min(cells, axis=(1, 2), keepdims=True)
-        cells = keras.ops.where(inside > 0, cells, lowest)
-        return self.head.gain * cells + self.head.offset
-
-
 def explain(model: keras.Model, from_features: bool = False) -> keras.Model:
     """A classifier that shares the weights of `model`: logits (n, 1), heat maps (n, rows, columns)
     in the unit of the logit, and pooled early feature maps (n, channels). Takes images, or
     `from_features` early and last feature maps (and, for the localization head, inside mask).
+
+    For the pooled head, heat maps are class activation maps (Zhou et al. 2016), here equal to
+    Grad-CAM (Selvaraju et al. 2017) without its ReLU, plus the bias; their mean is the logit. For
+    the localization head, they are cell logits, and padding has the lowest value.
     """
     cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
+    head, ops = model.get_layer("logit"), keras.ops
     if builder.head_of(model) == "localization":
         cached.append(model.get_layer("inside").output)
-        inputs = [model.get_layer("cell_logits").output, cached[-1]]
-    else:
-        inputs = cached[1]
-    heat_maps = HeatMap(model.get_layer("logit"))(inputs)
+        cells = model.get_layer("cell_logits").output
+        lowest = ops.min(cells, axis=(1, 2), keepdims=True)
+        heat_maps = ops.where(cached[-1] > 0, cells, lowest) * head.gain + head.offset
+    else:  # a matrix product would be rounded by the bfloat16 graph rewrite
+        heat_maps = ops.sum(cached[1] * head.kernel, axis=-1) + head.bias
     pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(cached[0])
     inputs = cached if from_features else model.input
     return keras.Model(inputs, [model.output, heat_maps, pooled], name=model.name)
