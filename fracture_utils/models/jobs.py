@@ -5,10 +5,10 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ LIBRARIES = ["keras", "tensorflow", "jax", "numpy", "scikit-learn"]
 CANCEL = "cancel"  # a file of this name in a job folder stops the training, on any machine
 POLL, PATIENCE = 0.3, 30  # seconds: between updates of the progress; to wait for a scheduler
 BAR = "{desc:<26}{percentage:3.0f} %|{bar}| {elapsed}"
+OWN = threading.local()  # of a thread that trains on this machine: its GPU
 KILLED = f"The process was killed, most often for lack of memory; lower {PREFIX}BATCH_SIZE."
 
 
@@ -126,14 +127,12 @@ def _is_trained(folder: Path, key: dict) -> bool:
 
 def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) -> dict[str, str]:
     """Train the jobs and show their progress; returns why some failed, by name."""
-    gpus: SimpleQueue[str] = SimpleQueue()
-    for gpu in backbones.gpus()[: len(folders)] or [""]:
-        gpus.put(gpu)
+    gpus = backbones.gpus()[: len(folders)] or [""]
+    pool = ThreadPoolExecutor(len(gpus), initializer=lambda: setattr(OWN, "gpu", gpus.pop()))
     live = sys.stderr.isatty() or "ipykernel" in sys.modules
     shown = {"total": len(STAGES), "bar_format": BAR, "mininterval": 0.1 if live else 60}
-    with _cluster(cluster) if cluster else ThreadPoolExecutor(gpus.qsize()) as executor:
-        free = None if cluster else gpus
-        futures = {n: executor.submit(run, f, keys[n], free) for n, f in folders.items()}
+    with _cluster(cluster) if cluster else pool as executor:
+        futures = {n: executor.submit(run, f, keys[n]) for n, f in folders.items()}
         bars, waiting = {name: tqdm(desc=name, **shown) for name in folders}, set(futures.values())
         try:
             while waiting:
@@ -144,17 +143,15 @@ def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) ->
                         bar.set_description_str(f"{name}: {status['stage']}", refresh=False)
                         done = STAGES.index(status["stage"]) + status["done"] / status["total"]
                         bar.update(done - bar.n)
-        except BaseException as error:
-            for name, future in futures.items():
-                (folders[name] / CANCEL).touch()
-                future.cancel()
-            if isinstance(error, KeyboardInterrupt):
-                why = "the training was stopped; run this cell again to resume it"
-                raise KeyboardInterrupt(why) from None
-            raise
+        except KeyboardInterrupt:
+            why = "the training was stopped; run this cell again to resume it"
+            raise KeyboardInterrupt(why) from None
         finally:
-            for bar in bars.values():
-                bar.close()
+            for name, future in futures.items():
+                bars[name].close()
+                if waiting:  # after an error
+                    (folders[name] / CANCEL).touch()
+                    future.cancel()
     reasons = {}
     for name, future in futures.items():
         try:
@@ -165,31 +162,27 @@ def _train_all(folders: dict[str, Path], keys: dict[str, dict], cluster: str) ->
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def run(folder: Path, key: dict, gpus: SimpleQueue | None = None) -> str:
-    """Train the job in `folder` in a process of its own, on one of the free `gpus` if given, on
-    this machine or one of a cluster; returns why it failed, or an empty string.
+def run(folder: Path, key: dict) -> str:
+    """Train the job in `folder` in a process of its own, on the GPU of this thread if it has one,
+    on this machine or one of a cluster; returns why it failed, or an empty string.
     """
     here, own = platform.node(), artifacts.key(CODE, LIBRARIES)
     if not (folder / "job.json").is_file():
         return f"{here} has no {folder}; the machines of a cluster must share that folder."
     if any(key[part] != own[part] for part in own):
         return f"{here} has other versions of this project, of Python or of {', '.join(LIBRARIES)}."
-    gpu = gpus.get() if gpus else ""
     variables = {k: v for k, v in backbones.environment().items() if not k.startswith(PREFIX)}
-    variables |= {backbones.DEVICES: gpu} if gpu else {}
+    if gpu := getattr(OWN, "gpu", ""):
+        variables[backbones.DEVICES] = gpu
     command = [sys.executable, "-m", TRAINING, str(folder), str(os.getpid())]
     log, reason = folder / "log.txt", None
     streams = {"stdout": subprocess.PIPE, "encoding": "utf-8", "env": variables}
-    try:
-        with log.open("a") as file, subprocess.Popen(command, stderr=file, **streams) as process:
-            while reason is None:
-                if (folder / CANCEL).exists():
-                    process.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    reason, _ = process.communicate(timeout=POLL)
-    finally:
-        if gpus:
-            gpus.put(gpu)
+    with log.open("a") as file, subprocess.Popen(command, stderr=file, **streams) as process:
+        while reason is None:
+            if (folder / CANCEL).exists():
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                reason, _ = process.communicate(timeout=POLL)
     if process.returncode in (-9, 137):
         return KILLED
     failure = f"The process ended with code {process.returncode}; {log} shows the reason."
