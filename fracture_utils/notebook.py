@@ -9,9 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
-from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -27,12 +26,6 @@ QUIET = ["--IPKernelApp.log_level=ERROR"]
 DIED = f"The notebook's process died; lower {PREFIX}BATCH_SIZE if memory is short, and run again."
 
 
-class KernelManager(AsyncKernelManager):
-    """Starts kernels with this Python interpreter, regardless of any kernel named python3."""
-
-    kernel_spec = KernelSpec(argv=make_ipkernel_cmd(), language="python")
-
-
 def execute(settings: Mapping[str, object]) -> Path:
     """Run the notebook under these settings; returns the path of its page.
 
@@ -41,8 +34,9 @@ def execute(settings: Mapping[str, object]) -> Path:
     KeyboardInterrupt stops the notebook and its training jobs.
     """
     config, story = Config(**settings), nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(story, timeout=None, kernel_name="python3", extra_arguments=QUIET)
-    client.kernel_manager_class, client.on_cell_start = KernelManager, _show_title
+    client = NotebookClient(story, timeout=None, extra_arguments=QUIET)
+    native = KernelSpecManager(kernel_dirs=[])  # this Python, whatever is installed as python3
+    client.km, client.on_cell_start = AsyncKernelManager(kernel_spec_manager=native), _show_title
     given = {PREFIX + name.upper(): str(v) for name, v in settings.items() if v is not None}
     # In a separate thread: in the main thread, nbclient would handle the signals.
     pool = ThreadPoolExecutor(1)
@@ -63,8 +57,6 @@ def execute(settings: Mapping[str, object]) -> Path:
         raise RunError(f"The notebook failed ({error.ename}: {reason}); see {log}.") from None
     except DeadKernelError:
         raise RunError(DIED) from None
-    finally:
-        pool.shutdown(wait=False)
     page = config.results_dir / f"{NOTEBOOK.stem}.html"
     artifacts.write_text(page, html(story))
     return page
