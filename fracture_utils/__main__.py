@@ -5,7 +5,6 @@ the program fails; 130 or 143 after Ctrl-C or SIGTERM. Each command imports only
 """
 
 import argparse
-import functools
 import gc
 import os
 import signal
@@ -160,15 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("python -m fracture_utils", epilog="Research and education.")
     version = f"fracture_utils {fracture_utils.__version__}"
     parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    commands = parser.add_subparsers(required=True)
     for name, (function, summary, example, settings, own) in COMMANDS.items():
-        positional = [argument.upper() for argument in own if argument[0] != "-"]
-        command = commands.add_parser(
-            name, help=summary, description=summary,
-            epilog=f"Example: python -m fracture_utils {name} {example}",
-            usage=" ".join(["%(prog)s", *positional, "[options]"]),
-            formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=32),
-        )  # fmt: skip
+        epilog = f"Example: python -m fracture_utils {name} {example}"
+        command = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
         command.set_defaults(function=function)
         for argument, options in own.items():
             command.add_argument(argument, **options)
@@ -179,13 +173,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kind, default = field.annotation, field.default
                 default = ",".join(default) if isinstance(default, tuple) else default
                 text = "" if default in (None, "") else f" (default: {default})"
-                options = {"default": None, "help": f"{field.description}{text}".replace("%", "%%")}
+                options = {"help": f"{field.description}{text}".replace("%", "%%")}
                 if kind is bool:
                     options["action"] = argparse.BooleanOptionalAction
                 elif get_origin(kind) is Literal:
-                    options["metavar"] = f"{{{','.join(get_args(kind))}}}"
-                else:
-                    options["metavar"] = setting.rpartition("_")[2].upper()
+                    options["choices"] = get_args(kind)
                 group.add_argument(f"--{setting.replace('_', '-')}", **options)
     options = vars(parser.parse_args(arguments))
     function = options.pop("function")
@@ -210,5 +202,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminate)
     code = main()
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)  # TensorFlow's own exit takes seconds
