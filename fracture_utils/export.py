@@ -36,10 +36,9 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
     home = model_cards.home(config)
     for name in dict.fromkeys(names or [model_cards.read(home)[1]]):
         path, target = folder / f"{name}.onnx", folder / f"{name}.json"
-        for file in (path, target):
-            ours = target.is_file() and "exported" in artifacts.read_json(target)
-            if file.exists() and not ours:
-                raise InputError(f"{file} is not an export; choose another folder with --to.")
+        ours = target.is_file() and "exported" in artifacts.read_json(target)
+        if not ours and (path.exists() or target.exists()):
+            raise InputError(f"{path} is not an export; choose another folder with --to.")
         card = artifacts.read_json(home / f"{name}.json")
         reference = ood.read(home / f"{name}.ood.npz")
         card["ood_threshold"] = ood.threshold(reference)
@@ -106,7 +105,6 @@ def _write(path: Path, trained: Any, card: dict, reference: ood.Reference) -> di
     for (what, limit), values in results:
         differences[what] = float(np.abs(values - expected[what]).max())
         if not differences[what] <= limit:  # refuses NaN as well
-            problem = f"its {what} differs from that of Keras by {differences[what]:.2g}, and "
-            problem += f"{limit:g} is allowed"
+            problem = f"its {what} differs from that of Keras by more than {limit:g}"
             raise RunError(f"{card['model']}.onnx was not written: {problem}.")
     return differences

@@ -138,14 +138,13 @@ def find_weights(config: Config) -> tuple[dict[str, Weights], dict[str, str]]:
             import keras
 
             socket.setdefaulttimeout(TIMEOUT)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # from Keras about the size of the input
-                try:  # Keras downloads and checks them
-                    getattr(keras.applications, name)(weights="imagenet", include_top=False)
-                except Exception:  # Keras raises no narrower exception
-                    online = False  # one refusal or timeout is enough: all files have one host
+            # Keras downloads and checks them. It warns about the size of the input and, where a
+            # download fails, raises no narrower exception.
+            with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+                getattr(keras.applications, name)(weights="imagenet", include_top=False)
             socket.setdefaulttimeout(None)
             path = _weights_file(backbone, folders)
+            online = path is not None  # one refusal or timeout is enough: all files have one host
         why = f"its ImageNet weights cannot be downloaded; put {address} into "
         why += f"{config.weights_dir or cache}, or set {PREFIX}INITIALIZATION=random."
         if path is not None:

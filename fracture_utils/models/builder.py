@@ -66,8 +66,8 @@ def build_body(
         # Keras scales once more, by 1 / sqrt(std), but only where it loads the weights itself.
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         scaled = (scaled - 255 * mean) / np.sqrt(std) + 255 * mean
-    options = {"weights": None, "include_top": False, "input_tensor": scaled}
-    network = getattr(keras.applications, name)(**options)
+    build_network = getattr(keras.applications, name)
+    network = build_network(weights=None, include_top=False, input_tensor=scaled)
     network.name = name
     if weights is not None and weights.path is not None:
         load_weights(network, weights.path)
@@ -206,9 +206,8 @@ def load_weights(model: keras.Model, path: Path) -> None:
             return
         stored = artifacts.read_arrays(path) or {}
         names = [name for name in stored if not name.endswith("/scale")][: len(model.weights)]
-        scales = [stored.get(f"{name}/scale", np.float32(1)) for name in names]
-        pairs = zip(names, scales, strict=True)
-        model.set_weights([stored[name].astype(np.float32) * scale for name, scale in pairs])
+        scales = {name: stored.get(f"{name}/scale", np.float32(1)) for name in names}
+        model.set_weights([np.float32(stored[name]) * scales[name] for name in names])
     except (ValueError, OSError, KeyError) as error:
         what = f"{path} does not hold weights for {model.name}"
         raise InputError(f"{what}; replace the file with the original.") from error
