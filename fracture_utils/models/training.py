@@ -6,7 +6,6 @@ one stage or epoch, and ends with the same numbers.
 
 import ctypes
 import functools
-import gc
 import os
 import re
 import shutil
@@ -15,12 +14,9 @@ import threading
 import time
 import timeit
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
-
-if __name__ == "__main__":
-    gc.disable()  # until all modules are imported: collections would take a fifth of that time
 
 import keras
 import numpy as np
@@ -71,25 +67,21 @@ def fit(
     trained, rows = model.trainable_variables, batches.rows
     steps, total = len(batches), epochs * len(batches)
     model.optimizer.build(trained)
+    kept = [keras.Variable(variable) for variable in trained]
     seeds = [v for v in model.non_trainable_variables if "seed" in v.path]
-    state = [*trained, *seeds, *model.optimizer.variables]
+    state = [*trained, *kept, *seeds, *model.optimizer.variables]
 
-    def values(name: str, variables: list) -> dict[str, np.ndarray]:
-        arrays = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
-        return {f"{name}_{k}": array for k, array in enumerate(arrays)}
-
-    def assign(name: str, variables: list) -> None:
-        for k, variable in enumerate(variables):
-            variable.assign(arrays[f"{name}_{k}"])
+    def assign(variables: list, values: Iterable) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
     def waited() -> int:
         """Epochs since the best one."""
         return len(history) - int(np.argmax([best, *(row["val_auc"] for row in history)]))
 
-    arrays = values("best", trained)
     if artifacts.is_valid(path, key):
-        history, arrays = artifacts.facts(path)["history"], artifacts.read_arrays(path)
-        assign("last", state)
+        history = artifacts.facts(path)["history"]
+        assign(state, artifacts.read_arrays(path).values())
     progress = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, **_: report(len(history) * steps + batch + 1, total)
     )
@@ -97,17 +89,18 @@ def fit(
         epoch, started = len(history) + 1, time.monotonic()
         batches.rows, batches.epoch = shuffled(rows, seed, epoch), epoch
         losses = model.fit(batches, shuffle=False, callbacks=[progress], verbose=0).history["loss"]
-        if not np.isfinite(losses).all():
+        logits = keras.tree.flatten(model.predict(watch, verbose=0))[0][:, 0]
+        if not np.isfinite([*losses, *logits]).all():
             raise FloatingPointError(f"The loss of {model.name} is not finite.")
-        row = measure(keras.tree.flatten(model.predict(watch, verbose=0))[0][:, 0])
+        row = measure(logits)
         row |= {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
         history.append(row | {"epoch": epoch, "seconds": time.monotonic() - started})
         if patience is None or not waited():
-            arrays |= values("best", trained)
-        arrays |= values("last", state)
+            assign(kept, trained)
+        arrays = {str(k): keras.ops.convert_to_numpy(value) for k, value in enumerate(state)}
         artifacts.write_arrays(path, **arrays)
         artifacts.seal(path, key, history=history)
-    assign("best", trained)
+    assign(trained, kept)
     return history
 
 
@@ -179,15 +172,13 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     served = functools.partial(ImageBatches, pixels, labels_by_row, config=config)
 
     # The images that each head learns from: the heads of the folds, without the images of the fold,
-    # and the final one; or one head, without the validation images.
-    if cross_validated := folds.max() > 0:
-        held_out, evaluated = np.flatnonzero(folds), np.flatnonzero(splits == "test")
-        own_head = folds[held_out] - 1
-        learning = [*(held_out[own_head != head] for head in range(folds.max())), held_out]
-    else:
-        held_out, evaluated = validation, np.flatnonzero(splits != "train")
-        own_head, learning = np.zeros(len(held_out), int), [np.flatnonzero(splits == "train")]
-    learned, random = learning[-1], np.random.default_rng(config.seed)
+    # and the final one; or without folds one head, without the validation images.
+    cross_validated, random = folds.max() > 0, np.random.default_rng(config.seed)
+    learned = np.flatnonzero(folds if cross_validated else splits == "train")
+    held_out = learned if cross_validated else validation
+    evaluated = np.flatnonzero(splits == "test" if cross_validated else splits != "train")
+    own_head = folds[held_out] - 1
+    learning = [*(held_out[own_head != head] for head in range(folds.max())), learned]
     permuted = [random.permutation(own) for own in learning]
     balances = np.array([np.bincount(labels[own], minlength=2) for own in learning])
     class_weights = balances.sum(axis=1, keepdims=True) / (2 * balances)
@@ -196,8 +187,6 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     watched = np.sort(np.concatenate([permuted[0][: len(validation)], validation]))
 
     def measure(logits: np.ndarray) -> dict[str, float]:
-        if not np.isfinite(logits).all():
-            raise FloatingPointError(f"The logits of {name} are not finite.")
         row, validating = {}, splits[watched] == "validation"
         for prefix, chosen in (("", ~validating), ("val_", validating)):
             y, z = labels[watched[chosen]], logits[chosen].astype(float)
@@ -212,8 +201,8 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps, **warm_up)
         compile_model(model, LayerwiseAdamW(rate, weight_decay=HEAD_DECAY), weights)
         show, path = functools.partial(report, stage), scratch / f"{stage}.npz"
-        given = batches, watch, measure, show, path, key, config.seed, epochs
-        return [row | {"stage": stage} for row in fit(model, *given, *limits)]
+        given = measure, show, path, key, config.seed, epochs, *limits
+        return [row | {"stage": stage} for row in fit(model, batches, watch, *given)]
 
     started = {}
 
@@ -232,8 +221,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     with_maps = fitting >= 0
     if fitting < copies and (with_maps or config.head != "pooled"):
         needed = gib * (len(images) + copies * len(learned))
-        why = f"its feature maps need {needed:.1f} GiB of disk, more than {PREFIX}DISK_LIMIT "
-        why += f"({config.disk_limit:g}); raise it, or lower {PREFIX}IMAGE_SIZE"
+        why = f"its feature maps need {needed:.1f} GiB of disk; raise {PREFIX}DISK_LIMIT"
         if not with_maps and config.head == "localization":
             raise InputError(f"{name} cannot have the localization head: {why}.")
         limited = f"{fitting} of {copies} augmented copies" if with_maps else "pooled head"
@@ -252,7 +240,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     # Heads: the pooled one, and the localization one if there are boxes. The one with the higher
     # AUC on held-out images is used. The pooled one is a logistic regression.
     begin("head")
-    weights, histories, logits = {}, {}, {}
+    trained = {}  # by head: weights, history, logits of the held-out images
     boxed = images["path"].isin(boxes["path"])[learned]
     if config.head != "localization":
         fitted = []
@@ -260,12 +248,11 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
             ordered = variants[np.isin(learned, own)].T.ravel()
             fitted.append(fit_pooled(cached["pooled"][ordered], labels[source[ordered]], copies))
         kernels, biases = map(np.array, zip(*fitted, strict=True))
-        weights["pooled"] = {"logit": [kernels[-1], biases[-1]]}
         scores = cached["pooled"][: len(images)] @ kernels.T + biases
-        logits["pooled"] = scores[held_out, own_head]
-        row = measure(scores[watched, 0])
-        row |= {"stage": "head", "epoch": 1, "seconds": time.monotonic() - started["head"]}
-        histories["pooled"] = [row]
+        row = {"stage": "head", "epoch": 1, "seconds": time.monotonic() - started["head"]}
+        row |= measure(scores[watched, 0])
+        own = {"logit": [kernels[-1], biases[-1]]}
+        trained["pooled"] = own, [row], scores[held_out, own_head]
     if with_maps and (config.head == "localization" or (config.head == "auto" and boxed.any())):
         heads, maps = builder.fold_heads(body, len(learning), config.seed), [*cached.values()][:2]
         located, grid = features.boxes_by_row(images, rows, boxes), maps[0].shape[1]
@@ -276,16 +263,16 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         learns = np.stack([np.isin(source, own) for own in learning], axis=1)
         given = [*maps, inside, learns], [labels[source], targets]
         batches, watch, scored = (cached_batches(*given, r) for r in (variants, watched, held_out))
-        limits = class_weights, HEAD_EPOCHS
-        histories["localization"] = train_stage("head", heads, batches, watch, *limits)
-        own = {name: heads.get_layer(name).get_weights() for name in ("cell_logits", "logit")}
-        weights["localization"] = {name: [of[-1] for of in values] for name, values in own.items()}
+        history = train_stage("head", heads, batches, watch, class_weights, HEAD_EPOCHS)
+        layers = [heads.get_layer(layer) for layer in ("cell_logits", "logit")]
+        own = {layer.name: [values[-1] for values in layer.get_weights()] for layer in layers}
         scores = keras.Model(heads.input, heads.output[0]).predict(scored, verbose=0)
-        logits["localization"] = scores[np.arange(len(held_out)), own_head]
-    aucs = {head: _mean_auc(labels[held_out], of, own_head) for head, of in logits.items()}
+        trained["localization"] = own, history, scores[np.arange(len(held_out)), own_head]
+    aucs = {head: _mean_auc(labels[held_out], of[-1], own_head) for head, of in trained.items()}
     chosen = max(aucs, key=aucs.__getitem__)
-    model, history = builder.add_head(body, chosen, config.seed), histories[chosen]
-    for layer, values in weights[chosen].items():
+    weights, history, logits = trained[chosen]
+    model = builder.add_head(body, chosen, config.seed)
+    for layer, values in weights.items():
         model.get_layer(layer).set_weights(values)
 
     # Fine-tuning: the top block on the cached early maps of originals and copies, or all layers on
@@ -329,7 +316,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     scores, heat_maps = (values[np.isin(passed, evaluated)] for values in (scores, heat_maps))
     table = images.loc[evaluated, text].assign(fold=0, logit=scores[:, 0].astype(float))
     if cross_validated:
-        own = logits[chosen] + priors[own_head]
+        own = logits + priors[own_head]
         others = images.loc[held_out, [*text, "fold"]].assign(split=OUT_OF_FOLD, logit=own)
         table = pd.concat([table, others])
     table = table.assign(model=name, kind="network", probability=special.expit(table["logit"]))
@@ -339,11 +326,11 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     with artifacts.replacing(folder / "heatmaps.npy") as temporary:
         np.save(temporary, heat_maps)
     tested, ood_path = np.flatnonzero(splits == "test"), config.models_dir / f"{name}.ood.npz"
-    about = [
-        (pixels[rows[own]], pooled[np.isin(passed, own)], images.iloc[own])
-        for own in (reference, tested)
-    ]
-    described = ood.fit(*about[0])
+
+    def about(own: np.ndarray) -> tuple:
+        return pixels[rows[own]], pooled[np.isin(passed, own)], images.iloc[own]
+
+    described = ood.fit(*about(reference))
     artifacts.write_arrays(ood_path, **described)
 
     correlation = heatmaps.randomized_correlation(explained, pixels, rows[tested], config.seed)
@@ -357,7 +344,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         "input_size": size,
         "head": chosen,
         "head_auc": aucs,
-        "folds": int(folds.max()) if cross_validated else 0,
+        "folds": int(folds.max()),
         "epochs": table.groupby("stage").size().to_dict(),
         "augmented_copies": copies,
         "augmentation": config.augmentation,
@@ -370,7 +357,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         "parameters": model.count_params(),
         "seconds_per_image": float(np.median(durations[1:])) / TIMED,
         "randomized_correlation": correlation,
-        "ood_test": ood.observed(described, *about[1]),
+        "ood_test": ood.observed(described, *about(tested)),
         "weights_sha256": artifacts.digest(weights_path),
         "seconds": dict(zip(started, np.diff([*started.values(), time.monotonic()]), strict=True)),
     }
@@ -386,7 +373,6 @@ def main(folder: Path, parent: int) -> NoReturn:
     """Run the job in `folder`; status.json has the progress, stdout the reason of a failure. Exits
     when the process `parent` ends.
     """
-    gc.enable()
     threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
     written, reason = 0.0, ""
 
