@@ -175,12 +175,12 @@ def select_model(predictions: pd.DataFrame) -> str | None:
     by the likelihood of the probabilities; None if a class is missing, overall or in a fold.
     """
     rows = calibrating(predictions[predictions["kind"] == "network"])
-    if rows["label"].nunique() < 2:
-        return None
     merits = {}
     for model, own in rows.groupby("model", sort=False):
         labels = (own["label"] == FRACTURED).to_numpy(int)
         (auc,), _ = metrics.delong(labels, own[["logit"]].to_numpy(), None, folds_of(own))
         likelihood = np.where(labels == 1, own["probability"], 1 - own["probability"])
         merits[model] = auc.round(9), np.log(likelihood.clip(1e-15)).mean()
-    return None if np.isnan([*merits.values()]).any() else max(merits, key=merits.get)
+    if np.isnan([*merits.values()]).any():
+        return None
+    return max(merits, key=merits.get, default=None)

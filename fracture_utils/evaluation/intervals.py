@@ -27,13 +27,11 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def newcombe(auc: float, positives: float, negatives: float) -> tuple[float, float]:
-    """The limits of an AUC from the (effective) numbers of both classes; NaN if one is 0.
+    """The limits of an AUC from the (effective) numbers of both classes, above 0.
 
     Newcombe's method 5 (2006, Stat Med 25:559): the AUCs that lie Z of their own standard
     errors (Hanley and McNeil's, both classes at their mean size) from the estimate.
     """
-    if min(positives, negatives) <= 0:
-        return np.nan, np.nan
     others, edge = (positives + negatives) / 2 - 1, 1e-9
 
     def excess(truth: float) -> float:

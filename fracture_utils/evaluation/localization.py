@@ -65,9 +65,8 @@ def table(
         permuted = permute(peaks, near, groups, resamples, seed)
         p_permuted = (1 + np.sum(permuted >= hits.mean() - 1e-9)) / (1 + len(permuted))
         p_center = sign_flip_test(hits, center, groups, resamples, seed)
-        above, above_permuted, no_better = ASSESSMENTS
-        assessment = above if p_center < SIGNIFICANCE else above_permuted
-        assessment = assessment if p_permuted < SIGNIFICANCE else no_better
+        grade = 2 if p_permuted >= SIGNIFICANCE else int(p_center >= SIGNIFICANCE)
+        assessment = ASSESSMENTS[grade]
         limits = np.percentile(hits @ weights / weights.sum(0), PERCENTILES)
         if hits.mean() in (0, 1):
             limits = scipy.stats.binomtest(hits.sum(), n).proportion_ci(method="exact")
