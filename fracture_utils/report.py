@@ -47,8 +47,7 @@ def write(results: Results, folder: Path) -> Path:
     sources = {"phantoms": "synthetic phantoms", "predictions": "predictions"}
     checks, dictionary = ["severity", "check"], tables.dictionary().groupby("table")
     found = results.audit.assign(count=results.audit.groupby(checks)["check"].transform("size"))
-    board = results.scores.assign(last=results.scores["kind"] == "reference").set_index("model")
-    board = board.sort_values(["last", "auc"], ascending=[True, False])
+    board = results.scores.set_index("model").sort_values("auc", ascending=False, kind="stable")
     board["p"] = comparison.against(results.comparisons, results.selected)["p"].astype(float)
     times = results.networks.set_index("model").reindex(columns=["seconds_per_image"])
     board["seconds"] = times["seconds_per_image"].astype(float)
@@ -112,8 +111,7 @@ def _cards(results: Results) -> list[dict[str, Any]]:
     for row in errors.to_dict("records"):
         path = row["path"]
         where = [row[name] for name in ("body_part", "view") if isinstance(row.get(name), str)]
-        card = {name: row[name] for name in ("outcome", "path", "probability")}
-        card |= {"name": Path(path).name, "where": " ".join(where), "threshold": threshold}
+        card = row | {"name": Path(path).name, "where": " ".join(where), "threshold": threshold}
         card |= {"image": "", "heat": "", "boxes": []}
         if results.images_dir and (results.images_dir / path).is_file():
             image, scale = images.read(results, path, CARD_SIDE)

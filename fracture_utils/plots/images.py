@@ -8,7 +8,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from fracture_utils.config import FRACTURED, NORMAL
@@ -34,8 +33,7 @@ def show(ax: Any, image: np.ndarray, title: str = "", wrong: bool = False) -> No
     """An X-ray, uint8 (height, width), in gray and without ticks; an RGB image unchanged."""
     ax.imshow(image, cmap="gray", vmin=0, vmax=255)
     ax.set_axis_off()
-    color = style.WRONG if wrong else style.INK
-    ax.set_title(title, size=8.5, color=color, weight="bold" if wrong else "normal")
+    ax.set_title(title, size=8.5, weight="normal", color=style.WRONG if wrong else style.INK)
 
 
 @style.figure("Grid of radiographs: training images of both classes, drawn at random.")
@@ -131,7 +129,7 @@ def _pairs(results: Results, rows: pd.DataFrame) -> style.Chart:
         for xmin, ymin, xmax, ymax in boxes_of(results.boxes, row["path"]) * scale:
             for ax in (left, right):
                 size = xmax - xmin, ymax - ymin
-                ax.add_patch(Rectangle((xmin, ymin), *size, fill=False, edgecolor=BOX, lw=1.2))
+                ax.add_patch(mpl.patches.Rectangle((xmin, ymin), *size, fill=False, edgecolor=BOX))
     if maps:
         scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, top), colors())
         options = {"location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.02}

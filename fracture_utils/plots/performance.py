@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.config import FRACTURED, NORMAL, OUT_OF_FOLD, SPLITS
+from fracture_utils.config import CLASS_NAMES, FRACTURED, NORMAL, OUT_OF_FOLD, SPLITS
 from fracture_utils.evaluation import comparison, metrics
 from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample
 from fracture_utils.evaluation.predictions import compared, matrix
@@ -30,8 +29,7 @@ def class_distribution(images: Any) -> style.Chart:
     shares = 100 * (table["label"] == FRACTURED).groupby(table["split"]).mean()
     splits = [split for split in SPLITS if split in shares]
     chart, ax = style.subplots(3.6)
-    colors = {"palette": style.CLASS_COLORS, "hue_order": style.CLASS_COLORS}
-    sns.countplot(table, x="split", hue="label", order=splits, ax=ax, **colors)
+    sns.countplot(table, x="split", hue="label", order=splits, hue_order=CLASS_NAMES, ax=ax)
     for bars in ax.containers:
         ax.bar_label(bars, fmt="{:,.0f}", padding=2)
     ax.margins(y=0.1)
@@ -56,12 +54,11 @@ def history(table: Any) -> style.Chart:
         epochs, color = rows.index + 1, style.look(model, models)["color"]
         head = (rows["stage"] == "head").sum()
         kept = rows["val_auc"][max(head - 1, 0) :].fillna(-1).idxmax()
-        place, side = (epochs[kept], rows["val_auc"][kept]), 2 * kept >= len(rows)
-        ax.plot(epochs, rows["auc"], ":", color=color, marker="." if len(rows) == 1 else None)
+        place, text = (epochs[kept], rows["val_auc"][kept]), f"{rows['val_auc'][kept]:.3f}"
+        ax.plot(epochs, rows["auc"], ".:", color=color)
         ax.plot(epochs, rows["val_auc"], color=color)
         ax.plot(*place, "o", color=color)
-        options = {"textcoords": "offset points", "ha": "right" if side else "left", "size": 9}
-        ax.annotate(f"{place[1]:.3f}", place, (0, 5), **options)
+        ax.annotate(text, place, (0, 5), textcoords="offset points", ha="center", size=9)
         ax.margins(y=0.2)
         if head < len(rows):
             ax.axvline(head + 0.5, color=style.MUTED, linewidth=0.8, linestyle="--")
@@ -75,9 +72,8 @@ def history(table: Any) -> style.Chart:
 
 @style.figure("Dot plot: test AUC of each model with its 95 % CI.", "scores")
 def ranking(results: Results) -> style.Chart:
-    """The AUC of each model with its interval, the highest first, references last."""
-    rows = results.scores.assign(last=results.scores["kind"] == "reference")
-    rows = rows.sort_values(["last", "auc"], ascending=[True, False], kind="stable")
+    """The AUC of each model with its interval, the highest first."""
+    rows = results.scores.sort_values("auc", ascending=False, kind="stable")
     n, positives, word = rows["n"].iloc[0], rows["positives"].iloc[0], style.positive(results)
     label = f"AUC, 95 % CI ({n:,} test images, {positives:,} {word}; dashed: chance)"
     texts = [estimate(row, "auc", ci="") for row in rows.to_dict("records")]
@@ -107,9 +103,7 @@ def precision_recall(results: Results) -> style.Chart:
     return chart
 
 
-def _trade_off(
-    results: Results, metric: str, title: str, rates: Callable
-) -> tuple[style.Chart, Axes]:
+def _trade_off(results: Results, metric: str, title: str, rates: Callable) -> tuple:
     """A curve per model, the best first; `rates` takes true and false positives and the sizes of
     both classes. The band of the selected model is pointwise, by a bootstrap of groups.
     """
@@ -149,20 +143,19 @@ def confusion_matrices(results: Results) -> style.Chart:
     """A matrix per network, row percentages in color."""
     networks, names = results.predictions["kind"] == "network", [style.positive(results), NORMAL]
     data = compared(results.predictions[networks | ~networks.any()])
-    thresholds, n = results.operating_points.set_index("model")["threshold"], len(data.models)
-    chart, axes = style.panels(n, 1.75, across=3)
-    for k, (ax, model) in enumerate(zip(axes, data.models, strict=True)):
-        counts = confusion_matrix(data.labels, data.decisions[:, k], labels=[1, 0])
+    thresholds = results.operating_points.set_index("model")["threshold"]
+    chart, axes = style.panels(len(data.models), 1.75, across=3)
+    colors = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False}
+    for ax, model, decisions in zip(axes, data.models, data.decisions.T, strict=True):
+        counts = confusion_matrix(data.labels, decisions, labels=[1, 0])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         texts = np.vectorize("{:,}\n{:.0f} %".format)(counts, 100 * shares)
-        sns.heatmap(
-            shares, annot=texts, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False,
-            xticklabels=k + 3 >= n and names, yticklabels=k % 3 == 0 and names, ax=ax,
-        )  # fmt: skip
+        ticks = {"xticklabels": names, "yticklabels": names}
+        sns.heatmap(shares, annot=texts, fmt="", ax=ax, **ticks, **colors)
         title = f"{style.short(model)}\nthreshold {thresholds[model]:.2f}"
         ax.set_title(title, size=9, weight="bold" if model == results.selected else "normal")
         ax.tick_params(length=0, rotation=0)
-        ax.set(xlabel="" if k + 3 < n else "predicted", ylabel="" if k % 3 else "actual")
+        ax.set(xlabel="predicted", ylabel="actual")
     return chart
 
 

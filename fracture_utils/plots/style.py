@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fracture_utils import artifacts
-from fracture_utils.config import BACKBONES, FRACTURED, NORMAL, Config
+from fracture_utils.config import BACKBONES, FRACTURED, Config
 from fracture_utils.evaluation import sentences
 from fracture_utils.evaluation.results import Results
 
@@ -26,7 +26,6 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPh<>pd"
 FIXED = {"Ensemble": ("#222222", "*"), "Majority class": ("#888888", "d"),
          "Metadata only": ("#888888", "X")}  # fmt: skip
-CLASS_COLORS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
 WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#CCCCCC"
 WIDTH, DPI = 8.0, 130
 """Inches and dots per inch; pages show a figure 800 pixels wide."""
@@ -75,7 +74,7 @@ def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., 
     def decorate(draw: Callable) -> Callable[..., Chart]:
         @functools.wraps(draw)
         def styled(subject: Any, *arguments: object, **keywords: object) -> Chart:
-            note = textwrap.wrap(sentences.note(_run(subject)), 130)
+            note = textwrap.fill(sentences.note(_run(subject)), 130)
             with mpl.rc_context(RC):
                 if table and len(getattr(subject, table, "full")) == 0:
                     chart, ax = subplots(1.2)
@@ -83,10 +82,7 @@ def figure(caption: str, table: str = "") -> Callable[[Callable], Callable[..., 
                     ax.set_axis_off()
                 else:
                     chart = draw(subject, *arguments, **keywords)
-                inch = 1 / chart.get_figheight()
-                foot, margin = (0.15 * len(note) + 0.1) * inch, 0.05 * inch
-                chart.get_layout_engine().set(rect=(0, foot, 1, 1 - foot - margin))
-                chart.text(0.01, margin, "\n".join(note), size=7.5, color=MUTED, va="bottom")
+                chart.supxlabel(note, x=0.01, ha="left", size=7.5, color=MUTED)
                 chart.savefig(buffer := io.BytesIO(), format="png", dpi=DPI)
             image = Image.open(buffer).convert("RGB")
             image = image.quantize(256, Image.Quantize.MAXCOVERAGE)  # a quarter of the size
