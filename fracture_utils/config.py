@@ -102,7 +102,7 @@ class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_i
         "auto", description="classification head; auto: the better one on held-out images"
     )
     fine_tune_epochs: int | None = Field(
-        None, ge=0, description="maximum number of epochs; 0: none, None: by hardware"
+        None, ge=0, description="number of epochs; 0: none, None: by hardware"
     )
     fine_tune_depth: Literal["auto", "top", "all"] = Field(
         "auto", description="layers to fine-tune; auto: all with a GPU, else the top block"

@@ -160,7 +160,7 @@ def localization_model(early):
     return model
 
 
-def checkpointed(planted, path, patience=99, best=-np.inf, auc=lambda epoch: epoch / 10, stop=None):
+def checkpointed(planted, path, best=-np.inf, auc=lambda epoch: epoch / 10, stop=None):
     """Six epochs on the planted lesions; `stop` is the epoch after which the process dies."""
     early, labels, targets, _ = planted
     model = localization_model(early)
@@ -177,7 +177,7 @@ def checkpointed(planted, path, patience=99, best=-np.inf, auc=lambda epoch: epo
             raise KeyboardInterrupt
 
     keras.utils.set_random_seed(0)
-    limits = 6, best, patience
+    limits = 6, best
     return model, training.fit(model, batches, watch, measure, report, path, {"k": 1}, 0, *limits)
 
 
@@ -203,27 +203,25 @@ def test_a_resumed_training_equals_an_uninterrupted_one(planted, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_best_weights_stay_and_patience_survives_an_interruption(planted, tmp_path):
-    aucs = [0.5, 0.9, 0.8, 0.7, 0.6, 0.6]
-    given = {"patience": 3, "auc": lambda epoch: aucs[epoch - 1]}
+def test_the_best_weights_stay_also_after_an_interruption(planted, tmp_path):
+    """The learning rate falls until the last epoch, so no epoch is left out."""
+    aucs = [0.5, 0.9, 0.8, 0.7, 0.6, 0.9]
+    given = {"auc": lambda epoch: aucs[epoch - 1]}
     best = checkpointed(planted, tmp_path / "best.npz", auc=lambda epoch: epoch == 2)[0]
     with pytest.raises(KeyboardInterrupt):
         checkpointed(planted, tmp_path / "cut.npz", stop=4, **given)
     model, history = checkpointed(planted, tmp_path / "cut.npz", **given)
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
-    again, history = checkpointed(planted, tmp_path / "cut.npz", **given)
-    assert len(history) == 5
-    for one, other, third in zip(
-        best.get_weights(), model.get_weights(), again.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
-        np.testing.assert_array_equal(one, third)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    last = checkpointed(planted, tmp_path / "last.npz", best=None, **given)[0]
+    pairs = [*zip(best.get_weights(), model.get_weights(), last.get_weights(), strict=True)]
+    assert all(np.array_equal(one, other) for one, other, _ in pairs)
+    assert not all(np.array_equal(one, other) for one, _, other in pairs)
 
 
 def test_a_training_that_does_not_help_leaves_the_weights(planted, tmp_path):
     before = localization_model(planted[0]).get_weights()
-    model, history = checkpointed(planted, tmp_path / "c.npz", patience=1, best=2.0)
-    assert len(history) == 1
+    model, history = checkpointed(planted, tmp_path / "c.npz", best=2.0)
+    assert len(history) == 6
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
@@ -358,7 +356,7 @@ def test_augmentation_reaches_every_stage(tmp_path, monkeypatch, settings):
     released = Weights("released", backbones.RELEASED_DIR / "MobileNet.npz")
     monkeypatch.setattr(backbones, "find_weights", lambda config: ({"MobileNet": released}, {}))
     monkeypatch.setattr(training, "BODY_RATE", 0.5)
-    monkeypatch.setattr(training, "PATIENCE", None)  # the last weights stay
+    monkeypatch.setattr(training, "_mean_auc", lambda *_: -1.0)  # the fine-tuned weights stay
     monkeypatch.setattr(heatmaps, "randomized_correlation", lambda *_: 0.0)
     heads, outputs, logits = [], [], []
     monkeypatch.setattr(
@@ -385,7 +383,7 @@ def test_augmentation_reaches_every_stage(tmp_path, monkeypatch, settings):
 def test_fine_tuning_leaves_normalization_and_the_trunk(tmp_path, monkeypatch):
     config = runs.small(tmp_path, head="pooled", fine_tune_epochs=1)
     monkeypatch.setattr(training, "BODY_RATE", 5.0)
-    monkeypatch.setattr(training, "PATIENCE", None)  # the last weights stay
+    monkeypatch.setattr(training, "_mean_auc", lambda *_: -1.0)  # the fine-tuned weights stay
     folder = prepare(config, monkeypatch)
     bodies, build = [], builder.build_body
 

@@ -6,6 +6,7 @@ one stage or epoch, and ends with the same numbers.
 
 import ctypes
 import functools
+import gc
 import os
 import re
 import shutil
@@ -17,6 +18,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
+
+if __name__ == "__main__":
+    gc.disable()  # until all modules are imported: collections would take a fifth of that time
 
 import keras
 import numpy as np
@@ -36,8 +40,7 @@ SMALLEST_DEVIATION = 0.05  # of those, relative to the median: smaller variation
 HEAD_EPOCHS, HEAD_RATE, HEAD_DECAY = 12, 2e-3, 1e-2  # localization head: AdamW, peak rate
 BOX_WEIGHT = 10.0  # localization head: weight of the loss of grid cells relative to that of labels
 STANDARD = 256  # localization head: images for the standardization of feature maps
-BODY_RATE, PATIENCE = 0.05, 5  # fine-tuning: of the backbone, relative to the head; epochs without
-#                                a higher validation AUC
+BODY_RATE = 0.05  # fine-tuning: learning rate of the backbone, relative to that of the head
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises from zero
 STATUS_SECONDS = 0.3  # between two writes of status.json
 TIMED = 8  # images of a forward pass whose time is measured
@@ -53,15 +56,14 @@ def fit(
     key: dict,
     seed: int,
     epochs: int,
-    best: float = -np.inf,
-    patience: int | None = None,
+    best: float | None = None,
 ) -> list[dict]:
     """Train a compiled model; returns a history row per epoch, which `measure` computes from the
     logits of the batches `watch`. Each epoch uses the rows of `batches` in a different order.
 
-    The model ends with the weights of the highest validation AUC above `best` or, without
-    `patience`, the last ones. `path`, sealed by `key`, has what a run that was killed needs to
-    continue: weights, optimizer, random seeds and history.
+    The model ends with the weights of the highest validation AUC above `best` or, without it, the
+    last ones. `path`, sealed by `key`, has what a run that was killed needs to continue: weights,
+    optimizer, random seeds and history.
     """
     history: list[dict] = []
     trained, rows = model.trainable_variables, batches.rows
@@ -75,17 +77,13 @@ def fit(
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
-    def waited() -> int:
-        """Epochs since the best one."""
-        return len(history) - int(np.argmax([best, *(row["val_auc"] for row in history)]))
-
     if artifacts.is_valid(path, key):
         history = artifacts.facts(path)["history"]
         assign(state, artifacts.read_arrays(path).values())
     progress = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, **_: report(len(history) * steps + batch + 1, total)
     )
-    while len(history) < epochs and waited() < (patience or np.inf):
+    while len(history) < epochs:
         epoch, started = len(history) + 1, time.monotonic()
         batches.rows, batches.epoch = shuffled(rows, seed, epoch), epoch
         losses = model.fit(batches, shuffle=False, callbacks=[progress], verbose=0).history["loss"]
@@ -94,9 +92,9 @@ def fit(
             raise FloatingPointError(f"The loss of {model.name} is not finite.")
         row = measure(logits)
         row |= {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
-        history.append(row | {"epoch": epoch, "seconds": time.monotonic() - started})
-        if patience is None or not waited():
+        if best is None or row["val_auc"] > max([best, *(row["val_auc"] for row in history)]):
             assign(kept, trained)
+        history.append(row | {"epoch": epoch, "seconds": time.monotonic() - started})
         arrays = {str(k): keras.ops.convert_to_numpy(value) for k, value in enumerate(state)}
         artifacts.write_arrays(path, **arrays)
         artifacts.seal(path, key, history=history)
@@ -290,7 +288,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
             tuned = keras.Model(model.input, [model.output, *cells], name=name)
             batches = served(rows[learned], epoch=1, cell_targets=locate if cells else None)
             watch = served(rows[watched])
-        limits = class_weights[0], config.fine_tune_epochs, aucs[chosen], PATIENCE
+        limits = class_weights[0], config.fine_tune_epochs, aucs[chosen]
         history = history + train_stage("fine_tune", tuned, batches, watch, *limits)
 
     # With class weights, both classes count as equally frequent in training; the log odds of the
@@ -373,6 +371,7 @@ def main(folder: Path, parent: int) -> NoReturn:
     """Run the job in `folder`; status.json has the progress, stdout the reason of a failure. Exits
     when the process `parent` ends.
     """
+    gc.enable()
     threading.Thread(target=_end_with_parent, args=[parent], daemon=True).start()
     written, reason = 0.0, ""
 
