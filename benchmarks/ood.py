@@ -14,8 +14,6 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from sklearn.datasets import load_sample_images
 
-from fracture_utils import artifacts
-from fracture_utils.config import BACKBONES
 from fracture_utils.data import reader
 from fracture_utils.evaluation import sentences
 from fracture_utils.models import heatmaps, model_cards, ood
@@ -73,10 +71,10 @@ def foreign(radiographs: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
 def main(data: str, *names: str) -> None:
     test = [reader.read(path) for path in sorted((Path(data) / "test").rglob("*.jpg"))]
     kinds, table = foreign(test), {}
-    for name in names or BACKBONES:
-        folder = (RELEASED_DIR / name).parent  # of fine_tuned/DenseNet121 as well
-        card = artifacts.read_json(RELEASED_DIR / f"{name}.json")
-        model = heatmaps.explain(model_cards.load(card["model"], card, folder))
+    cards = model_cards.cards_in(RELEASED_DIR)
+    for name in names or cards:
+        card = cards[name]
+        model = heatmaps.explain(model_cards.load(name, card, RELEASED_DIR))
         reference, flagged = ood.read(RELEASED_DIR / f"{name}.ood.npz"), table.setdefault(name, {})
         for kind, images in kinds.items():
             squares = np.stack([reader.fit(image, card["input_size"]) for image in images])

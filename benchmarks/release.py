@@ -1,11 +1,12 @@
 """Write models/released/ from a finished run on FracAtlas: 8-bit weights and a card per model.
 
-    python benchmarks/release.py DATA RESULTS MODELS [FOLDER]
+    python benchmarks/release.py DATA RESULTS MODELS [SUFFIX]
 
-DATA holds the images, RESULTS the tables of the run and MODELS its weights and cards; FOLDER is
-another one than models/released/. A fine-tuned model never serves as initial weights. Every
-quantized model predicts the test images again, and its card records what quantization changed;
-where the AUC falls too much, small kernels stay in float16.
+DATA holds the images, RESULTS the tables of the run and MODELS its weights and cards; models with
+a SUFFIX in their names are added to the others. `predict` uses the model with the highest AUC on
+held-out images. A fine-tuned model never serves as initial weights. Every quantized model predicts
+the test images again, and its card records what quantization changed; where the AUC falls too much,
+small kernels stay in float16.
 """
 
 import json
@@ -57,10 +58,10 @@ ALLOWED = 0.002
 SCORES = ("auc", "average_precision", "sensitivity", "specificity", "brier")
 
 
-def release(name: str, card: dict, data: Path, config: Config, folder: Path) -> dict:
+def release(name: str, card: dict, data: Path, config: Config, suffix: str) -> dict:
     """Write the weights, OOD reference and card of one model; return the card."""
     model = model_cards.load(name, card, config.models_dir)
-    target, results = folder / f"{name}.npz", config.results_dir
+    target, results = RELEASED_DIR / f"{name}{suffix}.npz", config.results_dir
     trained = {weight.path: np.asarray(weight) for weight in model.weights}
     images, predictions = tables.read(results, "images"), read(results / "predictions.csv")
     test = images[images["split"] == "test"]
@@ -76,9 +77,12 @@ def release(name: str, card: dict, data: Path, config: Config, folder: Path) -> 
     rest = images[images["split"] != "test"]
     rest = rest.iloc[ood.sample(rest["group"].to_numpy(), config.seed)]
     reference = ood.fit(*through(model, rest, data)[1:], rest)
-    artifacts.write_arrays(folder / f"{name}.ood.npz", **reference)
+    artifacts.write_arrays(target.with_suffix(".ood.npz"), **reference)
     card["ood_test"] = ood.observed(reference, *passed[1:], test)
     frozen = not card["fine_tune_depth"]
+    held_out = tables.read(results, "cross_validation" if frozen else "history")
+    held_out = held_out[held_out["model"] == name]
+    held_out = held_out.query("fold == 0")["auc"] if frozen else held_out["val_auc"]
     card |= {"precision": "float32", "usable_as_initialization": frozen}
     hardware = images[images["hardware"] == "1"]
     counts = {"images": len(hardware), "fractured": (hardware["label"] == "fractured").sum()}
@@ -92,12 +96,13 @@ def release(name: str, card: dict, data: Path, config: Config, folder: Path) -> 
         "attribution": artifacts.read_json(results / "run.json")["attribution"].strip(),
         "license": "CC BY 4.0 (data); see LICENSE for the code",
         "initial_weights": INITIAL_WEIGHTS[name],
+        "held_out_auc": round(float(held_out.max()), 3),
         "test": rows(tables.read(results, "scores"), name, SCORES)[0],
         "subgroups": [row for row in parts if row["column"] == "body_part"],
         "localization": rows(tables.read(results, "localization"), name, ("hit_rate",))[0],
         "quantization": change,
     }
-    artifacts.write_json(folder / f"{name}.json", card)
+    artifacts.write_json(target.with_suffix(".json"), card)
     return card
 
 
@@ -157,20 +162,18 @@ def quantization(
     }
 
 
-def main(data: str, results: str, models: str, *target: str) -> None:
-    """Release every model of the run, and the name of the one that it selected."""
-    folder = Path(*target) if target else RELEASED_DIR
+def main(data: str, results: str, models: str, suffix: str = "") -> None:
+    """Release every model of the run, and the name of the one for `predict`."""
     config = Config(source="images", data_dir=data, results_dir=results, models_dir=models)
-    members, selected, _ = model_cards.read(config.models_dir)
-    cards = {
-        name: release(name, card, Path(data), config, folder) for name, card in members.items()
-    }
-    digests = {name: card["weights_sha256"] for name, card in cards.items()}
-    ensemble = {"members": digests, "selected": selected}  # without operating point: not scored
-    artifacts.write_json(folder / f"{ENSEMBLE}.json", ensemble)
-    for name, card in cards.items():
-        size = (folder / f"{name}.npz").stat().st_size / 1e6
+    cards = model_cards.cards_in(RELEASED_DIR) if suffix else {}
+    for name, card in model_cards.cards_in(config.models_dir).items():
+        cards[name + suffix] = card = release(name, card, Path(data), config, suffix)
+        size = (RELEASED_DIR / card["weights"]).stat().st_size / 1e6
         sys.stdout.write(f"{name}: {size:.1f} MB, {card['released']['quantization']}\n")
+    digests = {name: card["weights_sha256"] for name, card in cards.items()}
+    selected = max(cards, key=lambda name: cards[name]["released"]["held_out_auc"])
+    ensemble = {"members": digests, "selected": selected}  # without operating point: not scored
+    artifacts.write_json(RELEASED_DIR / f"{ENSEMBLE}.json", ensemble)
     sys.stdout.write(f"used by predict: {selected}\n")
 
 

@@ -194,7 +194,7 @@ def external_test(config: Config) -> Any:
     predictions = table[["path", "model", "logit", "probability"]].merge(about, on="path")
     predictions["kind"] = "network"
     cards = selected.members | ({ENSEMBLE: selected.ensemble} if selected.ensemble else {})
-    rows = pd.DataFrame([{"model": name} | card for name, card in cards.items()])
+    rows = pd.DataFrame([card | {"model": name} for name, card in cards.items()])
     counts = {name: card[name] for name in ("training", "validation") if name in card}
     fitted = counts.get("validation") or counts.get("training", {"images": 0, "fractured": 0})
     points = rows.reindex(columns=tables.columns("operating_points")).assign(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from external import Predictor, folder
 from PIL import Image
@@ -62,7 +63,7 @@ def test_a_labeled_folder_is_scored_with_the_cards_alone(capsys):
 def test_the_ensemble_is_the_mean_of_the_calibrated_logits_and_needs_a_card(monkeypatch, capsys):
     assert main(["evaluate", folder(), "--output", "out", "--quick"]) == 0
     table = Results.load(Path("out")).predictions
-    logits = table.pivot(index="path", columns="model", values=["logit", "probability"])
+    logits = table.pivot(index="path", columns="model", values=["logit", "probability"])  # noqa: PD010
     mean = logits["logit"][["MobileNet", "VGG16"]].mean(axis=1) + 0.2
     np.testing.assert_allclose(logits["logit"][ENSEMBLE].astype(float), mean, rtol=1e-4)
     probability = special.expit(mean.astype(float) + 0.2)
@@ -88,6 +89,18 @@ def test_its_predictions_are_scored_again_alike_and_its_folder_serves_no_other_t
     assert main(["audit", "--data-dir", "my_xrays", "--results-dir", "out"]) == 2
     message = "out holds the results of another run; name another with --output.\n"
     assert capsys.readouterr().err == 2 * message
+
+
+def test_a_model_without_card_cannot_join_an_external_test(capsys):
+    assert main(["evaluate", folder(), "--output", "out", "--quick"]) == 0
+    table = pd.read_csv("out/predictions.csv")
+    other = table[table["model"] == "VGG16"].assign(model="Other")
+    pd.concat([table, other]).to_csv("out/predictions.csv", index=False)
+    command = ["evaluate", "out/predictions.csv", "--results-dir", "again", "--quick"]
+    assert main(command) == 2
+    assert "Other is no model of this external test" in capsys.readouterr().err
+    assert main([*command, "--target-sensitivity", "0.9"]) == 2
+    assert "A target sensitivity needs validation images" in capsys.readouterr().err
 
 
 def test_columns_of_the_user_do_not_replace_those_of_the_predictions():

@@ -119,8 +119,8 @@ def test_rows_without_a_fold_are_of_none():
         (f"{HEAD},Label\na,1,A,0.5,0\n", r"more than one column label \(label, Label\)"),
         (f"{HEAD},note,note\na,1,A,0.5,x,y\n", r"more than one column note"),
         (
-            f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,variant\n",
-            "row 3: the kind 'variant' is not one",
+            f"{HEAD},kind\na,1,A,.9,Network\nb,0,A,.1,strange\n",
+            "row 3: the kind 'strange' is not one",
         ),
         (f"{HEAD},logit,split\na,1,A,.5,x,val\nb,0,A,.5,1,val\n", "'x' is not a finite number"),
         (FOLDED.replace(",2.0", ",two"), "row 3: the fold 'two' is not a whole number"),

@@ -53,6 +53,22 @@ def test_a_run_has_every_table_its_ensemble_and_its_selected_model(run):
     assert set(run.localization["model"]) == {*evaluated.WORTH}
 
 
+def test_a_variant_is_compared_but_neither_selected_nor_a_member_of_the_ensemble(run):
+    worth = evaluated.WORTH | {"Tuned": 5.0}
+    every = evaluated.predictions(worth)
+    every.loc[every["model"] == "Tuned", "kind"] = "variant"
+    table = every[every["kind"] == "network"]
+    given = {"images": evaluated.images(table), "networks": evaluated.networks(worth)}
+    one, other = (evaluate(rows, config("x"), **given) for rows in (table, every))
+    auc = other.scores.set_index("model")["auc"]
+    assert auc["Tuned"] == auc.max() and other.selected == "DenseNet121"
+    pair = {"DenseNet121", "Tuned"}
+    pairs = other.comparisons[["model_a", "model_b"]].to_numpy().tolist()
+    assert sum({*names} == pair for names in pairs) == 1
+    parts = (r.scores.set_index("model").loc["Ensemble"] for r in (one, other))
+    pd.testing.assert_series_equal(*parts)
+
+
 def test_the_record_of_a_run(run):
     record = run.run
     assert record["initialization"] == dict.fromkeys(evaluated.WORTH, "imagenet")
@@ -153,6 +169,12 @@ def test_settings_of_scoring_are_recorded(run, tmp_path):
     assert again.run["settings"] == run.run["settings"] | settings
     assert again.operating_points["rule"].eq("sensitivity 0.9").all()
     assert again.images_dir == run.images_dir
+
+
+def test_a_target_sensitivity_without_validation_images_is_refused(tmp_path):
+    tested = evaluated.predictions(splits=("test",))
+    with pytest.raises(InputError, match="A target sensitivity needs validation images"):
+        evaluate(tested, config(tmp_path, target_sensitivity=0.9))
 
 
 def test_results_of_other_predictions_are_never_mixed(run, tmp_path):

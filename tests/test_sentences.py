@@ -75,7 +75,9 @@ def test_paired_tests_decide_what_is_significant(run, p, lead, phrase):
     line = text(dataclasses.replace(run, comparisons=pairs))
     assert f"Paired tests of the AUC (DeLong, Holm): {phrase}" in line
     number = "no test" if np.isnan(p) else f"p = {p:.{2 if p >= 0.1 else 3}f}"
-    assert f"difference from DenseNet121: {number} (Holm)." in line
+    shown = f"{lead:+.3f}, {lead - 0.05:+.3f} to {lead + 0.05:+.3f}"
+    ensemble = f"lead of DenseNet121: {shown} (unadjusted 95 % CI), {number} (Holm)."
+    assert ensemble in line
 
 
 def test_detectable_differences_and_ensemble(run):
@@ -318,6 +320,12 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
         f"({others}).",
         f"Input size: 512 px (DenseNet121); 384 px ({others}).",
     ]
+    # The settings of the run do not describe a variant.
+    variant = changed(changed(frozen, "networks", OWN, **own), "scores", OWN, kind="variant")
+    variant = dataclasses.replace(variant, selected="VGG16")
+    assert sentences.topics(variant)["Training"][:1] == ["Backbone: frozen."]
+    named = "Trained with other settings (see networks.csv): DenseNet121."
+    assert sentences.topics(variant)["Training"][-1] == named
     turned = run.run["settings"] | {"rotation": 45, "zoom": 0, "horizontal_flip": False}
     lines = sentences.topics(changed(run, "history", run={"settings": turned}))["Training"]
     assert lines[-1] == "Augmentation: rotation 45, shift 0.05, brightness 0.1, contrast 0.1."

@@ -12,7 +12,9 @@ from fracture_utils.data import dataset, splits
 
 ENSEMBLE, MAJORITY, METADATA_ONLY = "Ensemble", "Majority class", "Metadata only"
 KIND_OF = {ENSEMBLE: "ensemble", MAJORITY: "reference", METADATA_ONLY: "reference"}
-KINDS = ("network", "ensemble", "reference")  # references are baselines without paired tests
+# A variant is a network trained by other settings: compared, but neither selected nor a member of
+# the ensemble. A reference is a baseline without paired tests.
+KINDS = ("network", "variant", "ensemble", "reference")
 REQUIRED = ("path", "label", "model", "probability")
 COLUMNS = (*REQUIRED, "group", "split", "fold", "kind", "decision", "patient", "study", "logit")
 DERIVED = ("predicted", "prediction", "pred", "correct", "threshold", "score")

@@ -137,7 +137,11 @@ def evaluate(
     def fit(rows: pd.DataFrame) -> pd.DataFrame:
         return operating_points if external else calibration.fit(rows, config.target_sensitivity)
 
-    points = fit(predictions)
+    points, target = fit(predictions), config.target_sensitivity
+    if target is not None and (external or calibration.calibrating(predictions).empty):
+        raise InputError("A target sensitivity needs validation images; leave it out.")
+    for model in predictions.loc[~predictions["model"].isin(points["model"]), "model"]:
+        raise InputError(f"{model} is no model of this external test; remove its predictions.")
     ensemble = calibration.ensemble(predictions, points)
     if len(ensemble) and (ENSEMBLE in set(points["model"]) if external else len(trained)):
         predictions = pd.concat([predictions, ensemble], ignore_index=True)

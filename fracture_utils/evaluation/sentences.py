@@ -118,7 +118,8 @@ def topics(results: Any) -> dict[str, list[str]]:
             ranking.append(f"{detectable}: {size}.")
         for name, p in tests.loc[~own, "p"].items():
             other = f"{name}: AUC {estimate(scores.loc[name], 'auc')}"
-            ranking.append(f"{other}; difference from {model}: {p_value(p)} (Holm).")
+            lead = f"{_lead(tests.loc[name])} (unadjusted 95 % CI)"
+            ranking.append(f"{other}; lead of {model}: {lead}, {p_value(p)} (Holm).")
 
     for best in results.cross_validation.head(1).to_dict("records"):
         tests = comparison.against(results.comparisons, best["model"], OUT_OF_FOLD)
@@ -187,8 +188,12 @@ def topics(results: Any) -> dict[str, list[str]]:
     about |= {"Cross-validation": cross_validation, "Ranking": ranking}
     about |= {"Probabilities": probabilities}
     external = "external" in run  # trained with other settings, which are in the cards
-    how = [] if external else training(results.networks, results.history, run["settings"])
-    about |= {"Heat maps": heat_maps, "Where it fails": errors, "Training": how, "Data": data}
+    variants = scores.index[scores["kind"] == "variant"]
+    of_run = results.networks[~results.networks["model"].isin(variants)]
+    trained = [] if external else training(of_run, results.history, run["settings"])
+    if len(variants):
+        trained.append(f"Trained with other settings (see networks.csv): {listed(variants)}.")
+    about |= {"Heat maps": heat_maps, "Where it fails": errors, "Training": trained, "Data": data}
     return {topic: sentences for topic, sentences in about.items() if sentences}
 
 
@@ -235,11 +240,14 @@ def _differences(tests: pd.DataFrame) -> str:
     sides = ("better", tests["lead"] > 0), ("worse", tests["lead"] < 0)
     parts = {f"significantly {word} than": tests.index[significant & own] for word, own in sides}
     parts["no significant difference (unadjusted 95 % CI) from"] = others = []
-    for name, row in tests[~significant].iterrows():
-        limits = f"{row['lead_low']:+z.3f} to {row['lead_high']:+z.3f}"
-        limits = limits if row["lead_low"] <= row["lead_high"] else "no CI"
-        others.append(f"{name} ({row['lead']:+z.3f}, {limits})")
+    others += [f"{name} ({_lead(row)})" for name, row in tests[~significant].iterrows()]
     return "; ".join(f"{what} {listed(names)}" for what, names in parts.items() if len(names))
+
+
+def _lead(row: Mapping) -> str:
+    """A difference in AUC with its interval: "+0.008, -0.018 to +0.035"."""
+    limits = f"{row['lead_low']:+z.3f} to {row['lead_high']:+z.3f}"
+    return f"{row['lead']:+z.3f}, {limits if row['lead_low'] <= row['lead_high'] else 'no CI'}"
 
 
 def _grade(row: Mapping) -> str:

@@ -83,6 +83,6 @@ def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any
         problem = f"{path} is missing or differs from what {name}.json describes"
         raise InputError(f"{problem}; run the notebook again, or choose another folder.")
     precision = resolve_precision(precision)
-    model = builder.build(name, card["head"], size=card["input_size"], precision=precision)
+    model = builder.build(card["model"], card["head"], size=card["input_size"], precision=precision)
     builder.load_weights(model, path)
     return model

@@ -9,7 +9,7 @@ import seaborn as sns
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
-from fracture_utils.config import CLASS_NAMES, FRACTURED, NORMAL, OUT_OF_FOLD, SPLITS
+from fracture_utils.config import FRACTURED, NORMAL, OUT_OF_FOLD, SPLITS
 from fracture_utils.evaluation import comparison, metrics
 from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample
 from fracture_utils.evaluation.predictions import compared, matrix
@@ -29,7 +29,8 @@ def class_distribution(images: Any) -> style.Chart:
     shares = 100 * (table["label"] == FRACTURED).groupby(table["split"]).mean()
     splits = [split for split in SPLITS if split in shares]
     chart, ax = style.subplots(3.6)
-    sns.countplot(table, x="split", hue="label", order=splits, hue_order=CLASS_NAMES, ax=ax)
+    colors = {"palette": style.CLASS_COLORS, "hue_order": style.CLASS_COLORS}
+    sns.countplot(table, x="split", hue="label", order=splits, ax=ax, **colors)
     for bars in ax.containers:
         ax.bar_label(bars, fmt="{:,.0f}", padding=2)
     ax.margins(y=0.1)

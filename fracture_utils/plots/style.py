@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fracture_utils import artifacts
-from fracture_utils.config import BACKBONES, FRACTURED, Config
+from fracture_utils.config import BACKBONES, FRACTURED, NORMAL, Config
 from fracture_utils.evaluation import sentences
 from fracture_utils.evaluation.results import Results
 
@@ -26,6 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPh<>pd"
 FIXED = {"Ensemble": ("#222222", "*"), "Majority class": ("#888888", "d"),
          "Metadata only": ("#888888", "X")}  # fmt: skip
+CLASS_COLORS = {NORMAL: "#9DB4C8", FRACTURED: "#8C2D5E"}
 WRONG, INK, MUTED, FAINT = "#B2182B", "#222222", "#8A8F98", "#CCCCCC"
 WIDTH, DPI = 8.0, 130
 """Inches and dots per inch; pages show a figure 800 pixels wide."""
