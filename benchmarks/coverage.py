@@ -158,11 +158,11 @@ def cross_validated(aucs: list[float], simulations: int) -> pd.Series:
     images = pd.DataFrame(images).assign(split=OUT_OF_FOLD, kind="network", probability=0.5)
     images = images.assign(label=np.array(CLASS_NAMES)[labels], decision=CLASS_NAMES[0])
     table = pd.concat([images.assign(model=str(k)) for k in range(len(aucs))], ignore_index=True)
-    for seed in range(simulations):
+    for _ in range(simulations):
         raw = block_scores(aucs, labels, groups, generator)
         heads = generator.normal(0, [[[0.5]], [[0.2]]], (2, FOLDS, len(aucs)))[:, folds - 1]
         table["logit"] = (raw * np.exp(heads[1]) + heads[0]).T.ravel()
-        found = comparison.cross_validation(table, set(), RESAMPLES, seed)
+        found = comparison.cross_validation(table, set())
         auc, low, high = found.query("fold == 0").iloc[0][["auc", "auc_low", "auc_high"]]
         first = int(found["model"].iloc[0])
         data, _ = out_of_fold(table)
