@@ -3,7 +3,7 @@
     python benchmarks/release.py DATA RESULTS MODELS [SUFFIX]
 
 DATA holds the images, RESULTS the tables of the run and MODELS its weights and cards; models with
-a SUFFIX in their names are added to the others. `predict` uses the model with the highest AUC on
+a SUFFIX in their names stand beside the others. `predict` uses the model with the highest AUC on
 held-out images. A fine-tuned model never serves as initial weights. Every quantized model predicts
 the test images again, and its card records what quantization changed; where the AUC falls too much,
 small kernels stay in float16.
@@ -165,7 +165,7 @@ def quantization(
 def main(data: str, results: str, models: str, suffix: str = "") -> None:
     """Release every model of the run, and the name of the one for `predict`."""
     config = Config(source="images", data_dir=data, results_dir=results, models_dir=models)
-    cards = model_cards.cards_in(RELEASED_DIR) if suffix else {}
+    cards = model_cards.cards_in(RELEASED_DIR)
     for name, card in model_cards.cards_in(config.models_dir).items():
         cards[name + suffix] = card = release(name, card, Path(data), config, suffix)
         size = (RELEASED_DIR / card["weights"]).stat().st_size / 1e6

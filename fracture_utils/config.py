@@ -71,7 +71,9 @@ class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_i
     audit_policy: Literal["report", "drop", "stop"] = Field(
         "report", description="what to do with copies and conflicting labels"
     )
-    test_share: float = Field(0.2, gt=0, le=0.5, description="fraction of test images, if drawn")
+    test_share: float = Field(
+        0.2, gt=0, le=0.5, description="fraction of test images, drawn if no image has a split"
+    )
     folds: int = Field(
         5, ge=0, le=20, description="cross-validation folds of a frozen backbone's head; 0: none"
     )
@@ -87,7 +89,9 @@ class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_i
         0.1, ge=0, lt=1, description="augmentation: maximum change as a fraction of the gray levels"
     )
     contrast: float = Field(0.1, ge=0, lt=1, description="augmentation: largest relative change")
-    augmented_copies: int = Field(1, ge=0, le=99, description="cached augmented copies of an image")
+    augmented_copies: int = Field(
+        1, ge=0, le=99, description="augmented copies of an image in the cached feature maps"
+    )
 
     backbones: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         BACKBONES, min_length=1, description="networks from keras.applications, separated by commas"

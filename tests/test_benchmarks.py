@@ -53,6 +53,16 @@ def test_the_memory_of_the_audit(tmp_path):
     assert row["findings"] > 0
 
 
+@pytest.mark.parametrize(("mode", "tables"), [("cross-validation", 2), ("threshold", 1)])
+def test_the_simulations_print_their_tables(mode, tables):
+    """A changed signature in the package ends them, which their imports do not show."""
+    command = [sys.executable, str(FOLDER / "coverage.py"), mode, "2"]
+    options = {"env": backbones.environment(), "capture_output": True, "text": True}
+    done = subprocess.run(command, **options, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n|---") == tables and "nan" not in done.stdout
+
+
 @pytest.mark.slow
 def test_the_stock_recipe(tmp_path):
     phantoms.make(tmp_path / "data", 96, 64, 0)

@@ -188,11 +188,12 @@ def topics(results: Any) -> dict[str, list[str]]:
     about |= {"Cross-validation": cross_validation, "Ranking": ranking}
     about |= {"Probabilities": probabilities}
     external = "external" in run  # trained with other settings, which are in the cards
-    variants = scores.index[scores["kind"] == "variant"]
-    of_run = results.networks[~results.networks["model"].isin(variants)]
+    variant = results.networks["model"].isin(scores.index[scores["kind"] == "variant"])
+    of_run = results.networks[~variant]
     trained = [] if external else training(of_run, results.history, run["settings"])
-    if len(variants):
-        trained.append(f"Trained with other settings (see networks.csv): {listed(variants)}.")
+    if variant.any():
+        names = listed(results.networks["model"][variant])
+        trained.append(f"Trained with other settings (see networks.csv): {names}.")
     about |= {"Heat maps": heat_maps, "Where it fails": errors, "Training": trained, "Data": data}
     return {topic: sentences for topic, sentences in about.items() if sentences}
 

@@ -92,7 +92,7 @@ def fit(
             raise FloatingPointError(f"The loss of {model.name} is not finite.")
         row = measure(logits)
         row |= {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
-        if best is None or row["val_auc"] > max([best, *(row["val_auc"] for row in history)]):
+        if best is None or row["val_auc"] > max([best, *(one["val_auc"] for one in history)]):
             assign(kept, trained)
         history.append(row | {"epoch": epoch, "seconds": time.monotonic() - started})
         arrays = {str(k): keras.ops.convert_to_numpy(value) for k, value in enumerate(state)}
