@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from fracture_utils import tables
-from fracture_utils.evaluation import localization
+from fracture_utils.evaluation import comparison, intervals, localization
 from fracture_utils.evaluation.localization import ASSESSMENTS
 
 GRID = (64, 64)
@@ -64,7 +64,9 @@ def test_good_random_and_central_maps_are_assessed_correctly():
     assert (table["images"] == 60).all()
     assert (table["boxes"] == 60).all()
     assert table.loc["good", "hit_rate"] == 1
-    assert table.loc["good", "hit_rate_low"] == pytest.approx(0.94, abs=0.01)
+    limits = intervals.wilson(np.ones(60, bool), np.arange(60) % 20)
+    assert tuple(table.loc["good", [f"hit_rate{end}" for end in intervals.ENDS]]) == limits
+    assert table.loc["good", "p_center"] < 0.001
     assert table.loc["good", "assessment"] == ASSESSMENTS[0]
     assert table.loc["blind", "assessment"] == ASSESSMENTS[2]
     assert table.loc["good", "p_permuted"] == pytest.approx(1 / 201)
@@ -114,18 +116,21 @@ def test_both_controls_keep_their_significance_level():
         draws = localization.permute(peaks, near, groups, 200, run)
         center = near[:, 2, 2]
         beaten = (1 + np.sum(draws >= hits.mean() - 1e-9)) / 201
-        wrong += [beaten < 0.05, localization.sign_flip_test(hits, center, groups, 200, run) < 0.05]
+        wrong += [beaten < 0.05, comparison.paired(hits, center, groups) < 0.05]
     assert (wrong / 200 < 0.09).all()
 
 
-def test_the_paired_test_against_the_center_is_the_sign_test_on_groups():
-    """All groups are better by as much: one of the 2^k sign flips reaches that."""
-    hits, center = np.ones(16, bool), np.zeros(16, bool)
-    groups = np.repeat(np.arange(8), 2)
-    p = localization.sign_flip_test(hits, center, groups, 20_000, 0)
-    assert p == pytest.approx(2**-8, abs=0.002)
-    assert localization.sign_flip_test(center, hits, groups, 100, 0) == 1
-    assert localization.sign_flip_test(hits, hits, groups, 100, 0) == 1
+def test_maps_worse_than_the_center_are_not_above_it():
+    """The test is two-sided."""
+    images, boxes = case(centered=True)
+    maps = drawn(images, boxes)
+    for path in images["path"][: len(boxes) // 2 : 2]:
+        maps[path] = maps[path][::-1, ::-1].copy()
+        maps[path][0, 0] = 1
+    row = located({"A": maps}, images, boxes).iloc[0]
+    assert row["hit_rate"] < row["center"]
+    assert row["p_center"] < 0.05
+    assert row["assessment"] != ASSESSMENTS[0]
 
 
 def test_exchanging_groups_of_one_size_is_a_permutation():

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils import tables
 from fracture_utils.evaluation.calibration import shifted
-from fracture_utils.evaluation.intervals import ENDS, design_effect, with_limits
+from fracture_utils.evaluation.intervals import ENDS, wilson, with_limits
 from fracture_utils.evaluation.predictions import compared
 
 THRESHOLDS = np.arange(1, 100) / 100
@@ -78,18 +77,15 @@ def net_benefit(
 ) -> np.ndarray:
     """The net benefit at each of THRESHOLDS, its lower and its upper limit, (3, 99), of n images.
 
-    Wilson's intervals on effective sample sizes, combined after Zou and Donner (2008); NaN where a
-    class has fewer than two groups.
+    Wilson's intervals of both rates, combined after Zou and Donner (2008); NaN where a class has
+    fewer than two groups.
     """
-    rates = []
-    for of in (labels == 1, labels == 0):
-        acts = probability[of] >= THRESHOLDS[:, None]
-        share, single = acts.mean(axis=1), len(np.unique(groups[of])) < 2
-        effective = of.sum() / np.array([design_effect(act, groups[of]) for act in acts])
-        limits = proportion_confint(share * effective, effective, method="wilson")
-        rates.append([share, *(np.full_like(limits, np.nan) if single else limits)])
+    true, false = (
+        np.transpose([wilson(probability[of] >= t, groups[of]) for t in THRESHOLDS])
+        for of in (labels == 1, labels == 0)
+    )
     odds = THRESHOLDS / (1 - THRESHOLDS)
-    gain, cost = prevalence * np.array(rates[0]), (1 - prevalence) * odds * np.array(rates[1])
+    gain, cost = prevalence * true, (1 - prevalence) * odds * false
     point = gain[0] - cost[0]
     below = np.hypot(gain[0] - gain[1], cost[2] - cost[0])
     above = np.hypot(gain[2] - gain[0], cost[0] - cost[1])

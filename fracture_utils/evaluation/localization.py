@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy  # loads its modules on first use
 from PIL import Image
 from scipy import special
 
 from fracture_utils import tables
 from fracture_utils.config import FRACTURED
-from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample, with_limits
+from fracture_utils.evaluation.comparison import paired
+from fracture_utils.evaluation.intervals import SIGNIFICANCE, wilson, with_limits
 
 HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
 """By model, then by path: float32 (rows, columns)."""
@@ -40,14 +40,13 @@ def table(
     images: pd.DataFrame,
     boxes: pd.DataFrame,
     randomized: Mapping[str, float],
-    resamples: int = 2000,
+    permutations: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The localization table: a row per model, on the fractured test images with boxes.
 
     Pointing game (Zhang et al. 2018) with MARGIN, compared with maps of other images (`permute`)
-    and the image center (`sign_flip_test`). Intervals: bootstrap over groups, exact for a hit rate
-    of 0 or 1. `randomized`: correlations with maps of randomized weights.
+    and the image center (`paired`). `randomized`: correlations with maps of randomized weights.
     """
     rows = images[(images["split"] == "test") & (images["label"] == FRACTURED)]
     rows = rows[rows["path"].isin(boxes["path"])]
@@ -57,24 +56,20 @@ def table(
     n, result, each = len(rows), [], rows.itertuples()
     near = np.array([inside_boxes(boxes_of(boxes, r.path), r, grid, MARGIN) for r in each])
     groups = np.unique(rows["group"].to_numpy(str), return_inverse=True)[1]
-    weights = np.hstack([*resample(np.ones(n), groups, resamples, seed)])
     center = near[:, grid[0] // 2, grid[1] // 2]
     for model, maps in heat_maps.items():
         peaks = np.array([peak(maps[path]) for path in rows["path"]])
         hits = near[np.arange(n), peaks[:, 0], peaks[:, 1]]
-        permuted = permute(peaks, near, groups, resamples, seed)
+        permuted = permute(peaks, near, groups, permutations, seed)
         p_permuted = (1 + np.sum(permuted >= hits.mean() - 1e-9)) / (1 + len(permuted))
-        p_center = sign_flip_test(hits, center, groups, resamples, seed)
-        grade = 2 if p_permuted >= SIGNIFICANCE else int(p_center >= SIGNIFICANCE)
-        assessment = ASSESSMENTS[grade]
-        limits = np.percentile(hits @ weights / weights.sum(0), PERCENTILES)
-        if hits.mean() in (0, 1):
-            limits = scipy.stats.binomtest(hits.sum(), n).proportion_ci(method="exact")
+        p_center = paired(hits, center, groups)
+        above = p_center < SIGNIFICANCE and hits.mean() > center.mean()
+        assessment = ASSESSMENTS[2 if p_permuted >= SIGNIFICANCE else int(not above)]
         row = {"model": model, "images": n, "boxes": boxes["path"].isin(rows["path"]).sum()}
         row |= {"chance": near.mean(), "center": center.mean(), "p_center": p_center}
         row |= {"permuted": permuted.mean(), "p_permuted": p_permuted}
         row |= {"randomized_correlation": randomized.get(model, np.nan), "assessment": assessment}
-        row |= with_limits("hit_rate", hits.mean(), *limits)
+        row |= with_limits("hit_rate", *wilson(hits, groups))
         result.append(row)
     return pd.DataFrame(result, columns=tables.columns("localization"))
 
@@ -97,16 +92,6 @@ def permute(
         donor = order[start[given] + within % sizes[given]]
         rates[number] = near[index, peaks[donor, 0], peaks[donor, 1]].mean()
     return rates
-
-
-def sign_flip_test(
-    hits: np.ndarray, center: np.ndarray, groups: np.ndarray, flips: int, seed: int
-) -> float:
-    """One-sided p value of more `hits` than `center`, (n,) bool, under sign flips of groups."""
-    excess = np.bincount(groups, hits.astype(float) - center)
-    excess = excess[excess != 0]
-    signs = np.random.default_rng(seed).choice([-1, 1], (flips, len(excess)))
-    return float((1 + np.sum(signs @ excess >= excess.sum() - 1e-9)) / (1 + flips))
 
 
 def peak(heat: np.ndarray) -> np.ndarray:

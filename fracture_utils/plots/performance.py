@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from sklearn.metrics import confusion_matrix
-from statsmodels.stats.proportion import proportion_confint
 
 from fracture_utils.config import FRACTURED, NORMAL, OUT_OF_FOLD, SPLITS
 from fracture_utils.evaluation import comparison, metrics
-from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample
+from fracture_utils.evaluation.intervals import PERCENTILES, SIGNIFICANCE, resample, wilson
 from fracture_utils.evaluation.predictions import compared, matrix
 from fracture_utils.evaluation.results import Results
 from fracture_utils.evaluation.sentences import FLAGS, estimate, p_value
@@ -185,16 +184,16 @@ def comparisons(results: Results) -> style.Chart:
 @style.figure("Reliability diagram: observed frequency against predicted probability.", "scores")
 def reliability(results: Results) -> style.Chart:
     """Observed frequency in ten bins of the probability of the selected model, with numbers of
-    images and, for FEWEST or more, exact intervals.
+    images and, for FEWEST or more, Wilson's intervals by group.
     """
     data, model, word = compared(results.predictions), results.selected, style.positive(results)
     k, score = data.models.index(model), results.scores.set_index("model").loc[model]
     probability = data.probabilities[:, k]
     bins = [inside for inside in metrics.calibration_bins(probability) if inside.any()]
     x = np.array([probability[inside].mean() for inside in bins])
-    hits, counts = (np.array([f(data.labels[inside]) for inside in bins]) for f in (sum, len))
-    low, high = proportion_confint(hits, counts, method="beta")
-    (chart, ax), y, many = style.subplots(4.8), hits / counts, counts >= FEWEST
+    rates = [wilson(data.labels[inside] == 1, data.groups[inside]) for inside in bins]
+    counts, (y, low, high) = np.sum(bins, axis=1), np.transpose(rates)
+    (chart, ax), many = style.subplots(4.8), counts >= FEWEST
     color = style.look(model, results.scores["model"])["color"]
     margins = np.maximum([y - low, high - y], 0)
     ax.plot(x, y, "o", color=color, markerfacecolor="white")
