@@ -39,7 +39,7 @@ def main() -> None:
     pixels = sum(size**2 for size in backbones.sizes(config))
     maps = 0.0
     for name in config.backbones:
-        early, last, _ = builder.build_body(name, backbones.size(name, config)).output
+        early, last, *_ = builder.build_body(name, backbones.size(name, config)).output
         maps = max(maps, sum(2 * np.prod(each.shape[1:]) for each in (early, last)) / 2**30)
     maps *= passes
     sys.stdout.write(f"{features:.3f} s (maps, predictions) and {heads:.3f} s (heads) per image\n")

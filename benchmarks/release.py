@@ -124,7 +124,8 @@ def write(path: Path, weights: dict[str, np.ndarray], float16_below: int = 0) ->
         largest = np.abs(values).max(axis=tuple({*range(values.ndim)} - {channel}), keepdims=True)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         arrays |= {name: np.rint(values / scale).astype(np.int8), f"{name}/scale": scale}
-    artifacts.write_arrays(path, compress=True, **arrays)
+    with artifacts.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def rows(

@@ -79,11 +79,10 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))
 
 
-def write_arrays(path: Path, compress: bool = False, **arrays: Any) -> None:
+def write_arrays(path: Path, **arrays: Any) -> None:
     """Write named arrays as .npz."""
-    save: Any = np.savez_compressed if compress else np.savez
     with replacing(path) as temporary, temporary.open("wb") as file:
-        save(file, **arrays)
+        np.savez(file, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:

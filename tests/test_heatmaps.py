@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fracture_utils.config import Config
-from fracture_utils.data.generators import FeatureBatches, ImageBatches
+from fracture_utils.data.generators import ImageBatches
 from fracture_utils.models import builder, heatmaps
 
 RANDOM = np.random.default_rng(0)
@@ -40,22 +40,7 @@ def test_the_mean_of_a_map_is_the_logit(model, outputs):
     logits = model.predict(IMAGES, verbose=0)[:, 0]
     np.testing.assert_allclose(outputs[0][:, 0], logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(outputs[1].mean((1, 2)), logits, rtol=1e-4, atol=1e-4)
-    assert outputs[2].shape == (20, 512)  # pooled early feature maps
-
-
-@pytest.mark.parametrize("head", builder.HEADS)
-def test_cached_feature_maps_give_the_same_outputs(head):
-    model = normalized(head)
-    expected = heatmaps.explain(model).predict(BATCHES, verbose=0)
-    cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
-    if head == "localization":
-        cached.append(model.get_layer("inside").output)
-    arrays = [keras.Model(model.input, output).predict(IMAGES, verbose=0) for output in cached]
-    explained = heatmaps.explain(model, from_features=True)
-    batches = FeatureBatches(arrays, [LABELS], ROWS, 8)
-    outputs = explained.predict(batches, verbose=0)
-    for one, other in zip(outputs, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert outputs[2].shape == (20, 512)  # the channels of the early feature maps
 
 
 def test_a_map_is_grad_cam_without_relu(model, outputs):

@@ -30,8 +30,8 @@ class Backbone(NamedTuple):
     """One network of keras.applications, preprocessed by its `module`.
 
     `early` names the layer of the early feature maps, if `builder.early_layer` would choose
-    another one. `radiograph_size` is the default input side, chosen on validation images
-    (benchmarks/README.md).
+    another one; `content` that of the out-of-distribution warning, if not the early one.
+    `radiograph_size` is the default input side, chosen on validation images (benchmarks/README.md).
     """
 
     name: str
@@ -42,6 +42,7 @@ class Backbone(NamedTuple):
     early: str = ""
     weights_file: str = ""
     weights_md5: str | None = None
+    content: str = "early_maps"
 
 
 REGISTRY = {row[0]: Backbone(*row) for row in (
@@ -54,7 +55,7 @@ REGISTRY = {row[0]: Backbone(*row) for row in (
     ("MobileNet", "mobilenet", 224, 512, 32, "",
      "mobilenet_1_0_224_tf_no_top.h5", None),
     ("InceptionV3", "inception_v3", 299, 384, 75, "",
-     f"inception_v3{NO_TOP}", "bcbd6486424b2319ff4ef7d526e38f63"),
+     f"inception_v3{NO_TOP}", "bcbd6486424b2319ff4ef7d526e38f63", "mixed3"),
     ("Xception", "xception", 299, 320, 71, "",
      f"xception{NO_TOP}", "b0042744bf5b25fce3cb969f33bebb97"),
 )}  # fmt: skip
@@ -86,8 +87,7 @@ def _infer(name: str) -> Backbone:
         raise InputError(f"{what}; did you mean {nearest!r}?")
     build = builders[name]
     module, native = build.__module__.rpartition(".")[2], build(weights=None).input_shape[1] or 224
-    smallest = 75 if name == "InceptionResNetV2" else 32  # as in keras.applications
-    return Backbone(name, module, native, native, smallest)
+    return Backbone(name, module, native, native, 75 if name == "InceptionResNetV2" else 32)
 
 
 def by_hardware(config: Config) -> Config:

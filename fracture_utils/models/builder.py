@@ -52,7 +52,8 @@ def build_body(
     seed: int = 0,
 ) -> keras.Model:
     """A backbone from gray (batch, size, size, 1) in 0..255 to its early feature maps, its last
-    ones (float32) and their global average (float32). `precision` must be resolved.
+    ones (float32), and the global averages (float32) of the maps for the out-of-distribution
+    warning and of the last ones. `precision` must be resolved.
     """
     backbone = backbones.find(name)
     backbones.apply_precision(precision)
@@ -75,7 +76,9 @@ def build_body(
     pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(last)
     early = early_layer(network, backbone.early)
     early.name = EARLY
-    return keras.Model(gray, [early.output, last, pooled], name=name)
+    content = keras.layers.GlobalAveragePooling2D(dtype="float32", name="content")
+    content = content(network.get_layer(backbone.content).output)
+    return keras.Model(gray, [early.output, last, content, pooled], name=name)
 
 
 def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
@@ -98,7 +101,7 @@ def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
 
 def add_head(body: keras.Model, head: str, seed: int = 0) -> keras.Model:
     """A model of a backbone, sharing its layers, with one of HEADS; the last layer is "logit"."""
-    early, last, pooled = body.outputs
+    early, last, _, pooled = body.outputs
     if head == "pooled":
         x = keras.layers.Dropout(DROPOUT, seed=seed, dtype="float32", name="dropout")(pooled)
         logit = Logit(dtype="float32", name="logit")(x)

@@ -17,7 +17,7 @@ from fracture_utils.config import NORMAL, Config
 from fracture_utils.data import generators
 from fracture_utils.models.builder import UNKNOWN
 
-TYPES = {"early": "<f2", "last": "<f2", "pooled": "<f4"}
+TYPES = {"early": "<f2", "last": "<f2", "content": "<f4", "pooled": "<f4"}
 CHUNK = 4  # batches whose feature maps are in memory at once
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -32,11 +32,11 @@ def extract(
     key: dict,
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
-    """Early and last feature maps (float16), if `with_maps`, and pooled features (float32) of the
-    `passes`, by name: files in `folder`, sealed by `key`.
+    """The outputs of `body` by name, only the pooled one unless `with_maps`: feature maps in
+    float16, averages in float32. They are files in `folder`, sealed by `key`.
 
-    A pass has rows of `pixels` and the number of their augmented copy (None: the originals). `body`
-    is a `builder.build_body`. FloatingPointError where a feature is not finite.
+    Each of the `passes` has rows of `pixels` and the number of their augmented copy (None: the
+    originals). `body` is a `builder.build_body`. FloatingPointError where a feature is not finite.
     """
     outputs = dict(zip(TYPES, body.outputs, strict=True))
     names = TYPES if with_maps else ["pooled"]

@@ -5,29 +5,28 @@ import numpy as np
 
 from fracture_utils.data.generators import inside_grid
 from fracture_utils.models import builder
+from fracture_utils.models.backbones import find
 
 
-def explain(model: keras.Model, from_features: bool = False) -> keras.Model:
-    """A classifier that shares the weights of `model`: logits (n, 1), heat maps (n, rows, columns)
-    in the unit of the logit, and pooled early feature maps (n, channels). Takes images, or
-    `from_features` early and last feature maps (and, for the localization head, inside mask).
+def explain(model: keras.Model) -> keras.Model:
+    """A classifier that shares the weights of `model`: from images to logits (n, 1), heat maps (n,
+    rows, columns) in the unit of the logit, and the features of `ood` (n, channels).
 
     For the pooled head, heat maps are class activation maps (Zhou et al. 2016), here equal to
     Grad-CAM (Selvaraju et al. 2017) without its ReLU, plus the bias; their mean is the logit. For
     the localization head, they are cell logits, and padding has the lowest value.
     """
-    cached = [model.get_layer(builder.EARLY).output, model.get_layer("feature_maps").output]
     head, ops = model.get_layer("logit"), keras.ops
     if builder.head_of(model) == "localization":
-        cached.append(model.get_layer("inside").output)
-        cells = model.get_layer("cell_logits").output
+        cells, inside = (model.get_layer(name).output for name in ("cell_logits", "inside"))
         lowest = ops.min(cells, axis=(1, 2), keepdims=True)
-        heat_maps = ops.where(cached[-1] > 0, cells, lowest) * head.gain + head.offset
+        heat_maps = ops.where(inside > 0, cells, lowest) * head.gain + head.offset
     else:  # a matrix product would be rounded by the bfloat16 graph rewrite
-        heat_maps = ops.sum(cached[1] * head.kernel, axis=-1) + head.bias
-    pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(cached[0])
-    inputs = cached if from_features else model.input
-    return keras.Model(inputs, [model.output, heat_maps, pooled], name=model.name)
+        heat_maps = ops.sum(model.get_layer("feature_maps").output * head.kernel, axis=-1)
+        heat_maps += head.bias
+    content = model.get_layer(find(model.name).content).output
+    content = keras.layers.GlobalAveragePooling2D(dtype="float32")(content)
+    return keras.Model(model.input, [model.output, heat_maps, content], name=model.name)
 
 
 def randomized_correlation(

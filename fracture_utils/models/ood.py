@@ -30,9 +30,9 @@ def sample(groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Reference:
-    """The reference set of n > 1 images, none from test: `squares` uint8 (n, size, size), early
-    `features` (n, channels), `images` with group, width, height. Only images of other groups are
-    neighbors.
+    """The reference set of n > 1 images, none from test: `squares` uint8 (n, size, size), pooled
+    `features` (n, channels; see `heatmaps.explain`), `images` with group, width, height. Only
+    images of other groups are neighbors.
     """
     groups = np.unique(images["group"].to_numpy(str), return_inverse=True)[1]
     groups = groups if groups.any() else np.arange(len(images))

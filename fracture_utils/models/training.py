@@ -306,11 +306,14 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     reference = reference[ood.sample(images["group"].to_numpy()[reference], config.seed)]
     passed = np.union1d(evaluated, reference)
     if with_maps and not config.fine_tune_epochs:
-        predictor = heatmaps.explain(model, from_features=True)
+        layers = [builder.EARLY, "feature_maps", *["inside"] * len(mask)]
+        inputs = [model.get_layer(layer).output for layer in layers]
+        predictor = keras.Model(inputs, explained.outputs[:2])
         batches = cached_batches([cached["early"], cached["last"], *mask], [labels], passed)
     else:
         predictor, batches = builder.fold_batch_norm(explained), served(rows[passed])
-    scores, heat_maps, pooled = predictor.predict(batches, verbose=0)
+    scores, heat_maps, *content = predictor.predict(batches, verbose=0)
+    content = content[0] if content else cached["content"][passed]
     scores, heat_maps = (values[np.isin(passed, evaluated)] for values in (scores, heat_maps))
     table = images.loc[evaluated, text].assign(fold=0, logit=scores[:, 0].astype(float))
     if cross_validated:
@@ -326,7 +329,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     tested, ood_path = np.flatnonzero(splits == "test"), config.models_dir / f"{name}.ood.npz"
 
     def about(own: np.ndarray) -> tuple:
-        return pixels[rows[own]], pooled[np.isin(passed, own)], images.iloc[own]
+        return pixels[rows[own]], content[np.isin(passed, own)], images.iloc[own]
 
     described = ood.fit(*about(reference))
     artifacts.write_arrays(ood_path, **described)
