@@ -12,7 +12,7 @@ from PIL import Image
 
 from fracture_utils import tables
 from fracture_utils.config import Config, InputError
-from fracture_utils.data import audit, dataset, duplicates, phantoms
+from fracture_utils.data import audit, dataset, duplicates, phantoms, splits
 
 
 @pytest.fixture(scope="module")
@@ -380,6 +380,16 @@ def test_runs_of_consecutive_numbers_are_no_patients():
     assert row["severity"] == "amber"
     assert "runs of consecutive file numbers" in row["finding"]
     assert not checked(audit._groups, table, "no patient identifiers")
+
+
+def test_names_of_copies_are_no_patients():
+    """As Roboflow exports them, each image with the name of its original."""
+    table = images(train=(6, 6), test=(2, 2))
+    table["path"] = table["path"].str.replace(".png", "_png.rf.0a1b2c.png")
+    pairs = pd.DataFrame(columns=duplicates.COLUMNS)
+    groups = splits.assign_groups(table.drop(columns="group"), pairs)
+    (row,) = checked(audit._groups, table.assign(group=groups), "no patient identifiers")
+    assert "copies by their names" in row["finding"]
 
 
 def test_a_run_of_numbers_with_one_class_is_found():

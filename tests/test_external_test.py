@@ -124,7 +124,7 @@ def test_the_tables_of_the_user_are_not_overwritten(command, capsys):
 def test_one_class_is_enough(capsys):
     assert main(["evaluate", folder(fractured=0), "--output", "out", "--quick"]) == 0
     text = capsys.readouterr().out
-    assert "All 24 test images are normal" in text and "alone gives" not in text
+    assert "Every test image (24) is normal" in text and "alone gives" not in text
 
 
 @pytest.mark.parametrize("options", [[], ["--target-sensitivity", "0.9"]])

@@ -171,9 +171,8 @@ def test_cards_of_earlier_runs_and_other_files_do_not_count():
     assert model_cards.home(config) == model_cards.RELEASED_DIR
 
 
-def test_released_models_stand_in_where_models_dir_has_no_card(run, tmp_path):
+def test_a_folder_that_is_named_is_used_and_has_to_hold_a_model(run, tmp_path):
     config, results = run
-    assert model_cards.home(config) == model_cards.RELEASED_DIR
     model_cards.save(results, config)
     assert model_cards.home(config) == config.models_dir
     with pytest.raises(InputError, match=r"no trained model in .*Run the notebook first"):

@@ -212,13 +212,11 @@ def test_one_answer_imports_neither_training_nor_statistics():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_released_models_answer_where_there_was_no_run(trained, monkeypatch, tmp_path):
-    config = trained[0].model_copy(update={"models_dir": tmp_path / "empty"})
+def test_released_models_answer_where_no_folder_is_named(trained, paths, monkeypatch, capsys):
     monkeypatch.setattr(model_cards, "RELEASED_DIR", trained[0].models_dir)
-    assert predict.Predictor(config).folder == trained[0].models_dir
-    monkeypatch.setattr(model_cards, "RELEASED_DIR", tmp_path / "none")
-    with pytest.raises(InputError, match="Run the notebook first"):
-        predict.Predictor(config)
+    assert predict.Predictor(Config(source="phantoms")).folder == trained[0].models_dir
+    assert main(["predict", str(paths[0]), "--models-dir", "none"]) == 2
+    assert "There is no trained model in none. Run the notebook" in capsys.readouterr().err
 
 
 def test_models_trained_on_phantoms_answer_only_where_they_are_named(

@@ -180,7 +180,7 @@ def test_predictions_alone_and_saved_results_make_a_page(folder, tmp_path):
     raw.to_csv(tmp_path / "p.csv", index=False)
     results = evaluate_file(tmp_path / "p.csv", config)
     text = report.write(results, tmp_path / "out").read_text(encoding="utf-8")
-    assert "All 6 test images are normal" in text
+    assert "Every test image (6) is normal" in text
     assert (tmp_path / "out" / "figures" / "ranking.png").is_file()
 
 

@@ -223,11 +223,11 @@ def test_one_model(tmp_path):
 @pytest.mark.parametrize(("share", "name"), [(0, "normal"), (1, "fractured")])
 def test_one_class(tmp_path, share, name):
     line = text(scored(tmp_path, share=share, count=20, splits=("test",)))
-    assert line.startswith(f"All 20 test images are {name}, so the AUC is undefined.")
+    assert line.startswith(f"Every test image (20) is {name}, so the AUC is undefined.")
     assert ("false negative" in line) == (name == "fractured")
     assert ("false positive" in line) == (name == "normal")
     one = text(scored(tmp_path, share=share, count=1, splits=("test",)))
-    assert one.startswith(f"The only test image is {name}, so")
+    assert one.startswith(f"Every test image (1) is {name}, so")
 
 
 @pytest.mark.parametrize(("count", "share"), [(6, 1 / 6), (11, 0.2), (37, 0.19), (300, 0.2)])

@@ -540,6 +540,17 @@ def test_boxes_are_imported_without_images_csv():
     assert load().boxes["path"].str.endswith("/1.png").tolist() == [True]
 
 
+def test_boxes_in_another_folder_are_imported_and_two_such_tables_are_refused():
+    root = own()
+    Path("mine/annotations").mkdir()
+    (root / "boxes.csv").rename(root / "annotations" / "boxes.csv")
+    bring("folders", root, "data")
+    assert load().boxes["path"].str.endswith("/1.png").tolist() == [True]
+    shutil.copy(root / "annotations" / "boxes.csv", root)
+    with pytest.raises(InputError, match=r"boxes\.csv and .*boxes\.csv; only one is read"):
+        sources.bring("folders", root, "again")
+
+
 def test_images_that_the_source_has_no_longer_are_named():
     bring("folders", own(), "data")
     Path("mine/fractured/1.png").rename("mine/normal/1.png")

@@ -106,6 +106,7 @@ def _copies(data: dataset.Dataset) -> Iterator[tuple]:
 def _groups(data: dataset.Dataset) -> Iterator[tuple]:
     """Groups in several splits, and images without a patient identifier."""
     images, runs = data.images, data.images["group"].str.fullmatch(splits.RUN)
+    copies = images["group"].str.match("(?:normal|fractured)/")  # of one original, by their names
     guessed = images["group"].isin(images["path"])  # from near duplicates, reported by pair
     shared = images.groupby("group")["split"].transform("nunique") > 1
     for group, members in images[shared & ~guessed].groupby("group"):
@@ -113,8 +114,9 @@ def _groups(data: dataset.Dataset) -> Iterator[tuple]:
         finding = f"{group} has " + " and ".join(f"{count} in {split}" for split, count in counts)
         path, other = members.drop_duplicates("split")["path"].iloc[[0, -1]]
         yield "red", "group in several splits", path, other, finding, "move it into one split"
-    if len(images) > 1 and (guessed | runs).mean() > 0.5:
+    if len(images) > 1 and (guessed | copies | runs).mean() > 0.5:
         finding = "most images have no patient identifier: groups are clusters of near duplicates"
+        finding += ", or copies by their names" if copies.any() else ""
         finding += ", or runs of consecutive file numbers" if runs.any() else ""
         yield "amber", "no patient identifiers", "", "", finding, "name patients in images.csv"
     for column in (name for name in ("patient", "study") if name in images):

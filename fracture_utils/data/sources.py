@@ -137,9 +137,12 @@ def _fracatlas(images: Files, others: Files, _: object) -> Rows:
 def _folders(images: Files, others: Files, classes: dict) -> Rows:
     """Class folders and the user's tables; the validation set serves as a missing test set."""
     tables = ("images.csv", "boxes.csv")
-    found = (name for own in tables for name in others if PurePath(name).name == own)
-    top = next(found, "").removesuffix(tables[0]).removesuffix(tables[1])
-    table, marks = (others.get(top + own, Path(os.devnull, own)) for own in tables)
+    found = [[name for name in others if PurePath(name).name == own] for own in tables]
+    for first, second, *_ in (names for names in found if len(names) > 1):
+        raise InputError(f"There are {first} and {second}; only one is read, so join them.")
+    first = "".join(found[0] or found[1])
+    top = first[: first.rfind("/") + 1]
+    table, marks = (others.get("".join(name), Path(os.devnull, "none")) for name in found)
     names = {name.removeprefix(top): name for name in images}
     inside = pd.Series(list(names), dtype=str)
     annotations = dataset.read_annotations(table, inside)

@@ -105,8 +105,8 @@ def topics(results: Any) -> dict[str, list[str]]:
         if others and run["selected_on"] == "test":
             result.append("Because it was selected on the test set, its AUC is optimistic.")
     else:
-        images = f"All {n:,} test images are" if n > 1 else "The only test image is"
-        result.append(f"{images} {word if positives else NORMAL}, so the AUC is undefined.")
+        only = f"Every test image ({n:,}) is {word if positives else NORMAL}"
+        result.append(f"{only}, so the AUC is undefined.")
     if len(results.comparisons) and fewer:
         tests = comparison.against(results.comparisons, model)
         own = tests.index.isin(networks.index)

@@ -38,12 +38,12 @@ def save(results: Any, config: Config) -> None:
 
 
 def home(config: Config) -> Path:
-    """models_dir, or the folder of released models if models_dir has no card, or if it was not set
-    and its models were trained on phantoms: these do not apply to radiographs.
+    """models_dir if it was set. Otherwise its models if they were trained on radiographs, not on
+    phantoms, or else the released ones.
     """
-    cards, named = cards_in(config.models_dir), "models_dir" in config.model_fields_set
-    applies = named or "phantoms" not in {card.get("source") for card in cards.values()}
-    return config.models_dir if cards and applies else RELEASED_DIR
+    sources = {card.get("source") for card in cards_in(config.models_dir).values()}
+    applies = "models_dir" in config.model_fields_set or (sources and "phantoms" not in sources)
+    return config.models_dir if applies else RELEASED_DIR
 
 
 def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
