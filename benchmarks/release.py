@@ -138,7 +138,7 @@ def rows(
 
 
 def through(model, images: pd.DataFrame, data: Path) -> tuple[np.ndarray, ...]:
-    """Logits, squares and pooled early feature maps of images."""
+    """Logits, squares and the features of `ood` of images."""
     size = model.input_shape[1]
     squares = np.stack([reader.fit(reader.read(data / path), size) for path in images["path"]])
     inputs = squares[..., None].astype(np.float32)

@@ -53,7 +53,7 @@ def package_scores(images, boxes, config: Config, file: Path) -> pd.DataFrame:
 
     def cached(body, pixels, passes, config, scratch, *others):
         """Originals from `file`, in the order of the images; copies as they are needed."""
-        if not file.with_suffix(".early.npy").exists():
+        if not file.with_suffix(".content.npy").exists():
             for part, values in extract(body, pixels, passes[:1], config, scratch, *others).items():
                 np.save(file.with_suffix(f".{part}.npy"), values)
         made = extract(body, pixels, passes[1:], config, scratch / "copies", *others)

@@ -43,7 +43,7 @@ def predict(
     answers, problems = prediction.predict(paths, predictor, heat_maps, output)
     print(*sentences.answers(answers, predictor.card), sep="\n")
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
-    if predictor.folder != config.models_dir and any(config.models_dir.glob("*.json")):
+    if predictor.folder != config.models_dir and prediction.model_cards.cards_in(config.models_dir):
         unused = f"The models in {config.models_dir} were trained on phantoms and not used"
         sys.stderr.write(f"{unused}. To use them, name their folder with --models-dir.\n")
     return 2 if problems else 0

@@ -31,7 +31,7 @@ PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, with the suffixes of `path`, by which Keras and
-    Pillow choose the format. It replaces `path` after the block; InputError where it cannot.
+    Pillow choose the format. It replaces `path` after the block; InputError if it cannot.
     """
     suffixes = "".join(suffix for suffix in path.suffixes[-2:] if len(suffix) <= 8)
     temporary = path.with_name(TEMPORARY + uuid.uuid4().hex[:12] + suffixes)
@@ -66,7 +66,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote; InputError where the file is missing or damaged."""
+    """Read what `write_json` wrote; InputError if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -54,7 +54,7 @@ def _names(value: str | Iterable[str]) -> tuple[str, ...]:
 class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True):
     """The settings of a run: keywords (`quick=True`) or environment variables (`FRACTURE_QUICK=1`).
 
-    A keyword of None has no effect. Raises InputError where a setting is wrong.
+    A keyword of None has no effect. Raises InputError if a setting is wrong.
     """
 
     data_dir: Path = Field(Path("data"), description="folder with train/ and test/ images")
@@ -72,7 +72,7 @@ class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_i
         "report", description="what to do with copies and conflicting labels"
     )
     test_share: float = Field(
-        0.2, gt=0, le=0.5, description="fraction of test images, drawn if no image has a split"
+        0.2, gt=0, le=0.5, description="fraction of images for testing if none has a split"
     )
     folds: int = Field(
         5, ge=0, le=20, description="cross-validation folds of a frozen backbone's head; 0: none"
@@ -117,7 +117,7 @@ class Config(BaseSettings, env_prefix=PREFIX, frozen=True, extra="forbid", env_i
     target_sensitivity: float | None = Field(
         None, gt=0, le=1, description="sensitivity at the chosen threshold; None: Youden's J"
     )
-    prevalence: float | None = Field(None, gt=0, lt=1, description="assumed; None: of the test set")
+    prevalence: float | None = Field(None, gt=0, lt=1, description="assumed rate; None: observed")
 
     def __init__(self, **keywords: Any) -> None:
         variables = [PREFIX + name.upper() for name in type(self).model_fields]

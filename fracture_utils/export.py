@@ -28,7 +28,7 @@ def export(names: Sequence[str], folder: Path, config: Config) -> Iterator[str]:
     (n, size, size, 1) and "statistics" float32 (n, 23) to "probability" (calibrated), "logit",
     "heat_map" and "ood_score" in float32. An image with a score above "ood_threshold" of the card
     is out of distribution. The statistics depend on the frame of the image within the square, so
-    `ood.statistics` computes them. InputError where a model or package is missing or `folder` holds
+    `ood.statistics` computes them. InputError if a model or package is missing or `folder` holds
     other files of these names; RunError beyond LIMITS, and an earlier export is kept.
     """
     if missing := [package for package in PACKAGES if not importlib.util.find_spec(package)]:

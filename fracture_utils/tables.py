@@ -1,7 +1,7 @@
 """Result tables: read, write and check them against the data dictionary in columns.csv.
 
-columns.csv has one row per column: table, column, kind (text, whole, number, flag), unit, required,
-interval (whether <column>_low and <column>_high, the 95 % interval, follow it) and meaning.
+columns.csv has one row per column: table, column, kind (text, integer, number, boolean), unit,
+required, interval (whether the 95 % interval <column>_low, <column>_high follows it) and meaning.
 """
 
 import functools
@@ -16,7 +16,7 @@ from fracture_utils.config import InputError, first_line
 
 OPEN = ("images", "predictions", "most_confident_errors")  # may have other columns of images.csv
 ENDS = {"": "", "_low": "lower limit of the 95 % CI: ", "_high": "upper limit of the 95 % CI: "}
-TYPES = {"text": str, "whole": "int64", "number": float, "flag": bool}
+TYPES = {"text": str, "integer": "int64", "number": float, "boolean": bool}
 
 
 @functools.cache
@@ -51,13 +51,13 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(folder: Path, name: str, table: pd.DataFrame) -> None:
-    """Write `<name>.csv` into `folder`; ValueError where columns.csv does not describe it."""
+    """Write `<name>.csv` into `folder`; ValueError if columns.csv does not describe it."""
     _check(name, table)
     artifacts.write_csv(folder / f"{name}.csv", table)
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
-    """The table `<name>.csv` of `folder`, missing text as empty strings. InputError where it does
+    """The table `<name>.csv` of `folder`, missing text as empty strings. InputError if it does
     not match columns.csv.
     """
     path, kinds = folder / f"{name}.csv", _known(name)["kind"]
@@ -79,7 +79,7 @@ def _known(name: str) -> pd.DataFrame:
 
 
 def _check(name: str, table: pd.DataFrame) -> None:
-    """ValueError where a table lacks a required column or has an unknown one."""
+    """ValueError if a table lacks a required column or has an unknown one."""
     known = _known(name)
     for column in known.index[known["required"]].difference(table.columns):
         raise ValueError(f"the table {name} has no column {column}")

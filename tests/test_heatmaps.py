@@ -43,6 +43,17 @@ def test_the_mean_of_a_map_is_the_logit(model, outputs):
     assert outputs[2].shape == (20, 512)  # the channels of the early feature maps
 
 
+@pytest.mark.parametrize("name", ["MobileNet", "InceptionV3"])
+def test_the_features_of_the_warning_are_those_that_are_cached(name):
+    body = builder.build_body(name, 160)
+    builder.adapt_normalization(body, RANDOM.uniform(0, 255, (8, 160, 160, 1)).astype(np.float32))
+    image = RANDOM.uniform(0, 255, (1, 160, 160, 1)).astype(np.float32)
+    explained = heatmaps.explain(builder.add_head(body, "pooled"))
+    ours, cached = (keras.ops.convert_to_numpy(model(image)[2]) for model in (explained, body))
+    assert ours.std() > 0
+    np.testing.assert_allclose(ours, cached, rtol=1e-5, atol=1e-6)
+
+
 def test_a_map_is_grad_cam_without_relu(model, outputs):
     """Selvaraju et al. (2017), equations 1 and 2, by automatic differentiation."""
     tensorflow = pytest.importorskip("tensorflow")

@@ -184,9 +184,14 @@ def test_a_folder_that_is_named_is_used_and_has_to_hold_a_model(run, tmp_path):
 
 
 def test_weights_other_than_those_of_the_card_are_refused(tmp_path):
-    card = {"weights_sha256": "0", "input_size": 64, "head": "pooled", "precision": "float32"}
+    card = {"weights_sha256": "0", "input_size": 64, "head": "pooled", "model": "VGG16"}
+    path = tmp_path / "VGG16.weights.h5"
     for content in (None, b"others"):
         if content:
-            (tmp_path / "VGG16.weights.h5").write_bytes(content)
+            path.write_bytes(content)
         with pytest.raises(InputError, match=r"VGG16\.weights\.h5 is missing or differs"):
             model_cards.load("VGG16", card, tmp_path)
+    # A reference set of the features of another layer would be compared with those of this one.
+    card |= {"weights_sha256": artifacts.digest(path), "ood_layer": "block1_pool"}
+    with pytest.raises(InputError, match="run the notebook again"):
+        model_cards.load("VGG16", card, tmp_path)

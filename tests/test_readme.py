@@ -169,7 +169,7 @@ def test_from_the_clone_to_an_audit_an_external_test_and_a_table_of_answers(monk
     monkeypatch.setattr(predict, "Predictor", external.Predictor)
     assert main([*shlex.split(EXTERNAL), "--quick"]) == 0
     assert Path("tested/report.html").is_file()
-    assert "alone gives an O/E of" in capsys.readouterr().out
+    assert "by itself gives an O/E of" in capsys.readouterr().out
 
 
 BATCH = """

@@ -76,7 +76,7 @@ def test_paired_tests_decide_what_is_significant(run, p, lead, phrase):
     assert f"Paired tests of the AUC (DeLong, Holm): {phrase}" in line
     number = "no test" if np.isnan(p) else f"p = {p:.{2 if p >= 0.1 else 3}f}"
     shown = f"{lead:+.3f}, {lead - 0.05:+.3f} to {lead + 0.05:+.3f}"
-    ensemble = f"lead of DenseNet121: {shown} (unadjusted 95 % CI), {number} (Holm)."
+    ensemble = f"DenseNet121 minus Ensemble: {shown} (unadjusted 95 % CI), {number} (Holm)."
     assert ensemble in line
 
 
@@ -167,6 +167,8 @@ def test_heat_maps_and_their_caution(run, assessment):
     assert re.search(rf"Use for localization: [a-z ]+\. {re.escape(pointing)}", text(results))
     caution = sentences.heat_map_caution(results.localization, "DenseNet121")
     good = assessment == "above the controls"
+    high = changed(results, "localization", hit_rate=0.95, hit_rate_low=0.85, hit_rate_high=0.99)
+    assert ("usually reliable" in text(high)) == good
     assert caution == ("" if good else f"Do not use these heat maps for localization. {pointing}")
     unchecked = sentences.heat_map_caution(results.localization.head(0), "DenseNet121")
     assert "there are no boxes" in unchecked
@@ -303,7 +305,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
     assert sentences.topics(run)["Training"] == [
         "Backbone: top block fine-tuned for 2 epochs.",
         "Head: pooled, learned without boxes.",
-        "Augmented copies: 1 of each training image.",
+        "Augmented copies: 1 per training image.",
         "Input size: 384 px.",
         "Augmentation: rotation 10, zoom 0.1, shift 0.05, brightness 0.1, contrast 0.1, horizontal "
         "flip.",
@@ -316,8 +318,7 @@ def test_how_the_models_were_trained_is_read_from_the_tables_of_the_run(run):
         f"Backbone: whole network fine-tuned for 2 epochs (DenseNet121); frozen ({others}).",
         "Head: localization, 5 epochs, learned from the boxes of 454 images (DenseNet121); pooled, "
         f"learned without boxes ({others}).",
-        "Augmented copies: new ones each epoch (DenseNet121); 3 of each training image "
-        f"({others}).",
+        f"Augmented copies: new ones each epoch (DenseNet121); 3 per training image ({others}).",
         f"Input size: 512 px (DenseNet121); 384 px ({others}).",
     ]
     # The settings of the run do not describe a variant.

@@ -215,7 +215,7 @@ def test_an_own_validation_set_is_left_alone():
 )
 def test_a_split_without_a_class_is_one_sentence(patients, without, split):
     images = table(range(patients)).query(f"path != '{without}'")
-    with pytest.raises(InputError, match=f"The {split} set has no [a-z]+ image, or") as caught:
+    with pytest.raises(InputError, match=f"The {split} set has no [a-z]+ image; perhaps") as caught:
         splits.split_validation(images, 0)
     assert "\n" not in str(caught.value)
 

@@ -13,11 +13,11 @@ NAMES = [name for name, _ in KINDS]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=8)
 CELLS = {
     "text": WORDS | st.sampled_from(["NA", "nan", "001", "1e5", "", 'a "b", c', "True"]),
-    "whole": st.integers(-(2**62), 2**62),
+    "integer": st.integers(-(2**62), 2**62),
     "number": st.floats(width=64),
-    "flag": st.booleans(),
+    "boolean": st.booleans(),
 }
-EXAMPLE = {"text": "a", "whole": 1, "number": 0.5, "flag": True}
+EXAMPLE = {"text": "a", "integer": 1, "number": 0.5, "boolean": True}
 
 
 def kinds(name: str) -> dict[str, str]:
@@ -108,7 +108,7 @@ def test_columns_of_the_users_images_csv_are_text_and_allowed_where_images_are(t
 def test_the_dictionary_explains_every_column_in_a_line():
     known = tables.dictionary()
     assert not known.duplicated(["table", "column"]).any()
-    assert set(known["kind"]) == {"text", "whole", "number", "flag"}
+    assert set(known["kind"]) == {"text", "integer", "number", "boolean"}
     assert known["meaning"].str.len().between(5, 110).all(), known["meaning"]
     assert set(known.loc[known["unit"] == "0 to 1", "kind"]) == {"number"}
     assert tables.columns("scores_by_patient") == tables.columns("scores")

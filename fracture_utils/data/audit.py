@@ -106,8 +106,8 @@ def _copies(data: dataset.Dataset) -> Iterator[tuple]:
 def _groups(data: dataset.Dataset) -> Iterator[tuple]:
     """Groups in several splits, and images without a patient identifier."""
     images, runs = data.images, data.images["group"].str.fullmatch(splits.RUN)
-    copies = images["group"].str.match("(?:normal|fractured)/")  # of one original, by their names
     guessed = images["group"].isin(images["path"])  # from near duplicates, reported by pair
+    copies = images["group"].str.match("(?:normal|fractured)/") & ~guessed  # by their names
     shared = images.groupby("group")["split"].transform("nunique") > 1
     for group, members in images[shared & ~guessed].groupby("group"):
         counts = members["split"].value_counts().items()
@@ -118,12 +118,12 @@ def _groups(data: dataset.Dataset) -> Iterator[tuple]:
         finding = "most images have no patient identifier: groups are clusters of near duplicates"
         finding += ", or copies by their names" if copies.any() else ""
         finding += ", or runs of consecutive file numbers" if runs.any() else ""
-        yield "amber", "no patient identifiers", "", "", finding, "name patients in images.csv"
+        yield "amber", "no patient identifiers", "", "", finding, "add patients to images.csv"
     for column in (name for name in ("patient", "study") if name in images):
         if empty := sorted(set(splits.empty_identities(images, column)) - set(images["group"])):
             finding = f"the {column} of every image is {' or '.join(empty)}, as after "
             finding += "de-identification: groups come from file names and near duplicates instead"
-            yield "amber", "no patient identifiers", "", "", finding, "name it in images.csv"
+            yield "amber", "no patient identifiers", "", "", finding, "add it to images.csv"
 
 
 def _classes(data: dataset.Dataset) -> Iterator[tuple]:

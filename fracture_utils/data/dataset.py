@@ -63,7 +63,7 @@ class Dataset(NamedTuple):
 def load(config: Config, sizes: Sequence[int] = (), external: bool = False) -> Dataset:
     """Read the data folder, and cache the pixels of its images at each of `sizes` (see `pixels`).
 
-    Files are decoded only if one of them or a size is new. InputError where files have no class, a
+    Files are decoded only if one of them or a size is new. InputError if files have no class, a
     split lacks a class, or a table is wrong. In an external test, every image with a class
     belongs to the split test, and one class suffices.
     """
@@ -234,8 +234,8 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
 
 def read_spreadsheet(path: Path, names: dict | None = None) -> pd.DataFrame:
     """A CSV file from a spreadsheet, as text, in UTF-8 or UTF-16. The index counts the rows;
-    empty ones are left out. `names` renames columns by their `plain` name. Words for no identity
-    become empty.
+    empty ones are left out. `names` renames columns by their `plain` name. Placeholder
+    identities become empty.
     """
     try:
         data = Path(path).read_bytes()

@@ -75,7 +75,7 @@ def make(folder: Path, count: int, size: int, seed: int) -> None:
     """Write exactly this set of phantoms into `folder`, which holds nothing else.
 
     {train,test}/{fractured,normal}/patientNNNNN_viewN.png, images.csv, boxes.csv, phantoms.json. A
-    complete set is kept, any other set is replaced; InputError where a file is not of a set.
+    complete set is kept, any other set is replaced; InputError if a file is not of a set.
     """
     settings = {"generator": f"synthetic {NAME}", "images": count, "size": size, "seed": seed}
     key = artifacts.key(["data/phantoms.py"], ["numpy", "scipy"], settings=settings)

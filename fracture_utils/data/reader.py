@@ -57,7 +57,7 @@ def load(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The pixels of `read`, and facts about the file: jpeg_quality is estimated (NaN for other
     formats), patient is a digest of the DICOM PatientID; rotated is there if EXIF turns the image.
 
-    8-bit images are unchanged. Other images (and DICOM after its window) are stretched from darkest
+    8-bit images are unchanged. Other images (and DICOM after windowing) are stretched from darkest
     to brightest, because no header reliably marks 12-bit data in a 16-bit container.
     """
     path = Path(path)

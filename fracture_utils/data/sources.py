@@ -70,7 +70,7 @@ def bring(
     images = images[found].sort_values("path", ignore_index=True)
     if images.empty or (twice := images["path"].duplicated()).any():
         problem = "no images" if images.empty else f"two images {images['path'][twice].iloc[0]}"
-        raise InputError(f"{source} holds {problem}, laid out as {facts['title']}.")
+        raise InputError(f"Read as {facts['title']}, {source} holds {problem}.")
     if old := sorted({path for path in inside if not inside[path]} - {*images["path"]}):
         example = f"such as {old[0]}"
         raise InputError(f"{destination} has {len(old)} more images, {example}; remove them.")
@@ -135,7 +135,7 @@ def _fracatlas(images: Files, others: Files, _: object) -> Rows:
 
 
 def _folders(images: Files, others: Files, classes: dict) -> Rows:
-    """Class folders and the user's tables; the validation set serves as a missing test set."""
+    """Class folders and the user's tables; the validation set replaces a missing test set."""
     tables = ("images.csv", "boxes.csv")
     found = [[name for name in others if PurePath(name).name == own] for own in tables]
     for first, second, *_ in (names for names in found if len(names) > 1):

@@ -13,7 +13,7 @@ from fracture_utils.data import duplicates
 
 VALIDATION_SHARE = 0.2  # fraction of train, if there is no validation set
 IDENTITIES = ("group", "patient", "study")  # columns of images.csv; the first with a value is used
-OF_FILE = "patient_of_file"  # column of that in DICOM files, where images.csv has patients as well
+OF_FILE = "patient_of_file"  # patients from DICOM files, if images.csv has some as well
 PATIENT = re.compile(r"((?<!out)(?<!\bin)(?:patient|subject)[-_ ]?\d+)", re.IGNORECASE)
 COPY = re.compile(
     r"^.*?_original_(.+?)(?:\.\w+)?_[\da-f]{8}-[-\da-f]{27}$"  # Augmentor
@@ -27,7 +27,7 @@ RUN = re.compile(r"(?:\w+ )?block\d+")  # a group of consecutive file numbers on
 
 
 def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0) -> pd.Series:
-    """The group of each image: the first of a column of IDENTITIES, the patient in its path, the
+    """The group of each image: the first value in IDENTITIES, the patient in its path, the
     original in the name of a copy (COPY), the block of `run_length` file numbers. Near duplicates
     (`pairs` of rows) join groups within test and within the others; a group in both stays whole.
     """
@@ -68,7 +68,7 @@ def assign_groups(images: pd.DataFrame, pairs: pd.DataFrame, run_length: int = 0
 
 
 def empty_identities(images: pd.DataFrame, column: str) -> list[str]:
-    """Identities of all images of train, or of test, that have one (most of them, both classes)."""
+    """Identities shared by all images of train, or of test (most have one, in both classes)."""
     in_test, known = images["split"] == "test", images[column] != ""
     parts, most = images[known].groupby(in_test[known]), known.groupby(in_test).mean() > 0.5
     counts = parts.agg({column: "nunique", "label": "nunique"})
@@ -96,7 +96,7 @@ def draw_groups(images: pd.DataFrame, share: float, seed: int) -> set[str]:
 
 
 def draw_folds(images: pd.DataFrame, count: int, seed: int) -> pd.Series:
-    """The cross-validation fold of each image, 0 for test images. Fold 1 is the validation set,
+    """The cross-validation fold of each image, 0 for test images. Fold 1 is the validation set;
     up to `count` - 1 others are drawn from train: as many as can have two groups of each class
     (needed for intervals) or else one. All 0 where fewer than two folds have both classes.
     """
@@ -142,7 +142,7 @@ def one_class_run(images: pd.DataFrame) -> tuple[pd.Series, float]:
 
 def split_validation(images: pd.DataFrame, seed: int, test_share: float = 0.2) -> pd.Series:
     """The split of each image. Without a validation set, whole groups of train form one; if no
-    image has a split, a test set is drawn (with a fixed seed). InputError where one lacks a class.
+    image has a split, a test set is drawn (with a fixed seed). InputError if one lacks a class.
     """
     result = images["split"]
     if (result == "").all():
@@ -154,6 +154,6 @@ def split_validation(images: pd.DataFrame, seed: int, test_share: float = 0.2) -
         result = result.mask(train & images["group"].isin(drawn), "validation")
     for split, label in itertools.product(SPLITS, CLASS_NAMES):
         if not ((result == split) & (images["label"] == label)).any():
-            problem = f"The {split} set has no {label} image, or too few patients have one to split"
-            raise InputError(f"{problem}. Add images to {LAYOUT}, or name patients in images.csv.")
+            problem = f"The {split} set has no {label} image; perhaps too few patients have one"
+            raise InputError(f"{problem}. Add images to {LAYOUT}, or patients to images.csv.")
     return result

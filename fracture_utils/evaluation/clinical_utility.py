@@ -75,9 +75,9 @@ def decision_curve(predictions: pd.DataFrame, prevalence: float | None = None) -
 def net_benefit(
     labels: np.ndarray, probability: np.ndarray, groups: np.ndarray, prevalence: float
 ) -> np.ndarray:
-    """The net benefit at each of THRESHOLDS, its lower and its upper limit, (3, 99), of n images.
+    """The net benefit of n images at each of THRESHOLDS, its lower and its upper limit, (3, 99).
 
-    Wilson's intervals of both rates, combined after Zou and Donner (2008); NaN where a class has
+    Limits: Wilson's of both rates, combined after Zou and Donner (2008); NaN where a class has
     fewer than two groups.
     """
     true, false = (

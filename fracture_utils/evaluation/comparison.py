@@ -13,7 +13,7 @@ from fracture_utils.evaluation.metrics import auc_with_interval, delong
 from fracture_utils.evaluation.predictions import PredictionMatrix, compared, out_of_fold
 
 POWER = Z + special.ndtri(0.8)  # standard errors for a power of 80 %
-DRAWS = 2000  # simulated, of the largest error of several AUCs
+DRAWS = 2000  # Monte Carlo draws of the largest error of several AUCs
 
 
 def pairs(predictions: pd.DataFrame, selected: str | None = None) -> pd.DataFrame:

@@ -22,7 +22,7 @@ HeatMaps = Mapping[str, Mapping[str, np.ndarray]]
 MARGIN = 0.03  # around a box, relative to the longer side: 15 of 500 px, Zhang et al. (2018)
 ASSESSMENTS = ("above the controls", "above permuted maps only", "not above chance")
 OPACITY, OPAQUE, SMALLEST_TOP = 0.7, 0.25, 3.0
-"""Opacity of a map; fraction of the color scale above which it is reached; its least top."""
+"""Opacity of a map; fraction of the color scale at which it is reached; smallest maximum."""
 
 
 def relative_to_threshold(heat_map: np.ndarray, probability: float, point: Mapping) -> np.ndarray:
@@ -46,7 +46,7 @@ def table(
     """The localization table: a row per model, on the fractured test images with boxes.
 
     Pointing game (Zhang et al. 2018) with MARGIN, compared with maps of other images (`permute`)
-    and the image center (`paired`). `randomized`: correlations with maps of randomized weights.
+    and the image center (`paired`); Wilson's intervals. `randomized`: see `heatmaps`.
     """
     rows = images[(images["split"] == "test") & (images["label"] == FRACTURED)]
     rows = rows[rows["path"].isin(boxes["path"])]

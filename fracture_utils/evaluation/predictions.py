@@ -99,7 +99,7 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
 def matrix(predictions: pd.DataFrame, split: str) -> PredictionMatrix:
     """The rows of one split as arrays; models in order of appearance, images sorted by path.
 
-    InputError where it is empty, images or labels differ between models or decisions are missing.
+    InputError if it is empty, images or labels differ between models or decisions are missing.
     """
     rows = predictions[predictions["split"] == split]
     if rows.empty:

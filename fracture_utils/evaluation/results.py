@@ -87,7 +87,7 @@ class Results:
 
     @classmethod
     def load(cls, folder: Path) -> "Results":
-        """What `save` wrote; InputError where it is not complete or of another version."""
+        """What `save` wrote; InputError if it is not complete or of another version."""
         folder, path = Path(folder), Path(folder, "run.json")
         run = artifacts.read_json(path)
         if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
@@ -221,7 +221,7 @@ def most_confident_errors(predictions: pd.DataFrame, count: int = 3) -> pd.DataF
 
 
 def check_target(folder: Path, evaluated: Path | None = None) -> None:
-    """InputError where `folder` holds the results of other images or predictions."""
+    """InputError if `folder` holds the results of other images or predictions."""
     run, names = folder / "run.json", ("images.csv", "predictions.csv")
     if not (folder / "audit.csv").is_file() and any((folder / name).is_file() for name in names):
         raise InputError(f"{folder} holds tables that are no results; name another with --output.")
@@ -231,7 +231,7 @@ def check_target(folder: Path, evaluated: Path | None = None) -> None:
 
 def evaluate_file(path: Path, config: Config) -> Results:
     """The results of a CSV file of predictions (see predictions.read), with the other tables of a
-    run in its folder, if any. InputError where the results folder holds those of another run.
+    run in its folder, if any. InputError if the results folder holds those of another run.
     """
     path = Path(path).resolve()
     is_run = path.name == "predictions.csv" and (path.parent / "run.json").is_file()

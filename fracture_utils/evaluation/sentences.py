@@ -119,7 +119,7 @@ def topics(results: Any) -> dict[str, list[str]]:
         for name, p in tests.loc[~own, "p"].items():
             other = f"{name}: AUC {estimate(scores.loc[name], 'auc')}"
             lead = f"{_lead(tests.loc[name])} (unadjusted 95 % CI)"
-            ranking.append(f"{other}; lead of {model}: {lead}, {p_value(p)} (Holm).")
+            ranking.append(f"{other}; {model} minus {name}: {lead}, {p_value(p)} (Holm).")
 
     for best in results.cross_validation.head(1).to_dict("records"):
         tests = comparison.against(results.comparisons, best["model"], OUT_OF_FOLD)
@@ -215,7 +215,7 @@ def training(networks: pd.DataFrame, history: pd.DataFrame, settings: Mapping) -
     ]
     boxes = rows["boxes"].map(", learned from the boxes of {:,.0f} images".format)
     boxes = boxes.mask(rows["boxes"] == 0, ", learned without boxes")
-    copies = rows["augmented_copies"].map("{:g} of each training image".format)
+    copies = rows["augmented_copies"].map("{:g} per training image".format)
     facts = {
         "Backbone": pd.Series(backbones, rows.index),
         "Head": pd.Series(heads, rows.index) + boxes,
@@ -253,9 +253,9 @@ def _lead(row: Mapping) -> str:
 
 def _grade(row: Mapping) -> str:
     """How reliably heat maps locate fractures, by the hit rate of the pointing game."""
-    if row["hit_rate_low"] >= USUALLY:
-        return "usually reliable"
-    return "with caution" if row["assessment"] == ASSESSMENTS[0] else "not recommended"
+    if row["assessment"] != ASSESSMENTS[0]:
+        return "not recommended"
+    return "usually reliable" if row["hit_rate_low"] >= USUALLY else "with caution"
 
 
 def external_test(run: Mapping, n: int) -> list[str]:
@@ -268,7 +268,7 @@ def external_test(run: Mapping, n: int) -> list[str]:
     prevalence = f"Prevalence: {listed(shares)}"
     if "by_shift" in facts:
         origin = "validation" if "validation" in facts["prevalence"] else "training"
-        prevalence += f"; this shift from {origin} alone gives an O/E of {facts['by_shift']:.2f}"
+        prevalence += f"; the shift from {origin} by itself gives an O/E of {facts['by_shift']:.2f}"
     return [
         f"The models were trained on {facts['trained_on']}; weights, calibration and thresholds "
         "are those of the model cards, and nothing was fitted on these images.",

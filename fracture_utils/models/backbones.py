@@ -20,6 +20,7 @@ ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 NO_TOP = "_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RELEASED_DIR = Path(__file__).parents[2] / "models" / "released"
 DEVICES = "CUDA_VISIBLE_DEVICES"
+EARLY = "early_maps"  # name of the layer that outputs the early feature maps
 GPU_EPOCHS, CPU_EPOCHS = 8, 0  # of fine-tuning, by default
 TIMEOUT, NVIDIA_TIMEOUT = 30.0, 60.0  # seconds: for a download; for nvidia-smi to wake several GPUs
 # By default, TensorFlow uses oneDNN only on processors with 512-bit instructions; others gain, too.
@@ -42,7 +43,7 @@ class Backbone(NamedTuple):
     early: str = ""
     weights_file: str = ""
     weights_md5: str | None = None
-    content: str = "early_maps"
+    content: str = EARLY
 
 
 REGISTRY = {row[0]: Backbone(*row) for row in (
@@ -102,7 +103,7 @@ def by_hardware(config: Config) -> Config:
 
 
 def size(name: str, config: Config) -> int:
-    """Side of the input in pixels; InputError where it is too small."""
+    """Side of the input in pixels; InputError if it is too small."""
     backbone = find(name)
     own = backbone.native_size if config.source == "phantoms" else backbone.radiograph_size
     side = config.image_size or own

@@ -19,9 +19,8 @@ from fracture_utils import artifacts
 from fracture_utils.config import InputError
 from fracture_utils.data.generators import MIN_PIXELS, membership
 from fracture_utils.models import backbones
-from fracture_utils.models.backbones import Weights
+from fracture_utils.models.backbones import EARLY, Weights
 
-EARLY = "early_maps"  # name of the layer that outputs the early feature maps
 MIN_TOP = 0.1  # smallest fraction of the parameters after it, if the registry does not name it
 HEADS = ("pooled", "localization")
 DROPOUT, CELL_DROPOUT = 0.2, 0.5  # of pooled features; of channels in the localization head
@@ -84,7 +83,7 @@ def build_body(
 def early_layer(network: keras.Model, name: str = "") -> keras.Layer:
     """The layer of the early feature maps, which have about twice the resolution of the last: the
     one called `name`, or the last one whose output alone determines the last maps, by layers with
-    MIN_TOP of the parameters (the top block). InputError where there is none, as in NASNet.
+    MIN_TOP of the parameters (the top block). InputError if there is none, as in NASNet.
     """
     if name:
         return network.get_layer(name)
@@ -201,7 +200,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 def load_weights(model: keras.Model, path: Path) -> None:
     """Load a weights file of Keras, or 8-bit released weights (.npz), of which a backbone uses the
-    first arrays; InputError where they do not fit.
+    first arrays; InputError if they do not fit.
     """
     try:
         if Path(path).suffix != ".npz":

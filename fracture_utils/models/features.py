@@ -36,7 +36,7 @@ def extract(
     float16, averages in float32. They are files in `folder`, sealed by `key`.
 
     Each of the `passes` has rows of `pixels` and the number of their augmented copy (None: the
-    originals). `body` is a `builder.build_body`. FloatingPointError where a feature is not finite.
+    originals). `body` is a `builder.build_body`. FloatingPointError if a feature is not finite.
     """
     outputs = dict(zip(TYPES, body.outputs, strict=True))
     names = TYPES if with_maps else ["pooled"]

@@ -8,7 +8,7 @@ from fracture_utils.config import FRACTURED, NORMAL, PREFIX, Config, InputError
 from fracture_utils.evaluation import sentences
 from fracture_utils.evaluation.intervals import ENDS
 from fracture_utils.evaluation.predictions import ENSEMBLE
-from fracture_utils.models.backbones import RELEASED_DIR, resolve_precision
+from fracture_utils.models.backbones import EARLY, RELEASED_DIR, find, resolve_precision
 
 
 def save(results: Any, config: Config) -> None:
@@ -49,7 +49,7 @@ def home(config: Config) -> Path:
 def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
     """The cards of the models of the last run, the name of the selected one (the first where
     Ensemble.json names none), and the operating point of their ensemble if there is one and all
-    members are present. InputError where there is no card of the selected model.
+    members are present. InputError if there is no card of the selected model.
     """
     cards, path = cards_in(folder), folder / f"{ENSEMBLE}.json"
     ensemble = artifacts.read_json(path) if path.is_file() else {"members": cards}
@@ -79,7 +79,8 @@ def load(name: str, card: dict, folder: Path, precision: str = "float32") -> Any
     from fracture_utils.models import builder
 
     path = folder / card.get("weights", f"{name}.weights.h5")
-    if not path.is_file() or artifacts.digest(path) != card["weights_sha256"]:
+    same_layer = card.get("ood_layer", EARLY) == find(card["model"]).content
+    if not path.is_file() or artifacts.digest(path) != card["weights_sha256"] or not same_layer:
         problem = f"{path} is missing or differs from what {name}.json describes"
         raise InputError(f"{problem}; run the notebook again, or choose another folder.")
     precision = resolve_precision(precision)

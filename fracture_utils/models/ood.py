@@ -56,7 +56,7 @@ def fit(squares: np.ndarray, features: np.ndarray, images: pd.DataFrame) -> Refe
 
 
 def read(path: Path) -> Reference:
-    """A saved reference set; InputError where it is missing or damaged."""
+    """A saved reference set; InputError if it is missing or damaged."""
     reference = artifacts.read_arrays(path)
     if reference is None or "scores" not in reference:
         raise InputError(f"{path} is missing or damaged; run the notebook again to write it.")

@@ -119,7 +119,7 @@ def compile_model(model: keras.Model, optimizer: Any, class_weights: np.ndarray)
 
 def fit_pooled(pooled: np.ndarray, labels: np.ndarray, copies: int = 0) -> tuple[np.ndarray, float]:
     """Kernel (channels,) and bias of a logistic regression on the pooled features (n, channels) of
-    original images, which standardize them, followed by `copies` augmented copies of each.
+    original images (they set the scale), followed by `copies` augmented copies of each.
     """
     originals = pooled[: len(pooled) // (1 + copies)]
     mean, deviation = originals.mean(axis=0, dtype=float), originals.std(axis=0, dtype=float)
@@ -154,7 +154,7 @@ def train(folder: Path, report: Callable) -> None:
 
 
 def train_with(precision: str, folder: Path, job: dict, report: Callable, reason: str = "") -> None:
-    """`train` in one precision; raises FloatingPointError where a number is not finite."""
+    """`train` in one precision; raises FloatingPointError if a number is not finite."""
     name, config, key = job["name"], Config(**job["config"]), job["key"] | {"precision": precision}
     initial, size = backbones.Weights(**job["weights"]), backbones.size(name, config)
     scratch, text = folder / "scratch", ["path", "group", "label", "split"]
@@ -181,7 +181,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
     balances = np.array([np.bincount(labels[own], minlength=2) for own in learning])
     class_weights = balances.sum(axis=1, keepdims=True) / (2 * balances)
     priors = special.logit(balances[:, 1] / balances.sum(axis=1))
-    # Loss and AUC of the first head, in inference mode, of as many training as validation images.
+    # Loss and AUC of the first head, in inference mode, on as many training as validation images.
     watched = np.sort(np.concatenate([permuted[0][: len(validation)], validation]))
 
     def measure(logits: np.ndarray) -> dict[str, float]:
@@ -358,6 +358,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
         "parameters": model.count_params(),
         "seconds_per_image": float(np.median(durations[1:])) / TIMED,
         "randomized_correlation": correlation,
+        "ood_layer": backbones.find(name).content,
         "ood_test": ood.observed(described, *about(tested)),
         "weights_sha256": artifacts.digest(weights_path),
         "seconds": dict(zip(started, np.diff([*started.values(), time.monotonic()]), strict=True)),
@@ -371,7 +372,7 @@ def train_with(precision: str, folder: Path, job: dict, report: Callable, reason
 
 
 def main(folder: Path, parent: int) -> NoReturn:
-    """Run the job in `folder`; status.json has the progress, stdout the reason of a failure. Exits
+    """Run the job in `folder`; status.json has the progress, stdout the reason for a failure. Exits
     when the process `parent` ends.
     """
     gc.enable()

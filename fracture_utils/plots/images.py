@@ -153,5 +153,5 @@ def localization(results: Results) -> style.Chart:
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     above = (table["assessment"] == ASSESSMENTS[0]).sum()
     images = counted(table["images"].max(), "test image")
-    chart.suptitle(f"Heat maps of {above} of {len(table)} models are above the controls ({images})")
+    chart.suptitle(f"{above} of {len(table)} models exceed both controls ({images})")
     return chart

@@ -39,9 +39,7 @@ def class_distribution(images: Any) -> style.Chart:
     return chart
 
 
-@style.figure(
-    "Line charts: AUC by epoch; dot: last epoch of the head or a better later one.", "history"
-)
+@style.figure("Line charts: AUC by epoch; dot: epoch whose weights are used.", "history")
 def history(table: Any) -> style.Chart:
     """A panel per model: AUC by epoch; takes the history table or Results. The dot marks the last
     epoch of the head, which is kept unless fine-tuning reaches a higher validation AUC.
