@@ -129,6 +129,28 @@ def test_golden_outputs(name):
         np.testing.assert_allclose(*(values / values.std() for values in pair), atol=5e-3)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_warnings_about_images_of_left_out_groups_are_as_rare_as_promised(name, monkeypatch):
+    """Of the 600 reference images; a tenth of the groups at a time is left out."""
+    reference = ood.read(RELEASED_DIR / f"{name}.ood.npz")
+    groups, values = reference["groups"], []
+    for check in ood.WEIGHTS:
+        center, spread, descriptors = (reference[f"{part}/{check}"] for part in ood.PARTS[:3])
+        values.append(descriptors * spread + center)
+    fold = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % 10
+    monkeypatch.setattr(ood, "_roots", lambda features, xp=np: features)
+    warned = np.zeros(len(groups), bool)
+    for number in range(10):
+        own = fold == number
+        statistics, features = (part[~own] for part in values)
+        monkeypatch.setattr(ood, "_describe", lambda *_, known=statistics: known)
+        images = pd.DataFrame({"group": groups[~own], "height": 1, "width": 1})
+        rest = ood.fit(statistics, features, images)
+        total = sum(ood.distances(rest, *(part[own] for part in values)))
+        warned[own] = total > ood.threshold(rest)
+    assert 0.015 < warned.mean() < 0.04
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not FRACATLAS.is_dir(), reason="the radiographs of FracAtlas are not here")
 def test_the_auc_on_fracatlas_is_that_of_the_card():
