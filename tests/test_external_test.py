@@ -98,7 +98,7 @@ def test_a_model_without_card_cannot_join_an_external_test(capsys):
     pd.concat([table, other]).to_csv("out/predictions.csv", index=False)
     command = ["evaluate", "out/predictions.csv", "--results-dir", "again", "--quick"]
     assert main(command) == 2
-    assert "Other is no model of this external test" in capsys.readouterr().err
+    assert "Other is not in this external test" in capsys.readouterr().err
     assert main([*command, "--target-sensitivity", "0.9"]) == 2
     assert "A target sensitivity needs validation images" in capsys.readouterr().err
 

@@ -281,7 +281,7 @@ def test_subgroups_and_localization_show_their_tables(run):
         assert any(np.isclose(line[:, 0], value).any() for line in lines)
     above = (run.localization["assessment"] == ASSESSMENTS[0]).sum()
     title = plots.localization(run).get_suptitle()
-    assert title.startswith(f"Heat maps of {above} of {len(run.localization)} models")
+    assert title.startswith(f"{above} of {len(run.localization)} models exceed")
 
 
 def test_an_overlay_colors_what_lies_above_the_threshold():

@@ -151,7 +151,7 @@ def test_tables_of_the_user_are_not_overwritten(name, tmp_path):
     target = tmp_path if name == "predictions.csv" else tmp_path / "mine"
     target.mkdir(exist_ok=True)
     (target / name).write_bytes(before := source.read_bytes())
-    with pytest.raises(InputError, match=r"holds tables that are no results; name another with"):
+    with pytest.raises(InputError, match=r"holds tables other than results; name another with"):
         evaluate_file(source, config(target))
     assert (target / name).read_bytes() == before
     evaluate_file(source, config(tmp_path / "out")).save(tmp_path / "out")

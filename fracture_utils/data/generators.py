@@ -47,7 +47,7 @@ def warp(square: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 def augment(image: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
     """A random variant of uint8 (size, size): an `affine` map, then contrast and brightness, as
-    float32 in 0..255. The padding stays black, by which the localization head recognizes it.
+    float32 in 0..255. The padding stays black, so that the localization head can mask it.
     """
     coefficients, lit = affine(len(image), config, random), image > 0
     frame = np.outer(lit.any(axis=1), lit.any(axis=0)).astype(np.uint8)
@@ -133,7 +133,7 @@ def box_grid(marked: np.ndarray, rows: int) -> np.ndarray:
     """Which cells of a (rows, rows) grid show a fracture, float32 of 0 and 1.
 
     A cell counts if more than MIN_COVERED of it lies in a box of `marked` (see `draw_boxes`), or if
-    it contains most of a box, because a hairline fracture may be smaller than a cell.
+    it has the largest part of a box: a hairline fracture may be smaller than a cell.
     """
     regions, count = ndimage.label(marked)
     weight = membership(len(marked), rows)

@@ -75,7 +75,7 @@ def make(folder: Path, count: int, size: int, seed: int) -> None:
     """Write exactly this set of phantoms into `folder`, which holds nothing else.
 
     {train,test}/{fractured,normal}/patientNNNNN_viewN.png, images.csv, boxes.csv, phantoms.json. A
-    complete set is kept, any other set is replaced; InputError if a file is not of a set.
+    complete set is kept, any other set is replaced; InputError for any other file.
     """
     settings = {"generator": f"synthetic {NAME}", "images": count, "size": size, "seed": seed}
     key = artifacts.key(["data/phantoms.py"], ["numpy", "scipy"], settings=settings)
@@ -105,7 +105,7 @@ def make(folder: Path, count: int, size: int, seed: int) -> None:
         for path in paths:
             title = f"{NAME}: {path.name}".encode()
             if path not in tables and title not in path.read_bytes()[:300]:
-                raise InputError(f"{path} is not a phantom but in their folder; move it elsewhere.")
+                raise InputError(f"{path} is in the phantom folder but is not a phantom; move it.")
         for path in paths:
             path.unlink()
         artifacts.write_json(folder / STAMP, settings)

@@ -15,7 +15,7 @@ from fracture_utils.evaluation.predictions import ENSEMBLE, calibrating, folds_o
 
 SLOPES = (0.05, 20.0)  # bounds; a negative slope would invert the decisions of a model
 RESAMPLES, POWER = 1000, 0.85
-"""For the interval of a threshold, a maximum, for which the plain bootstrap is too narrow."""
+"""For the interval of a threshold, an argmax, for which the plain bootstrap is too narrow."""
 
 
 def fit(predictions: pd.DataFrame, target_sensitivity: float | None = None) -> pd.DataFrame:

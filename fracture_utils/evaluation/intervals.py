@@ -60,7 +60,7 @@ def wilson(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float, float
     """Proportion of `correct` (n,) bool in `groups` (n,) and limits; NaN for fewer than two groups.
 
     Wilson's interval (1927) on the effective sample size, with Student's t for the number of groups
-    (Korn & Graubard 1998; Dean & Pavlou 2015). For equal values, a group counts as one image.
+    (Korn & Graubard 1998; Dean & Pagano 2015). For equal values, a group counts as one image.
     """
     from statsmodels.stats.proportion import proportion_confint  # the import takes a second
 

@@ -12,7 +12,7 @@ from fracture_utils.data import dataset, splits
 
 ENSEMBLE, MAJORITY, METADATA_ONLY = "Ensemble", "Majority class", "Metadata only"
 KIND_OF = {ENSEMBLE: "ensemble", MAJORITY: "reference", METADATA_ONLY: "reference"}
-# A variant is a network trained by other settings: compared, but neither selected nor a member of
+# A variant is a network trained with other settings: compared, but neither selected nor a member of
 # the ensemble. A reference is a baseline without paired tests.
 KINDS = ("network", "variant", "ensemble", "reference")
 REQUIRED = ("path", "label", "model", "probability")
@@ -63,7 +63,7 @@ def read(path: Path, keep_logits: bool = False) -> pd.DataFrame:
     label = table["label"].fillna("").map(dataset.label_of)
     commas = {c: table[c].str.replace(",", ".") for c in ("probability", "logit") if c in table}
     numbers = pd.DataFrame(commas).apply(pd.to_numeric, errors="coerce")
-    # 1 becomes the largest float below it; 0 is as far from 1/2, or half of the smallest other.
+    # 1 becomes 1 - tiny; 0 becomes tiny or, if less, half of the smallest other probability.
     p, tiny = numbers["probability"], np.finfo(float).epsneg
     p = p.mask(p == 0, np.fmin(tiny, p[p > 0].min() / 2)).clip(1e-300, 1 - tiny)
     logit = special.logit(p)

@@ -141,7 +141,7 @@ def evaluate(
     if target is not None and (external or calibration.calibrating(predictions).empty):
         raise InputError("A target sensitivity needs validation images; leave it out.")
     for model in predictions.loc[~predictions["model"].isin(points["model"]), "model"]:
-        raise InputError(f"{model} is no model of this external test; remove its predictions.")
+        raise InputError(f"{model} is not in this external test; remove its predictions.")
     ensemble = calibration.ensemble(predictions, points)
     if len(ensemble) and (ENSEMBLE in set(points["model"]) if external else len(trained)):
         predictions = pd.concat([predictions, ensemble], ignore_index=True)
@@ -224,7 +224,7 @@ def check_target(folder: Path, evaluated: Path | None = None) -> None:
     """InputError if `folder` holds the results of other images or predictions."""
     run, names = folder / "run.json", ("images.csv", "predictions.csv")
     if not (folder / "audit.csv").is_file() and any((folder / name).is_file() for name in names):
-        raise InputError(f"{folder} holds tables that are no results; name another with --output.")
+        raise InputError(f"{folder} holds tables other than results; name another with --output.")
     if run.is_file() and artifacts.read_json(run).get("evaluated") != str(evaluated):
         raise InputError(f"{folder} holds the results of another run; name another with --output.")
 

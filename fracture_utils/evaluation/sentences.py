@@ -81,7 +81,7 @@ def topics(results: Any) -> dict[str, list[str]]:
     if len(results.images):
         findings = results.audit[results.audit["severity"] != "info"]
         counts = findings.groupby(["severity", "check"], sort=False).size().items()
-        findings = ", ".join(f"{check} ({n} {severity})" for (severity, check), n in counts)
+        findings = ", ".join(f"{check} ({k} {severity})" for (severity, check), k in counts)
         data.append(f"Findings of the data audit: {findings or 'none'}.")
     for baseline in results.scores[results.scores["model"] == METADATA_ONLY].to_dict("records"):
         shortcut = "; above chance: a possible shortcut" if baseline["auc_low"] > 0.5 else ""

@@ -21,7 +21,7 @@ from fracture_utils.data.generators import MIN_PIXELS, membership
 from fracture_utils.models import backbones
 from fracture_utils.models.backbones import EARLY, Weights
 
-MIN_TOP = 0.1  # smallest fraction of the parameters after it, if the registry does not name it
+MIN_TOP = 0.1  # smallest fraction of the parameters after the early layer, if it is searched
 HEADS = ("pooled", "localization")
 DROPOUT, CELL_DROPOUT = 0.2, 0.5  # of pooled features; of channels in the localization head
 WIDTH = 64  # channels of a grid cell in the localization head

@@ -71,7 +71,7 @@ def boxes_by_row(
     images: pd.DataFrame, rows: np.ndarray, boxes: pd.DataFrame
 ) -> dict[int, tuple[np.ndarray, tuple[int, int]]]:
     """Corners (k, 4) of the boxes and the shape of the file, by row of the pixels, of the `images`
-    with known fracture positions: normal ones have no box, fractured ones without are left out.
+    with known fracture positions: normal ones have no box, fractured ones without one are left out.
     """
     corners = {path: table.iloc[:, 1:].to_numpy(float) for path, table in boxes.groupby("path")}
     corners |= dict.fromkeys(images.loc[images["label"] == NORMAL, "path"], np.empty((0, 4)))

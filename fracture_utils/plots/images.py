@@ -101,7 +101,7 @@ def sample_predictions(results: Results, count: int = 12) -> style.Chart:
     return chart
 
 
-@style.figure("Radiographs: random test images next to the heat maps of the selected model.")
+@style.figure("Radiographs: test images next to the heat maps of the selected model.")
 def heat_maps(results: Results, count: int = 6) -> style.Chart:
     """Fractured test images with boxes (if there are any) next to their heat maps."""
     rows = _random(results)
