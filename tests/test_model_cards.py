@@ -148,7 +148,7 @@ def test_only_models_of_the_last_run_are_read_and_an_ensemble_needs_all_members(
         artifacts.write_json(path, complete | {"members": complete["members"] | members})
         assert model_cards.read(config.models_dir)[1:] == ("MobileNet", None)
     artifacts.write_json(path, complete | {"members": {"VGG16": "digest of VGG16"}})
-    with pytest.raises(InputError, match=r"no card MobileNet\.json in .*Run the notebook first"):
+    with pytest.raises(InputError, match=r"no card MobileNet\.json in .*Name the folder of a run"):
         model_cards.read(config.models_dir)
     artifacts.write_json(path, {"members": {"VGG16": "digest of VGG16"}})  # of an older version
     assert model_cards.read(config.models_dir)[1:] == ("VGG16", None)
@@ -175,7 +175,7 @@ def test_a_folder_that_is_named_is_used_and_has_to_hold_a_model(run, tmp_path):
     config, results = run
     model_cards.save(results, config)
     assert model_cards.home(config) == config.models_dir
-    with pytest.raises(InputError, match=r"no trained model in .*Run the notebook first"):
+    with pytest.raises(InputError, match=r"no trained model in .*Name the folder of a run"):
         model_cards.read(tmp_path / "empty")
     path = config.models_dir / "VGG16.json"
     path.write_bytes(path.read_bytes()[:-20])

@@ -174,7 +174,7 @@ def test_the_selected_model_alone_answers(trained, paths, tmp_path):
     np.testing.assert_allclose(table["probability"], special.expit(calibrated), rtol=1e-6)
     assert [heat_map.shape for heat_map in maps] == [(reader.GRID, reader.GRID)] * 3
     artifacts.write_json(folder / "Ensemble.json", ensemble | {"selected": "Xception"})
-    with pytest.raises(InputError, match=r"no card Xception\.json in .*Run the notebook first"):
+    with pytest.raises(InputError, match=r"no card Xception\.json in .*Name the folder of a run"):
         predict.Predictor(config)
 
 
@@ -216,7 +216,7 @@ def test_released_models_answer_where_no_folder_is_named(trained, paths, monkeyp
     monkeypatch.setattr(model_cards, "RELEASED_DIR", trained[0].models_dir)
     assert predict.Predictor(Config(source="phantoms")).folder == trained[0].models_dir
     assert main(["predict", str(paths[0]), "--models-dir", "none"]) == 2
-    assert "There is no trained model in none. Run the notebook" in capsys.readouterr().err
+    assert "There is no trained model in none. Name the folder of a run" in capsys.readouterr().err
 
 
 def test_models_trained_on_phantoms_answer_only_where_they_are_named(

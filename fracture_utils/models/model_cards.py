@@ -56,7 +56,7 @@ def read(folder: Path) -> tuple[dict[str, dict], str, dict | None]:
     selected = ensemble.get("selected", next(iter(cards), ""))
     if selected not in cards:
         missing = f"card {selected}.json" if selected else "trained model"
-        advice = f"Run the notebook first, or set {PREFIX}MODELS_DIR to the folder that it wrote"
+        advice = f"Name the folder of a run, or leave {PREFIX}MODELS_DIR out for released models"
         raise InputError(f"There is no {missing} in {folder}. {advice}.")
     digests = {name: card["weights_sha256"] for name, card in cards.items()}
     decides = "threshold" in ensemble and ensemble["members"] == digests
