@@ -330,7 +330,7 @@ def test_a_table_that_names_no_file_stops_with_its_row(name, path):
     for number, folder in enumerate(("train", "test")):
         save(f"data/{folder}/normal/patient{number + 70}/twin.png", 900 + number)
     write(name, "path,xmin,ymin,xmax,ymax", ",,,,", f"{path},1,2,3,4")
-    problem = f"no file in the data folder has this path: {path}, not test/fractured/"
+    problem = f"no image has the path {path}; one has test/fractured/"
     with pytest.raises(InputError, match=f"{name}, row 3: {problem}"):
         dataset.load(config)
 

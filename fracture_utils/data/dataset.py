@@ -227,8 +227,8 @@ def read_table(path: Path, columns: list[str], paths: pd.Series) -> pd.DataFrame
     known = dict(zip(names.map(COMPOSED), paths[names.index], strict=True))
     cells = table["path"].str.replace("\\", "/").str.removeprefix("./")
     table = table.assign(path=cells.map(lambda cell: known.get(COMPOSED(cell), cell)))
-    exists, example = table["path"].isin(paths), f"{''.join(cells[:1])}, not {''.join(paths[:1])}"
-    _refuse(path, ~exists & ~exists.any(), f"no file in the data folder has this path: {example}")
+    exists, given, real = table["path"].isin(paths), "".join(cells[:1]), "".join(paths[:1])
+    _refuse(path, ~exists & ~exists.any(), f"no image has the path {given}; one has {real}")
     return table
 
 
